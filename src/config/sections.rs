@@ -1,0 +1,213 @@
+//! The sections of the configuration. What each key means, its unit and its limits stand in `config/flexflow.toml`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub server: Server,
+    pub capture: Capture,
+    pub query: Query,
+    pub eventlog: EventLogSection,
+    pub consumer: Consumer,
+    pub store: Store,
+    pub meta: Meta,
+    pub auth: Auth,
+    pub topics: Topics,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub cors_origins: Vec<String>,
+    pub workers: usize,
+    pub migrate_on_start: bool,
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+    pub body_bytes_max: ByteSize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    pub require_api_key: bool,
+    pub body_bytes_max: ByteSize,
+    pub inflated_bytes_max: ByteSize,
+    pub batch_events_max: usize,
+    pub properties_bytes_max: ByteSize,
+    pub properties_depth_max: usize,
+    pub properties_keys_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub future_max: Duration,
+    pub in_flight_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub produce_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    pub require_api_key: bool,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    pub memory_max: ByteSize,
+    pub page_rows_max: usize,
+    pub buckets_max: usize,
+    pub breakdown_values_max: usize,
+    pub concurrency: usize,
+}
+
+/// Which backend of [`crate::eventlog`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventLogKind {
+    Embedded,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventLogSection {
+    pub kind: EventLogKind,
+    pub partitions: i32,
+    #[serde(deserialize_with = "optional_duration")]
+    pub retention_age: Option<Duration>,
+    #[serde(deserialize_with = "optional_size")]
+    pub retention_bytes: Option<ByteSize>,
+    pub record_bytes_max: ByteSize,
+    pub disk_free_min: ByteSize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Consumer {
+    pub group_id: String,
+    #[serde(deserialize_with = "optional_text")]
+    pub instance_id: Option<String>,
+    pub dlq_topic: String,
+    pub metrics_port: u16,
+    pub batch_rows_max: usize,
+    pub batch_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub batch_age_max: Duration,
+    pub lanes: usize,
+    #[serde(with = "humantime_serde")]
+    pub dedupe_window: Duration,
+    pub dedupe_memory_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub backoff_min: Duration,
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    pub flood_ratio_max: f64,
+    pub flood_records_min: usize,
+    pub flood_run_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub sweep_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub sweep_horizon: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    #[serde(deserialize_with = "optional_text")]
+    pub url: Option<String>,
+    pub user: String,
+    pub password: SecretString,
+    pub database: String,
+    pub connections_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    pub engine: Engine,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    #[serde(deserialize_with = "optional_path")]
+    pub path: Option<PathBuf>,
+    pub memory_max: ByteSize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    #[serde(deserialize_with = "optional_text")]
+    pub url: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    #[serde(with = "humantime_serde")]
+    pub key_cache_ttl: Duration,
+    #[serde(with = "humantime_serde")]
+    pub stale_key_ttl: Duration,
+    pub static_keys: Vec<StaticKey>,
+}
+
+/// A key that lives in the configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticKey {
+    /// SHA-256 of the key, 64 hexadecimal digits.
+    pub sha256: String,
+    pub project_id: String,
+    pub environment_id: String,
+    /// `ingest`, `query`, `admin`.
+    pub scopes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topics {
+    pub events: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Auto,
+    Pretty,
+    Json,
+}
+
+fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
+fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(optional_text(deserializer)?.map(PathBuf::from))
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    use serde::de::IntoDeserializer;
+    match optional_text(deserializer)? {
+        None => Ok(None),
+        Some(text) => humantime_serde::deserialize(text.into_deserializer()).map(Some),
+    }
+}
+
+fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    match optional_text(deserializer)? {
+        None => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
+}

@@ -1,0 +1,20 @@
+//! FlexFlow: product analytics and usage metering in one binary.
+//!
+//! # The way of an event
+//!
+//! A client posts to [`capture`], which answers 202 only once the [`eventlog`] has the event durably. The
+//! [`consumer`] reads the log in exact batches and inserts each into the [`store`] once, or writes a dead letter
+//! ([`dlq`]) with a named reason. [`query`] answers from the store. [`auth`] says who may, in which project and
+//! environment; [`app`] assembles the roles; [`cli`] is how people start them.
+//!
+//! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
+//!
+//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < {capture, consumer,
+//! query} < app < cli`
+
+pub mod config;
+pub mod event;
+pub mod eventlog;
+pub mod http;
+pub mod lifecycle;
+pub mod telemetry;

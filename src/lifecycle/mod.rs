@@ -1,0 +1,13 @@
+//! Starting, supervising and stopping, and what is known of each component's health.
+//!
+//! - [`Tasks`] runs every background task under a name and a [`Policy`]; a task that ends on its own is a failure.
+//! - [`Stop`] has a soft end (drain) and a hard end (now).
+//! - [`Health`] holds the state of each component with reason and since, as `/ready` shows it.
+
+mod health;
+mod stop;
+mod tasks;
+
+pub use health::{Component, ComponentState, ComponentStatus, Health};
+pub use stop::{Stop, wait_for_signal};
+pub use tasks::{Policy, TaskFailed, Tasks};

@@ -1,0 +1,99 @@
+//! What a metric is, and the one recorder of the process.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::names;
+
+/// Counter, gauge or histogram.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With these upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+
+/// A metric's name, kind, labels and help. Make handles once and keep them: looking one up allocates.
+#[derive(Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The counter with these labels (all that the metric names, no others).
+    pub fn counter(&self, labels: &[(&'static str, &str)]) -> Counter {
+        debug_assert_eq!(self.kind, Kind::Counter, "{}", self.name);
+        metrics::counter!(self.name, self.labels(labels))
+    }
+
+    /// The gauge with these labels.
+    pub fn gauge(&self, labels: &[(&'static str, &str)]) -> Gauge {
+        debug_assert_eq!(self.kind, Kind::Gauge, "{}", self.name);
+        metrics::gauge!(self.name, self.labels(labels))
+    }
+
+    /// The histogram with these labels.
+    pub fn histogram(&self, labels: &[(&'static str, &str)]) -> Histogram {
+        debug_assert!(matches!(self.kind, Kind::Histogram(_)), "{}", self.name);
+        metrics::histogram!(self.name, self.labels(labels))
+    }
+
+    fn labels(&self, labels: &[(&'static str, &str)]) -> Vec<Label> {
+        debug_assert!(labels.iter().map(|(name, _)| name).eq(self.labels.iter()), "labels of {}", self.name);
+        labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
+    }
+}
+
+/// The process's recorder of metrics; the text of `/metrics` comes from it.
+#[derive(Clone)]
+pub struct Recorder(PrometheusHandle);
+
+impl Recorder {
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Drops old samples of histograms; called every few seconds.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Installs the recorder on first use; the same one ever after. Call it before any handle is made: handles made
+/// earlier count nowhere.
+///
+/// # Errors
+/// Another recorder is installed already.
+pub fn recorder() -> anyhow::Result<Recorder> {
+    static RECORDER: OnceLock<Recorder> = OnceLock::new();
+    if let Some(recorder) = RECORDER.get() {
+        return Ok(recorder.clone());
+    }
+    static INSTALL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(recorder) = RECORDER.get() {
+        return Ok(recorder.clone());
+    }
+    let mut builder = PrometheusBuilder::new();
+    for metric in names::ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    let handle = builder.install_recorder()?;
+    for metric in names::ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+    Ok(RECORDER.get_or_init(|| Recorder(handle)).clone())
+}

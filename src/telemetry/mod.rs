@@ -1,0 +1,7 @@
+//! Logs and metrics. [`names`] is the only place where a metric is named; [`logs`] the only place where a subscriber is made.
+
+pub mod logs;
+mod metric;
+pub mod names;
+
+pub use metric::{Kind, Metric, Recorder, recorder};
