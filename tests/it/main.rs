@@ -1,1 +1,3 @@
 //! The integration suite: starts the real application (in process, port 0, any split of roles) against real engines.
+
+mod tidy;

@@ -1,0 +1,54 @@
+# The only door: every task of this project is a recipe here, and CI calls the same ones.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# List the recipes.
+default:
+    @just --list
+
+# Build and run the whole product on embedded defaults.
+serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
+    cargo build --release --locked
+    "${CARGO_TARGET_DIR:-target}/release/flexflow" engine install
+    exec "${CARGO_TARGET_DIR:-target}/release/flexflow" serve {{ args }}
+
+# Install what the tests need and run all of them.
+test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
+    @just timed build cargo build --locked --tests --bins
+    @just timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
+    @just timed unit cargo test --locked --lib --bins -- {{ args }}
+    @just timed integration cargo test --locked --test it -- {{ args }}
+
+# What a change must pass before it lands, besides the tests.
+check:
+    @just timed fmt cargo fmt --check
+    @just timed clippy cargo clippy --locked --all-targets -- -D warnings
+    @just timed doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+    @if command -v cargo-deny >/dev/null; then just timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
+
+# Measure; results belong into benches/RESULTS.md with machine, commit and command.
+bench name="all" *args:
+    cargo build --release --locked
+    "${CARGO_TARGET_DIR:-target}/release/flexflow" engine install
+    cargo bench --locked --bench flexflow -- {{ name }} {{ args }}
+
+# Long campaigns: crash rounds and simulator seeds beyond what CI runs.
+soak rounds="100" seeds="100000":
+    cargo build --locked --tests --bins
+    FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash
+    FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator
+
+# Start or stop the parts as containers.
+up:
+    docker compose up --detach --build
+
+down:
+    docker compose down
+
+[private]
+needs tool cure:
+    @command -v {{ tool }} >/dev/null || { echo "{{ tool }} is needed: {{ cure }}" >&2; exit 1; }
+
+[private]
+timed name +command:
+    @start=$SECONDS; {{ command }}; echo "{{ name }}: $((SECONDS - start)) s"
