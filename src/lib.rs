@@ -13,6 +13,7 @@
 //! query} < app < cli`
 
 pub mod config;
+pub mod dlq;
 pub mod event;
 pub mod eventlog;
 pub mod http;
