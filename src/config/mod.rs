@@ -6,8 +6,8 @@
 mod sections;
 
 pub use sections::{
-    Auth, Capture, Config, Consumer, Engine, EventLogKind, EventLogSection, Log, LogFormat, Meta, Query,
-    Server, StaticKey, Store, Topics,
+    Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Log, LogFormat, Meta,
+    Query, Server, StaticKey, Store, Topics,
 };
 
 /// The defaults file as compiled in.

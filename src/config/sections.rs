@@ -22,6 +22,8 @@ pub struct Config {
     pub meta: Meta,
     pub auth: Auth,
     pub topics: Topics,
+    pub jobs: Jobs,
+    pub dlq: Dlq,
     pub log: Log,
 }
 
@@ -171,6 +173,35 @@ pub struct StaticKey {
 #[serde(deny_unknown_fields)]
 pub struct Topics {
     pub events: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub concurrency: usize,
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub step_timeout: Duration,
+    pub attempts_max: u32,
+    #[serde(with = "humantime_serde")]
+    pub backoff_min: Duration,
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    pub open_max: u64,
+    #[serde(with = "humantime_serde")]
+    pub keep_ended: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dlq {
+    pub replay_page_records_max: usize,
+    pub replay_page_bytes_max: ByteSize,
+    pub recoveries_max: u32,
+    pub index_batch_records_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
