@@ -18,4 +18,5 @@ pub mod event;
 pub mod eventlog;
 pub mod http;
 pub mod lifecycle;
+pub mod store;
 pub mod telemetry;
