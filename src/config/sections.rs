@@ -37,6 +37,13 @@ pub struct Server {
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
     pub body_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub head_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    pub connections_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -16,6 +16,7 @@ pub enum ErrorCode {
     Unauthorized,
     PermissionDenied,
     NotFound,
+    MethodNotAllowed,
     AlreadyExists,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -31,6 +32,7 @@ impl ErrorCode {
         Self::Unauthorized,
         Self::PermissionDenied,
         Self::NotFound,
+        Self::MethodNotAllowed,
         Self::AlreadyExists,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
@@ -46,6 +48,7 @@ impl ErrorCode {
             Self::Unauthorized => "unauthorized",
             Self::PermissionDenied => "permission_denied",
             Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
             Self::AlreadyExists => "already_exists",
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -62,6 +65,7 @@ impl ErrorCode {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::AlreadyExists => StatusCode::CONFLICT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -122,6 +126,17 @@ impl Problem {
         self
     }
 
+    /// The same again, its cause as text: an error that actix holds can be looked at, not taken.
+    pub(super) fn for_request(&self) -> Self {
+        Self {
+            code: self.code,
+            message: self.message.clone(),
+            details: self.details.clone(),
+            retry_after: self.retry_after,
+            cause: self.cause.as_ref().map(|cause| anyhow::anyhow!("{cause:#}")),
+        }
+    }
+
     /// The body, for the request with this id.
     pub fn body(&self, request_id: &str) -> Value {
         json!({
@@ -156,7 +171,7 @@ impl ResponseError for Problem {
         self.code.status()
     }
 
-    /// The request-id middleware fills in the id: see [`super`].
+    /// [`super::Edge`] fills in the id.
     fn error_response(&self) -> HttpResponse {
         self.response("")
     }
