@@ -165,13 +165,13 @@ async fn inflate(encoding: Encoding, sent: Bytes, max: usize) -> Result<Bytes, P
         Encoding::Deflate if is_zlib(&sent) => {
             let mut decoder = flate2::bufread::ZlibDecoder::new(&*sent);
             let inflated = drain(&mut decoder, sent.len(), max, corrupt).await?;
-            nothing_left(*decoder.get_ref(), corrupt)?;
+            nothing_left(decoder.get_ref(), corrupt)?;
             Ok(inflated)
         }
         Encoding::Deflate => {
             let mut decoder = flate2::bufread::DeflateDecoder::new(&*sent);
             let inflated = drain(&mut decoder, sent.len(), max, corrupt).await?;
-            nothing_left(*decoder.get_ref(), corrupt)?;
+            nothing_left(decoder.get_ref(), corrupt)?;
             Ok(inflated)
         }
         Encoding::Zstd => {
