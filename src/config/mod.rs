@@ -1,10 +1,20 @@
 //! One [`Config`] of sections, read from defaults < files < environment < command line.
 //!
-//! The defaults file `config/flexflow.toml` is the reference of every key, compiled in. An unknown key or variable is
-//! an error that names it and the nearest right one. Secrets are [`SecretString`]s and never printed.
+//! The defaults file `config/flexflow.toml` is the reference of every key, compiled in: what it holds is what may be
+//! set, and the type of a default is the type of its key. [`load`] refuses an unknown key or variable by name, with the
+//! nearest right one, and a value that does not fit with the key, the value, where it came from and what would fit.
+//! It reports every mistake at once. Secrets are `SecretString`s and never printed.
 
+mod error;
+mod keys;
+mod load;
 mod sections;
+#[cfg(test)]
+mod tests;
+mod validate;
 
+pub use error::{ConfigError, ConfigProblem};
+pub use load::{Loaded, Origin, Setting, Sources, load};
 pub use sections::{
     Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Log, LogFormat, Meta,
     Query, Server, StaticKey, Store, Topics,
@@ -12,3 +22,18 @@ pub use sections::{
 
 /// The defaults file as compiled in.
 pub const REFERENCE: &str = include_str!("../../config/flexflow.toml");
+
+impl Config {
+    /// The defaults with these `(key, value)` pairs over them, as `--set` would; no file and no variable is read.
+    /// `&[("server.listen", "127.0.0.1:0"), ("data_dir", "/tmp/x")]`.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn from_overrides(overrides: &[(&str, &str)]) -> Result<Self, ConfigError> {
+        let mut sources = Sources::default();
+        for (key, value) in overrides {
+            sources.set("--set", key, value);
+        }
+        Ok(load(&sources)?.config)
+    }
+}

@@ -32,7 +32,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("klickhouse", &["src/store/"]),
     ("fjall", &["src/eventlog/embedded/"]),
     ("clap", &["src/cli/"]),
-    ("figment", &["src/config/"]),
     ("libloading", &["src/store/engine/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
 ];

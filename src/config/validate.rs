@@ -1,0 +1,272 @@
+//! What the types cannot say: limits that make no sense, alone or beside each other.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::Config;
+
+/// Room in a record for what capture adds to an event's properties: ids, names, times, headers.
+const RECORD_OVERHEAD: ByteSize = ByteSize::kib(16);
+
+/// Kafka's bound on a topic's name.
+const TOPIC_CHARACTERS_MAX: usize = 249;
+
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+const SCOPES: &[&str] = &["ingest", "query", "admin"];
+
+/// A value that makes no sense.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub key: &'static str,
+    pub problem: String,
+    pub valid: String,
+}
+
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, key: &'static str, problem: impl Into<String>, valid: impl Into<String>) {
+        self.0.push(Fault { key, problem: problem.into(), valid: valid.into() });
+    }
+
+    fn positive(&mut self, counts: &[(&'static str, usize)]) {
+        for (key, count) in counts {
+            if *count == 0 {
+                self.add(key, "is zero", "1 or more");
+            }
+        }
+    }
+
+    fn not_empty(&mut self, sizes: &[(&'static str, ByteSize)]) {
+        for (key, size) in sizes {
+            if size.0 == 0 {
+                self.add(key, "is zero", "1 B or more");
+            }
+        }
+    }
+
+    fn lasting(&mut self, durations: &[(&'static str, Duration)]) {
+        for (key, duration) in durations {
+            if duration.is_zero() {
+                self.add(key, "is zero", "longer than zero");
+            }
+        }
+    }
+}
+
+impl Config {
+    /// The values that make no sense, and what deserves a warning.
+    pub(super) fn validate(&self) -> (Vec<Fault>, Vec<String>) {
+        let mut faults = Faults::default();
+        self.check_bounds(&mut faults);
+        self.check_pairs(&mut faults);
+        self.check_names(&mut faults);
+        self.check_static_keys(&mut faults);
+        let mut warnings = Vec::new();
+        if !self.server.listen.ip().is_loopback() {
+            warnings.push(format!(
+                "server.listen = {} takes connections from other machines, and without TLS: put something in front of it that speaks TLS",
+                self.server.listen
+            ));
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            faults.add("data_dir", "is empty", "a folder");
+        }
+        (faults.0, warnings)
+    }
+
+    fn check_bounds(&self, faults: &mut Faults) {
+        let (capture, query, consumer) = (&self.capture, &self.query, &self.consumer);
+        faults.positive(&[
+            ("capture.batch_events_max", capture.batch_events_max),
+            ("capture.properties_depth_max", capture.properties_depth_max),
+            ("capture.properties_keys_max", capture.properties_keys_max),
+            ("query.page_rows_max", query.page_rows_max),
+            ("query.buckets_max", query.buckets_max),
+            ("query.breakdown_values_max", query.breakdown_values_max),
+            ("query.concurrency", query.concurrency),
+            ("consumer.batch_rows_max", consumer.batch_rows_max),
+            ("consumer.flood_records_min", consumer.flood_records_min),
+            ("consumer.flood_run_max", consumer.flood_run_max),
+            ("store.connections_max", self.store.connections_max),
+            ("server.connections_max", self.server.connections_max),
+            ("jobs.concurrency", self.jobs.concurrency),
+            ("dlq.replay_page_records_max", self.dlq.replay_page_records_max),
+            ("dlq.index_batch_records_max", self.dlq.index_batch_records_max),
+        ]);
+        if self.jobs.attempts_max == 0 {
+            faults.add("jobs.attempts_max", "is zero", "1 or more");
+        }
+        if self.jobs.open_max == 0 {
+            faults.add("jobs.open_max", "is zero", "1 or more");
+        }
+        faults.not_empty(&[
+            ("server.body_bytes_max", self.server.body_bytes_max),
+            ("capture.body_bytes_max", capture.body_bytes_max),
+            ("capture.inflated_bytes_max", capture.inflated_bytes_max),
+            ("capture.properties_bytes_max", capture.properties_bytes_max),
+            ("capture.in_flight_bytes_max", capture.in_flight_bytes_max),
+            ("query.memory_max", query.memory_max),
+            ("consumer.batch_bytes_max", consumer.batch_bytes_max),
+            ("store.engine.memory_max", self.store.engine.memory_max),
+            ("dlq.replay_page_bytes_max", self.dlq.replay_page_bytes_max),
+        ]);
+        faults.lasting(&[
+            ("server.shutdown_timeout", self.server.shutdown_timeout),
+            ("capture.produce_timeout", capture.produce_timeout),
+            ("query.timeout", query.timeout),
+            ("consumer.backoff_min", consumer.backoff_min),
+            ("consumer.sweep_interval", consumer.sweep_interval),
+            ("consumer.sweep_horizon", consumer.sweep_horizon),
+            ("store.request_timeout", self.store.request_timeout),
+            ("server.head_timeout", self.server.head_timeout),
+            ("server.body_timeout", self.server.body_timeout),
+            ("jobs.lease", self.jobs.lease),
+            ("jobs.poll_interval", self.jobs.poll_interval),
+            ("jobs.step_timeout", self.jobs.step_timeout),
+            ("jobs.backoff_min", self.jobs.backoff_min),
+        ]);
+        if self.eventlog.partitions < 1 {
+            faults.add("eventlog.partitions", "is less than one", "1 or more");
+        }
+        if self.eventlog.retention_age.is_some_and(|age| age.is_zero()) {
+            faults.add(
+                "eventlog.retention_age",
+                "is zero",
+                "longer than zero, or \"\" to keep records for ever",
+            );
+        }
+        if self.eventlog.retention_bytes.is_some_and(|bytes| bytes.0 == 0) {
+            faults.add("eventlog.retention_bytes", "is zero", "1 B or more, or \"\" for no bound");
+        }
+        let ratio = consumer.flood_ratio_max;
+        if !(ratio > 0.0 && ratio <= 1.0) {
+            faults.add("consumer.flood_ratio_max", "is not a share", "more than 0 and at most 1");
+        }
+    }
+
+    fn check_pairs(&self, faults: &mut Faults) {
+        let (capture, consumer) = (&self.capture, &self.consumer);
+        if self.jobs.backoff_max < self.jobs.backoff_min {
+            let valid =
+                format!("at least jobs.backoff_min, {}", humantime::format_duration(self.jobs.backoff_min));
+            faults.add("jobs.backoff_max", "is shorter than jobs.backoff_min", valid);
+        }
+        if consumer.backoff_max < consumer.backoff_min {
+            let valid = format!(
+                "at least consumer.backoff_min, {}",
+                humantime::format_duration(consumer.backoff_min)
+            );
+            faults.add("consumer.backoff_max", "is shorter than consumer.backoff_min", valid);
+        }
+        if capture.inflated_bytes_max < capture.body_bytes_max {
+            let valid = format!("at least capture.body_bytes_max, {}", capture.body_bytes_max);
+            faults.add("capture.inflated_bytes_max", "is smaller than capture.body_bytes_max", valid);
+        }
+        if capture.in_flight_bytes_max < capture.body_bytes_max {
+            let valid = format!("at least capture.body_bytes_max, {}", capture.body_bytes_max);
+            faults.add(
+                "capture.in_flight_bytes_max",
+                "cannot hold one body of capture.body_bytes_max",
+                valid,
+            );
+        }
+        let record_min = ByteSize(capture.properties_bytes_max.0.saturating_add(RECORD_OVERHEAD.0));
+        if self.eventlog.record_bytes_max < record_min {
+            let valid = format!("at least {record_min} (capture.properties_bytes_max and {RECORD_OVERHEAD})");
+            faults.add("eventlog.record_bytes_max", "cannot hold an event that capture takes", valid);
+        }
+        if consumer.batch_bytes_max < self.eventlog.record_bytes_max {
+            let valid = format!("at least eventlog.record_bytes_max, {}", self.eventlog.record_bytes_max);
+            faults.add("consumer.batch_bytes_max", "cannot hold one record", valid);
+        }
+        if consumer.dlq_topic == self.topics.events {
+            faults.add("consumer.dlq_topic", "is topics.events", "a topic of its own");
+        }
+    }
+
+    fn check_names(&self, faults: &mut Faults) {
+        for (key, topic) in
+            [("topics.events", &self.topics.events), ("consumer.dlq_topic", &self.consumer.dlq_topic)]
+        {
+            let fits = (1..=TOPIC_CHARACTERS_MAX).contains(&topic.len())
+                && topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                && topic != "."
+                && topic != "..";
+            if !fits {
+                faults.add(key, "is not a topic's name", "1 to 249 of a-z A-Z 0-9 . _ -");
+            }
+        }
+        if self.consumer.group_id.trim().is_empty() {
+            faults.add("consumer.group_id", "is empty", "a consumer group's name");
+        }
+        let plain = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        if !plain(&self.store.database) {
+            faults.add(
+                "store.database",
+                "is not a plain name",
+                "letters, digits and _, not beginning with a digit",
+            );
+        }
+        if self.store.url.as_deref().is_some_and(|url| !url.starts_with("clickhouse://")) {
+            faults.add(
+                "store.url",
+                "is not the native address of a ClickHouse server",
+                "\"clickhouse://host:9000\", or \"\" for the embedded engine",
+            );
+        }
+        if self.meta.url.as_deref().is_some_and(|url| !url.starts_with("sqlite:")) {
+            faults.add(
+                "meta.url",
+                "is not a SQLite address",
+                "\"sqlite://path/meta.db\", or \"\" for one below data_dir",
+            );
+        }
+        for origin in self.server.cors_origins.iter().filter(|origin| *origin != "*") {
+            let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '?', '#'])) {
+                let valid = "scheme, host and port alone, such as \"https://app.example.com\", or \"*\"";
+                faults.add("server.cors_origins", format!("{origin:?} is not a web origin"), valid);
+            }
+        }
+        for directive in self.log.level.split(',') {
+            let level = directive.rsplit('=').next().unwrap_or_default().trim().to_lowercase();
+            if !LEVELS.contains(&level.as_str()) {
+                let valid =
+                    format!("{}, or directives such as info,flexflow::consumer=debug", LEVELS.join(", "));
+                faults.add("log.level", format!("{directive:?} names no level"), valid);
+            }
+        }
+    }
+
+    fn check_static_keys(&self, faults: &mut Faults) {
+        const KEY: &str = "auth.static_keys";
+        let keys = &self.auth.static_keys;
+        for (i, key) in keys.iter().enumerate() {
+            if key.sha256.len() != 64 || !key.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                faults.add(KEY, format!("sha256 of key {i} is not a SHA-256"), "64 hexadecimal digits");
+            }
+            if keys[..i].iter().any(|other| other.sha256.eq_ignore_ascii_case(&key.sha256)) {
+                faults.add(KEY, format!("key {i} is there twice"), "each sha256 once");
+            }
+            if key.project_id.is_empty() || key.environment_id.is_empty() {
+                faults.add(KEY, format!("key {i} belongs nowhere"), "a project_id and an environment_id");
+            }
+            if key.scopes.is_empty() {
+                faults.add(
+                    KEY,
+                    format!("key {i} may do nothing"),
+                    format!("scopes of {}", SCOPES.join(", ")),
+                );
+            }
+            for scope in key.scopes.iter().filter(|scope| !SCOPES.contains(&scope.as_str())) {
+                faults.add(KEY, format!("key {i} has scope {scope:?}"), SCOPES.join(", "));
+            }
+        }
+    }
+}
