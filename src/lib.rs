@@ -18,5 +18,6 @@ pub mod event;
 pub mod eventlog;
 pub mod http;
 pub mod lifecycle;
+pub mod meta;
 pub mod store;
 pub mod telemetry;

@@ -152,6 +152,9 @@ pub struct Engine {
 pub struct Meta {
     #[serde(deserialize_with = "optional_text")]
     pub url: Option<String>,
+    pub connections_max: u32,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -161,6 +164,10 @@ pub struct Auth {
     pub key_cache_ttl: Duration,
     #[serde(with = "humantime_serde")]
     pub stale_key_ttl: Duration,
+    pub key_cache_entries_max: u64,
+    pub projects_max: u64,
+    pub environments_max: u64,
+    pub keys_max: u64,
     pub static_keys: Vec<StaticKey>,
 }
 

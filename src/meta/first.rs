@@ -1,0 +1,82 @@
+//! The first project: made once for the installation, however many processes start at once.
+
+use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
+
+use super::{Environment, Meta, MetaError, NewApiKey, Project, api_keys, projects, settings};
+use crate::event::{EnvironmentId, ProjectId, Scope, Timestamp};
+
+/// What the first project and its key shall be.
+pub struct NewFirstProject<'a> {
+    pub project: &'a str,
+    pub key_name: &'a str,
+    pub key_prefix: &'a str,
+    pub key_sha256: String,
+    pub key_scopes: String,
+    pub key_expires_at: Option<Timestamp>,
+}
+
+/// What the first start made.
+#[derive(Clone, Debug)]
+pub struct FirstProject {
+    pub project: Project,
+    /// `production` first.
+    pub environments: Vec<Environment>,
+    pub key_id: String,
+}
+
+impl Meta {
+    /// Makes the first project, its environments and a key for its first environment, and remembers them as the
+    /// default. `None` if the database has a project already.
+    ///
+    /// The write lock (SQLite) makes several processes that start at once make one.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn make_first_project(
+        &self,
+        first: NewFirstProject<'_>,
+    ) -> Result<Option<FirstProject>, MetaError> {
+        let transaction = self.begin_write().await?;
+        if self.track(projects::Entity::find().count(&transaction).await)? > 0 {
+            return Ok(None);
+        }
+        let made = self.track(insert(self, &transaction, first).await)?;
+        self.track(super::commit(transaction).await)?;
+        Ok(Some(made))
+    }
+
+    /// The project and environment that requests without a key act in; `None` before the first start.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn default_scope(&self) -> Result<Option<Scope>, MetaError> {
+        let project = self.track(settings::get(self.connection(), settings::DEFAULT_PROJECT).await)?;
+        let environment =
+            self.track(settings::get(self.connection(), settings::DEFAULT_ENVIRONMENT).await)?;
+        Ok(project.zip(environment).map(|(project, environment)| Scope {
+            project: ProjectId::new(project),
+            environment: EnvironmentId::new(environment),
+        }))
+    }
+}
+
+async fn insert(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    first: NewFirstProject<'_>,
+) -> Result<FirstProject, MetaError> {
+    let (project, environments) = projects::insert(meta, transaction, first.project).await?;
+    let Some(production) = environments.first() else { return Err(MetaError::Missing("an environment")) };
+    let key = NewApiKey {
+        environment: &production.id,
+        name: first.key_name,
+        prefix: first.key_prefix,
+        sha256: first.key_sha256,
+        scopes: first.key_scopes,
+        expires_at: first.key_expires_at,
+    };
+    let key_id = api_keys::insert(meta, transaction, &project.id, key).await?.id;
+    settings::insert(meta, transaction, settings::DEFAULT_PROJECT, project.id.as_str()).await?;
+    settings::insert(meta, transaction, settings::DEFAULT_ENVIRONMENT, production.id.as_str()).await?;
+    Ok(FirstProject { project, environments, key_id })
+}

@@ -1,0 +1,118 @@
+//! The metadata database's tables: SQL files compiled in, applied once each, in order, under a lock.
+
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement};
+use sha2::{Digest, Sha256};
+
+use super::{Meta, MetaError};
+use crate::event::Timestamp;
+
+/// One file of `migrations/meta/`.
+struct Migration {
+    name: &'static str,
+    sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($name:literal),+ $(,)?) => {
+        &[$(Migration { name: $name, sql: include_str!(concat!("../../migrations/meta/", $name, ".sql")) }),+]
+    };
+}
+
+/// Every migration, in the order they apply.
+const MIGRATIONS: &[Migration] = migrations!["0001_foundation"];
+
+const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
+    name TEXT NOT NULL PRIMARY KEY, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";
+
+#[derive(FromQueryResult)]
+struct Applied {
+    name: String,
+    sha256: String,
+}
+
+/// Applies what is missing and names it. Two processes at once: one applies, the other waits and finds nothing to do.
+pub(super) async fn migrate(meta: &Meta) -> Result<Vec<String>, MetaError> {
+    let transaction = meta.begin_write().await?;
+    transaction.execute_unprepared(LEDGER).await?;
+    let missing = missing(&applied(&transaction).await?)?;
+    let now = meta.now();
+    for migration in &missing {
+        transaction.execute_unprepared(migration.sql).await.map_err(|error| failed(migration, &error))?;
+        record(&transaction, migration, now).await?;
+    }
+    super::commit(transaction).await?;
+    Ok(missing.iter().map(|migration| migration.name.to_owned()).collect())
+}
+
+/// Are the tables those of this build?
+pub(super) async fn check(connection: &impl ConnectionTrait) -> Result<(), MetaError> {
+    let applied = match applied(connection).await {
+        Err(MetaError::Schema { .. }) => Vec::new(),
+        other => other?,
+    };
+    match missing(&applied)?.first() {
+        None => Ok(()),
+        Some(first) => Err(MetaError::Schema {
+            message: format!("migration {} is not applied to the metadata database", first.name),
+            cure: "flexflow migrate",
+        }),
+    }
+}
+
+async fn applied(connection: &impl ConnectionTrait) -> Result<Vec<Applied>, MetaError> {
+    let statement = Statement::from_string(
+        connection.get_database_backend(),
+        "SELECT name, sha256 FROM schema_migrations ORDER BY name",
+    );
+    Ok(Applied::find_by_statement(statement).all(connection).await?)
+}
+
+/// Those not applied yet; an error if what was applied is not what this build knows.
+fn missing(applied: &[Applied]) -> Result<Vec<&'static Migration>, MetaError> {
+    for row in applied {
+        match MIGRATIONS.iter().find(|migration| migration.name == row.name) {
+            None => {
+                return Err(MetaError::Schema {
+                    message: format!(
+                        "the metadata database has migration {}, which this build lacks",
+                        row.name
+                    ),
+                    cure: "run the newer version that wrote it",
+                });
+            }
+            Some(migration) if digest(migration) != row.sha256 => {
+                return Err(MetaError::Schema {
+                    message: format!("migration {} was applied with another text", row.name),
+                    cure: "run the version that wrote it, or restore migrations/meta/",
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(MIGRATIONS.iter().filter(|migration| applied.iter().all(|row| row.name != migration.name)).collect())
+}
+
+async fn record(
+    connection: &impl ConnectionTrait,
+    migration: &Migration,
+    now: Timestamp,
+) -> Result<(), MetaError> {
+    let statement = Statement::from_sql_and_values(
+        connection.get_database_backend(),
+        "INSERT INTO schema_migrations (name, sha256, applied_at) VALUES ($1, $2, $3)",
+        [migration.name.into(), digest(migration).into(), now.into()],
+    );
+    connection.execute_raw(statement).await?;
+    Ok(())
+}
+
+fn digest(migration: &Migration) -> String {
+    Sha256::digest(migration.sql).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn failed(migration: &Migration, error: &DbErr) -> MetaError {
+    MetaError::Schema {
+        message: format!("migration {} failed: {error}", migration.name),
+        cure: "see the error; nothing of this migration was kept",
+    }
+}
