@@ -12,6 +12,10 @@
 //! - Retention never deletes what a required group has not committed (embedded), or says so (`OffsetOutOfRange`, Kafka).
 //! - Every call has a deadline; none hangs.
 
+#[cfg(test)]
+mod conformance;
+mod groups;
+mod memory;
 mod partitioner;
 
 use std::collections::BTreeMap;
@@ -25,6 +29,7 @@ use uuid::Uuid;
 
 use crate::event::Timestamp;
 
+pub use memory::{Fault, MemoryLog, Operation};
 pub use partitioner::{murmur2, partition_for_key};
 
 /// Identity of one incarnation of a topic.
@@ -73,6 +78,22 @@ pub struct NewRecord {
     pub timestamp: Timestamp,
 }
 
+impl NewRecord {
+    /// Bytes of key, value and headers together, as [`TopicSpec::record_bytes_max`] counts them.
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + headers
+    }
+
+    fn check_size(&self, bytes_max: usize) -> Result<(), LogError> {
+        let bytes = self.bytes();
+        if bytes > bytes_max {
+            return Err(LogError::RecordTooLarge { bytes, bytes_max });
+        }
+        Ok(())
+    }
+}
+
 /// A record as it stands in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -85,7 +106,7 @@ pub struct Record {
 }
 
 /// Where a produced record stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Position {
     pub partition: i32,
     pub offset: i64,
@@ -295,10 +316,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// Takes a place in a group.
     async fn join(&self, spec: GroupSpec) -> Result<Box<dyn GroupMember>, LogError>;
 
-    /// Creates the topics that are missing; never changes or deletes one. Answers the names it made.
+    /// Creates the topics that are missing; never deletes one, nor changes the partitions of one that is there.
+    /// Answers the names it made. Embedded: a topic that is there takes over retention, limit and required groups.
     async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<Arc<str>>, LogError>;
 
-    /// Grows a topic to `partitions`. Keys move: see RUNBOOK.
+    /// Grows a topic to `partitions`; one that has as many already stays as it is. Keys move: see RUNBOOK.
     async fn grow_topic(&self, topic: &str, partitions: i32) -> Result<(), LogError>;
 
     /// Deletes a topic with its records and the offsets groups committed to it. Only tests and operators do this.
