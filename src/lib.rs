@@ -17,6 +17,7 @@ pub mod dlq;
 pub mod event;
 pub mod eventlog;
 pub mod http;
+pub mod job;
 pub mod lifecycle;
 pub mod meta;
 pub mod store;

@@ -45,8 +45,8 @@ CREATE INDEX api_keys_by_project ON api_keys (project_id, created_at);
 CREATE TABLE jobs (
     id               TEXT    NOT NULL PRIMARY KEY,
     kind             TEXT    NOT NULL,
-    -- Null: a job of the whole installation.
-    project_id       TEXT    REFERENCES projects (id),
+    -- Null: a job of the whole installation. No reference: a project of auth.static_keys has no row.
+    project_id       TEXT,
     -- What to do, a JSON object that never changes.
     spec             TEXT    NOT NULL,
     -- queued, running, succeeded, failed, cancelled.

@@ -6,7 +6,11 @@
 //!   as `ingestion_id` is for a stored row. A crash may write the same dead letter twice; both have one id.
 
 mod envelope;
+mod fix;
+mod selection;
 
 pub use envelope::{
     DeadLetter, ERROR_MESSAGE_BYTES_MAX, EnvelopeError, RECOVERIES_HEADER, Raw, Refusal, recoveries,
 };
+pub use fix::{Fix, FixError, Fixed};
+pub use selection::{SELECTION_IDS_MAX, Selection, SelectionError};

@@ -127,7 +127,7 @@ impl Jobs<'_> {
     /// Queues a job.
     ///
     /// # Errors
-    /// [`MetaError::Missing`] for a project that does not exist.
+    /// The database does not answer.
     pub async fn insert(&self, job: NewJob<'_>) -> Result<Job, MetaError> {
         let now = self.0.now();
         let made = Model {
@@ -164,7 +164,7 @@ impl Jobs<'_> {
             ..Default::default()
         };
         let inserted = Entity::insert(row).exec_without_returning(self.0.connection()).await;
-        self.0.track(inserted.map_err(|error| MetaError::from(error).about("the job", "the project")))?;
+        self.0.track(inserted)?;
         Ok(made)
     }
 
@@ -184,9 +184,12 @@ impl Jobs<'_> {
         let due = Condition::any()
             .add(Condition::all().add(Column::State.eq(JobState::Queued)).add(Column::RunAfter.lte(now)))
             .add(
-                Condition::all()
-                    .add(Column::State.eq(JobState::Running))
-                    .add(Column::LeaseExpiresAt.lte(now)),
+                Condition::all().add(Column::State.eq(JobState::Running)).add(
+                    // A lease that ends later than any given now could was given before the clock jumped back.
+                    Condition::any()
+                        .add(Column::LeaseExpiresAt.lte(now))
+                        .add(Column::LeaseExpiresAt.gt(now.plus(lease * 2))),
+                ),
             );
         let next = Query::select()
             .column(Column::Id)
@@ -321,6 +324,55 @@ impl Jobs<'_> {
         };
         self.0.track(update.exec(self.0.connection()).await)?;
         self.get(project, id).await
+    }
+
+    /// Queues a failed or cancelled job again; false: it is not as `seen` any more.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn requeue(
+        &self,
+        project: Option<&ProjectId>,
+        seen: &Job,
+        checkpoint: Json,
+        now: Timestamp,
+    ) -> Result<bool, MetaError> {
+        let update = Entity::update_many()
+            .col_expr(Column::State, Expr::value(JobState::Queued))
+            .col_expr(Column::Checkpoint, Expr::value(JsonText(checkpoint)))
+            .col_expr(Column::CancelRequested, Expr::value(false))
+            .col_expr(Column::Error, Expr::value(None::<String>))
+            .col_expr(Column::RunAfter, Expr::value(now))
+            .col_expr(Column::UpdatedAt, Expr::value(now))
+            .filter(Column::Id.eq(&seen.id))
+            .filter(Column::State.eq(seen.state))
+            .filter(Column::State.is_in([JobState::Failed, JobState::Cancelled]))
+            .filter(Column::Fence.eq(seen.fence));
+        let update = match project {
+            Some(project) => update.filter(Column::ProjectId.eq(project.clone())),
+            None => update,
+        };
+        Ok(self.0.track(update.exec(self.0.connection()).await)?.rows_affected > 0)
+    }
+
+    /// Jobs of every project that are queued or running.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn count_open(&self) -> Result<u64, MetaError> {
+        let open = Entity::find().filter(Column::State.is_in([JobState::Queued, JobState::Running]));
+        self.0.track(open.count(self.0.connection()).await)
+    }
+
+    /// Deletes jobs of every project that ended before this time; answers how many.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn delete_ended(&self, before: Timestamp) -> Result<u64, MetaError> {
+        let ended = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
+        let old =
+            Entity::delete_many().filter(Column::State.is_in(ended)).filter(Column::UpdatedAt.lt(before));
+        Ok(self.0.track(old.exec(self.0.connection()).await)?.rows_affected)
     }
 
     /// A job, if it exists (in this project).
