@@ -12,6 +12,7 @@
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < {capture, consumer,
 //! query} < app < cli`
 
+pub mod auth;
 pub mod config;
 pub mod dlq;
 pub mod event;

@@ -165,6 +165,10 @@ pub struct Auth {
     #[serde(with = "humantime_serde")]
     pub stale_key_ttl: Duration,
     pub key_cache_entries_max: u64,
+    #[serde(with = "humantime_serde")]
+    pub lookup_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub last_used_interval: Duration,
     pub projects_max: u64,
     pub environments_max: u64,
     pub keys_max: u64,

@@ -60,6 +60,14 @@ pub struct NewApiKey<'a> {
     pub expires_at: Option<Timestamp>,
 }
 
+/// A use of a key.
+#[derive(Clone, Debug)]
+pub struct KeyUse {
+    pub project: ProjectId,
+    pub key_id: String,
+    pub used: Timestamp,
+}
+
 /// The finders and writers of API keys.
 pub struct ApiKeys<'a>(pub(super) &'a Meta);
 
@@ -139,18 +147,24 @@ impl ApiKeys<'_> {
         self.find(project, id).await
     }
 
-    /// Notes when a key of this project was last used; never moves backwards.
+    /// Notes when keys were last used, in one transaction; never moves backwards.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn touch(&self, project: &ProjectId, id: &str, used: Timestamp) -> Result<(), MetaError> {
-        let update = Entity::update_many()
-            .col_expr(Column::LastUsedAt, Expr::value(used))
-            .filter(Column::Id.eq(id))
-            .filter(Column::ProjectId.eq(project.clone()))
-            .filter(Column::LastUsedAt.is_null().or(Column::LastUsedAt.lt(used)));
-        self.0.track(update.exec(self.0.connection()).await)?;
-        Ok(())
+    pub async fn touch(&self, uses: &[KeyUse]) -> Result<(), MetaError> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.0.begin_write().await?;
+        for one in uses {
+            let update = Entity::update_many()
+                .col_expr(Column::LastUsedAt, Expr::value(one.used))
+                .filter(Column::Id.eq(one.key_id.as_str()))
+                .filter(Column::ProjectId.eq(one.project.clone()))
+                .filter(Column::LastUsedAt.is_null().or(Column::LastUsedAt.lt(one.used)));
+            self.0.track(update.exec(&transaction).await)?;
+        }
+        self.0.track(super::commit(transaction).await)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 
-use super::{Environment, Meta, MetaError, NewApiKey, Project, api_keys, projects, settings};
-use crate::event::{EnvironmentId, ProjectId, Scope, Timestamp};
+use super::{Meta, MetaError, NewApiKey, Project, api_keys, projects, settings};
+use crate::event::{EnvironmentId, ProjectId, Scope};
 
 /// What the first project and its key shall be.
 pub struct NewFirstProject<'a> {
@@ -12,15 +12,13 @@ pub struct NewFirstProject<'a> {
     pub key_prefix: &'a str,
     pub key_sha256: String,
     pub key_scopes: String,
-    pub key_expires_at: Option<Timestamp>,
 }
 
 /// What the first start made.
 #[derive(Clone, Debug)]
 pub struct FirstProject {
     pub project: Project,
-    /// `production` first.
-    pub environments: Vec<Environment>,
+    pub production: EnvironmentId,
     pub key_id: String,
 }
 
@@ -73,10 +71,10 @@ async fn insert(
         prefix: first.key_prefix,
         sha256: first.key_sha256,
         scopes: first.key_scopes,
-        expires_at: first.key_expires_at,
+        expires_at: None,
     };
     let key_id = api_keys::insert(meta, transaction, &project.id, key).await?.id;
     settings::insert(meta, transaction, settings::DEFAULT_PROJECT, project.id.as_str()).await?;
     settings::insert(meta, transaction, settings::DEFAULT_ENVIRONMENT, production.id.as_str()).await?;
-    Ok(FirstProject { project, environments, key_id })
+    Ok(FirstProject { project, production: production.id.clone(), key_id })
 }

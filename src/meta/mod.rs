@@ -27,7 +27,7 @@ use sea_orm::{
     TransactionOptions, TransactionTrait,
 };
 
-pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
+pub use api_keys::{ApiKey, ApiKeys, KeyUse, NewApiKey};
 pub use columns::JsonText;
 pub use environments::{Environment, Environments};
 pub use error::MetaError;

@@ -141,7 +141,6 @@ async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project() 
             key_prefix: "ff_x",
             key_sha256: format!("{n:064}"),
             key_scopes: "ingest,query".to_owned(),
-            key_expires_at: None,
         };
         meta.make_first_project(first).await.unwrap()
     }))

@@ -1,0 +1,415 @@
+//! From a key to what it may do: memory first, the metadata database when memory is too old.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::cache::{Entry, KeyCache, Recall, Usage};
+use super::metrics::Metrics;
+use super::secret::{KeyDigest, has_key_form};
+use super::{
+    Access, Denied, EnvironmentMismatch, InvalidStaticKey, NamedEnvironment, Permission, Permissions,
+    static_keys,
+};
+use crate::config;
+use crate::event::{Clock, IdSource, ProjectId, Scope, Timestamp};
+use crate::lifecycle::{Policy, Tasks};
+use crate::meta::{ApiKey, KeyUse, Meta, MetaError};
+
+/// Between tries against a metadata database that did not answer.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// The scope of the operator where there is no default project: no row and no event is in it.
+const NOWHERE: &str = "-";
+
+/// What a request says about itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// The key or token as it was sent.
+    pub token: Option<&'a [u8]>,
+    /// `X-Project-ID`.
+    pub project: Option<&'a str>,
+    /// `X-Environment-ID`.
+    pub environment: Option<&'a str>,
+}
+
+/// The keys that this process believes. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub meta: Meta,
+    pub config: config::Auth,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub cache: KeyCache,
+    tasks: Tasks,
+    metrics: Metrics,
+    static_keys: HashMap<KeyDigest, Access>,
+    operator: OnceLock<KeyDigest>,
+    /// What a request without a key may do. Never changes once there is one.
+    anonymous: OnceLock<Access>,
+    outage: Outage,
+}
+
+impl Keys {
+    /// Reads `auth.static_keys` and begins to write, every `auth.last_used_interval`, when keys were last used.
+    ///
+    /// # Errors
+    /// An entry of `auth.static_keys` that cannot be used, named with what would be valid.
+    pub fn new(
+        meta: Meta,
+        config: &config::Auth,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        tasks: &Tasks,
+    ) -> Result<Self, InvalidStaticKey> {
+        let keys = Self(Arc::new(Inner {
+            static_keys: static_keys::read(&config.static_keys)?,
+            cache: KeyCache::new(config),
+            config: config.clone(),
+            metrics: Metrics::new(),
+            operator: OnceLock::new(),
+            anonymous: OnceLock::new(),
+            outage: Outage::default(),
+            tasks: tasks.clone(),
+            meta,
+            clock,
+            ids,
+        }));
+        let writer = keys.clone();
+        tasks.spawn("auth-last-used", Policy::Restart(Duration::from_secs(5)), move || {
+            writer.clone().write_uses_until_stopped()
+        });
+        Ok(keys)
+    }
+
+    /// From now on the holder of this token may do everything on this process. The first token stays.
+    pub fn set_operator_token(&self, token: &SecretString) {
+        self.0.operator.get_or_init(|| KeyDigest::of(token.expose_secret().as_bytes()));
+    }
+
+    /// What a request may do. With a key that is remembered: no await, no lock, no allocation.
+    ///
+    /// `require_key` false lets a request without a key act in the default project's production environment, to
+    /// ingest and to query. A wrong key is refused all the same.
+    ///
+    /// # Errors
+    /// See [`Denied`].
+    pub async fn authorize(
+        &self,
+        request: Request<'_>,
+        needed: Permission,
+        require_key: bool,
+    ) -> Result<Access, Denied> {
+        let started = Instant::now();
+        let outcome = match self.identify(request, needed, require_key).await {
+            Ok(access) => check(access, request, needed),
+            Err(denied) => Err(denied),
+        };
+        self.0.metrics.checked(&outcome, started.elapsed());
+        outcome
+    }
+
+    /// What a request with any key at all may do, whichever project or environment it names: for
+    /// `GET /api/environments`, with which a client repairs a stale id.
+    ///
+    /// # Errors
+    /// See [`Denied`].
+    pub async fn authorize_any(&self, token: Option<&[u8]>) -> Result<Access, Denied> {
+        let started = Instant::now();
+        let request = Request { token, ..Request::default() };
+        let outcome = self.identify(request, Permission::Query, true).await;
+        self.0.metrics.checked(&outcome, started.elapsed());
+        outcome
+    }
+
+    async fn identify(
+        &self,
+        request: Request<'_>,
+        needed: Permission,
+        require_key: bool,
+    ) -> Result<Access, Denied> {
+        let Some(token) = request.token else {
+            return if require_key { Err(Denied::Missing) } else { self.anonymous().await };
+        };
+        let digest = KeyDigest::of(token);
+        if let Some(access) = self.0.static_keys.get(&digest) {
+            return Ok(access.clone());
+        }
+        if self.0.operator.get() == Some(&digest) {
+            return self.operator(request, needed).await;
+        }
+        if !has_key_form(token) {
+            return Err(Denied::Unknown);
+        }
+        let now = self.0.clock.now();
+        match self.0.cache.recall(&digest, now) {
+            Recall::Fresh(entry) => {
+                if entry.is_older(now, self.0.config.key_cache_ttl / 2) {
+                    self.refresh_behind(digest, &entry);
+                }
+                entry.access(now)
+            }
+            Recall::Old(entry) => self.check_again(digest, &entry, now).await?.access(now),
+            Recall::Unknown => Err(Denied::Unknown),
+            Recall::Nothing => {
+                if !self.0.outage.may_try() {
+                    return Err(Denied::Unavailable(MetaError::Unavailable(
+                        "it did not just now".to_owned(),
+                    )));
+                }
+                self.look_up(digest, None).await?.ok_or(Denied::Unknown)?.access(now)
+            }
+        }
+    }
+
+    /// The database has to be asked; what is remembered stands in while it does not answer.
+    async fn check_again(
+        &self,
+        digest: KeyDigest,
+        entry: &Arc<Entry>,
+        now: Timestamp,
+    ) -> Result<Arc<Entry>, Denied> {
+        let believed = now.since(entry.checked_at) < self.0.config.stale_key_ttl;
+        if believed && self.0.outage.is_on() {
+            // Nobody waits for a database that is known to be down; one request a second has it asked.
+            if self.0.outage.may_try() {
+                self.refresh_behind(digest, entry);
+            }
+            return Ok(entry.clone());
+        }
+        match self.look_up(digest, Some(entry.usage.clone())).await {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(Denied::Unknown),
+            Err(MetaError::Unavailable(_)) if believed => Ok(entry.clone()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks the database again without keeping the request waiting.
+    fn refresh_behind(&self, digest: KeyDigest, entry: &Arc<Entry>) {
+        if !entry.begin_refresh() {
+            return;
+        }
+        let (keys, entry) = (self.clone(), entry.clone());
+        self.0.tasks.spawn_bounded(async move {
+            if let Err(error) = keys.look_up(digest, Some(entry.usage.clone())).await {
+                tracing::debug!(error = %error, "a key could not be checked again");
+            }
+            entry.end_refresh();
+        });
+    }
+
+    /// Asks the database for a key and remembers the answer.
+    async fn look_up(
+        &self,
+        digest: KeyDigest,
+        usage: Option<Arc<Usage>>,
+    ) -> Result<Option<Arc<Entry>>, MetaError> {
+        let now = self.0.clock.now();
+        let found = match tokio::time::timeout(self.0.config.lookup_timeout, self.find(digest)).await {
+            Ok(found) => found,
+            Err(_) => Err(MetaError::Unavailable("a lookup took longer than auth.lookup_timeout".to_owned())),
+        };
+        match found {
+            Err(error) => {
+                if error.is_unavailable() {
+                    self.0.outage.begin();
+                }
+                Err(error)
+            }
+            Ok(None) => {
+                self.0.outage.end();
+                self.0.cache.remember_unknown(digest, now);
+                Ok(None)
+            }
+            Ok(Some((key, access))) => {
+                self.0.outage.end();
+                let entry = Arc::new(entry(&key, access, now, usage));
+                Ok(Some(self.0.cache.remember(digest, entry)))
+            }
+        }
+    }
+
+    async fn find(&self, digest: KeyDigest) -> Result<Option<(ApiKey, Access)>, MetaError> {
+        let Some(key) = self.0.meta.api_keys().find_by_sha256(&digest.to_hex()).await? else {
+            return Ok(None);
+        };
+        // The index found it by its text; what lets a request in is this comparison.
+        if KeyDigest::from_hex(&key.sha256) != Some(digest) {
+            return Ok(None);
+        }
+        let environment = self.0.meta.environments().find(&key.project_id, &key.environment_id).await?;
+        let name = environment.map_or_else(|| key.environment_id.to_string(), |environment| environment.name);
+        let access = access_of(&key, &name);
+        Ok(Some((key, access)))
+    }
+
+    async fn anonymous(&self) -> Result<Access, Denied> {
+        if let Some(access) = self.0.anonymous.get() {
+            return Ok(access.clone());
+        }
+        let scope = self.0.meta.default_scope().await?.ok_or(Denied::NoDefault)?;
+        let environment = self.0.meta.environments().find(&scope.project, &scope.environment).await?;
+        let name = environment.ok_or(Denied::NoDefault)?.name;
+        let permissions = [Permission::Ingest, Permission::Query].into_iter().collect();
+        Ok(self.0.anonymous.get_or_init(|| Access::new(scope, &name, permissions)).clone())
+    }
+
+    /// The operator acts where the request says, else in the default project's production environment. What an admin
+    /// does to the whole process (lag, topics, dead letters) needs no project, so it works without one.
+    async fn operator(&self, request: Request<'_>, needed: Permission) -> Result<Access, Denied> {
+        match self.operator_scope(request).await {
+            Ok(access) => Ok(access),
+            Err(Denied::NoDefault | Denied::Unavailable(_))
+                if needed == Permission::Admin && request.project.is_none() =>
+            {
+                Ok(Access::operator(Scope::new(NOWHERE, NOWHERE), Arc::from([])))
+            }
+            Err(denied) => Err(denied),
+        }
+    }
+
+    async fn operator_scope(&self, request: Request<'_>) -> Result<Access, Denied> {
+        let default = self.0.meta.default_scope().await?;
+        let project = match (request.project, &default) {
+            (Some(given), _) => ProjectId::new(given),
+            (None, Some(default)) => default.project.clone(),
+            (None, None) => return Err(Denied::NoDefault),
+        };
+        let environments: Arc<[NamedEnvironment]> = self.environments(&project).await?.into();
+        let wanted = match (request.environment, &default) {
+            (Some(given), _) => environments.iter().find(|one| one.id.as_str() == given),
+            (None, Some(default)) if default.project == project => {
+                environments.iter().find(|one| one.id == default.environment)
+            }
+            (None, _) => environments.iter().find(|one| &*one.name == "production").or(environments.first()),
+        };
+        match (wanted, request.environment) {
+            (Some(environment), _) => {
+                let scope = Scope { project, environment: environment.id.clone() };
+                Ok(Access::operator(scope, environments))
+            }
+            (None, _) if environments.is_empty() => {
+                Err(Denied::Project { given: project.to_string(), valid: None })
+            }
+            (None, given) => {
+                Err(EnvironmentMismatch::counted(given.unwrap_or_default(), environments).into())
+            }
+        }
+    }
+
+    /// The environments of a project by id and name.
+    pub(super) async fn environments(&self, project: &ProjectId) -> Result<Vec<NamedEnvironment>, MetaError> {
+        let rows = self.0.meta.environments().list(project).await?;
+        Ok(rows.into_iter().map(|row| NamedEnvironment { id: row.id, name: row.name.into() }).collect())
+    }
+
+    async fn write_uses_until_stopped(self) -> anyhow::Result<()> {
+        let stop = self.0.tasks.stop().soft_token().clone();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(self.0.config.last_used_interval) => {}
+                () = stop.cancelled() => {}
+            }
+            if let Err(error) = self.write_uses().await {
+                tracing::debug!(error = %error, "when keys were last used could not be written");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes when keys were last used, those used since the last time.
+    pub(super) async fn write_uses(&self) -> Result<(), MetaError> {
+        let usages = self.0.cache.unwritten_uses();
+        let uses: Vec<KeyUse> = usages
+            .iter()
+            .filter_map(|usage| {
+                let used = usage.unwritten()?;
+                Some(KeyUse { project: usage.project.clone(), key_id: usage.key_id.to_string(), used })
+            })
+            .collect();
+        self.0.meta.api_keys().touch(&uses).await?;
+        for (usage, written) in usages.iter().zip(&uses) {
+            usage.written(written.used);
+        }
+        Ok(())
+    }
+}
+
+/// Holds what the request names and needs against what it may.
+fn check(access: Access, request: Request<'_>, needed: Permission) -> Result<Access, Denied> {
+    if !access.permissions.allow(needed) {
+        return Err(Denied::Lacking { needed, has: access.permissions });
+    }
+    if let Some(given) =
+        request.project.filter(|given| !access.operator && *given != access.scope.project.as_str())
+    {
+        let given = given.chars().take(200).collect();
+        return Err(Denied::Project { given, valid: Some(access.scope.project) });
+    }
+    if let Some(given) = request.environment {
+        access.check_environment(given)?;
+    }
+    Ok(access)
+}
+
+pub(super) fn access_of(key: &ApiKey, environment: &str) -> Access {
+    let scope = Scope { project: key.project_id.clone(), environment: key.environment_id.clone() };
+    Access::new(scope, environment, Permissions::from_column(&key.scopes)).with_key(&key.id)
+}
+
+pub(super) fn entry(key: &ApiKey, access: Access, now: Timestamp, usage: Option<Arc<Usage>>) -> Entry {
+    let usage =
+        usage.unwrap_or_else(|| Arc::new(Usage::new(key.project_id.clone(), Arc::from(key.id.as_str()))));
+    Entry::new(access, key.expires_at, key.revoked_at, now, usage)
+}
+
+/// Remembers that the database did not answer, so that not every request waits to find out.
+#[derive(Default)]
+struct Outage {
+    began: OnceLock<Instant>,
+    /// Milliseconds after `began` from which one request may try; 0: the database answers.
+    next_try: AtomicU64,
+}
+
+impl Outage {
+    fn is_on(&self) -> bool {
+        self.next_try.load(Ordering::Relaxed) != 0
+    }
+
+    /// May this caller ask the database? While it is down, one a pause may.
+    fn may_try(&self) -> bool {
+        let next = self.next_try.load(Ordering::Relaxed);
+        if next == 0 {
+            return true;
+        }
+        let now = self.millis();
+        now >= next
+            && self
+                .next_try
+                .compare_exchange(next, now + pause(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn begin(&self) {
+        self.next_try.store(self.millis() + pause(), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        if self.is_on() {
+            self.next_try.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX / 2)
+    }
+}
+
+fn pause() -> u64 {
+    u64::try_from(OUTAGE_PAUSE.as_millis()).unwrap_or(u64::MAX / 2)
+}

@@ -1,0 +1,32 @@
+//! Who may do what, in which project and environment.
+//!
+//! - An API key (`ff_…`, 256 random bits) is bound to one project and environment and has scopes ([`Permission`]). Kept
+//!   as SHA-256, shown once, compared in constant time.
+//! - [`http::authorize`] turns a request into an [`Access`]; every read and write after it stays within
+//!   [`Access::scope`]. A request that names another environment is refused with the valid ones.
+//! - A known key costs a lookup in memory: no lock is held across an await, nothing is written. A key revoked here stops
+//!   at once, one revoked by another process within `auth.key_cache_ttl`.
+//! - While the metadata database is down, keys seen within `auth.stale_key_ttl` keep working; others get 503.
+//! - Must not: keep, log or answer a secret, but for the one answer that makes a key.
+
+mod access;
+mod admin;
+mod cache;
+mod denied;
+mod first_run;
+pub mod http;
+mod keys;
+mod metrics;
+mod secret;
+mod static_keys;
+
+pub use access::{Access, EnvironmentMismatch, NamedEnvironment, Permission, Permissions};
+pub use admin::{CreatedKey, KeySpec};
+pub use denied::Denied;
+pub use first_run::{FirstRun, first_run};
+pub use keys::{Keys, Request};
+pub use secret::{KeyDigest, new_operator_token};
+pub use static_keys::InvalidStaticKey;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Keys over a real SQLite file, and their routes.
