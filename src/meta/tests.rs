@@ -148,11 +148,9 @@ async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project() 
     let made: Vec<FirstProject> = made.into_iter().flatten().collect();
     assert_eq!(made.len(), 1);
     let scope = bench.meta.default_scope().await.unwrap().unwrap();
-    assert_eq!(
-        (scope.project, &scope.environment),
-        (made[0].project.id.clone(), &made[0].environments[0].id)
-    );
-    assert_eq!(made[0].environments[0].name, "production");
+    assert_eq!((&scope.project, &scope.environment), (&made[0].project.id, &made[0].production));
+    let environment = bench.meta.environments().find(&scope.project, &scope.environment).await.unwrap();
+    assert_eq!(environment.unwrap().name, "production");
 }
 
 #[tokio::test]
