@@ -13,6 +13,7 @@
 //! query} < app < cli`
 
 pub mod auth;
+pub mod capture;
 pub mod config;
 pub mod dlq;
 pub mod event;

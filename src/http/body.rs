@@ -38,21 +38,50 @@ pub struct BodyLimits {
 /// request's extensions: the client gets the answer, the server does not read on.
 pub(super) struct Unread(#[expect(dead_code, reason = "held, so that the server closes")] pub web::Payload);
 
+/// What bodies being read may hold together.
+pub trait Budget {
+    /// Counts `bytes` more, as sent or as inflated, before they are kept.
+    ///
+    /// # Errors
+    /// There is no room for them: the answer to give.
+    fn grow(&mut self, bytes: usize) -> Result<(), Problem>;
+}
+
+/// No common bound: each body has its own limits.
+impl Budget for () {
+    fn grow(&mut self, _: usize) -> Result<(), Problem> {
+        Ok(())
+    }
+}
+
 /// Reads the whole body and undoes its `Content-Encoding`.
 ///
 /// # Errors
 /// 413 over a limit, 415 for an encoding that is not one of [`ENCODINGS`], 400 for a body that is cut off, corrupt or
 /// too slow. After an error the rest of the body stays unread and the connection is closed.
 pub async fn read(
+    payload: web::Payload,
+    request: &HttpRequest,
+    limits: BodyLimits,
+) -> Result<Bytes, Problem> {
+    read_within(payload, request, limits, &mut ()).await
+}
+
+/// [`read`], within a budget that bodies share.
+///
+/// # Errors
+/// As [`read`], and what the budget answers.
+pub async fn read_within(
     mut payload: web::Payload,
     request: &HttpRequest,
     limits: BodyLimits,
+    budget: &mut impl Budget,
 ) -> Result<Bytes, Problem> {
     let read = async {
         let encoding = Encoding::of(request.headers())?;
         let sent = match tokio::time::timeout(
             limits.time_max,
-            receive(&mut payload, request.headers(), limits.sent_max),
+            receive(&mut payload, request.headers(), limits.sent_max, budget),
         )
         .await
         {
@@ -64,7 +93,7 @@ pub async fn read(
                 ));
             }
         };
-        inflate(encoding, sent, limits.inflated_max).await
+        inflate(encoding, sent, limits.inflated_max, budget).await
     }
     .await;
     if read.is_err() {
@@ -123,7 +152,12 @@ fn too_large(what: &str, max: usize) -> Problem {
     .with("max", max)
 }
 
-async fn receive(payload: &mut web::Payload, headers: &HeaderMap, max: usize) -> Result<Bytes, Problem> {
+async fn receive(
+    payload: &mut web::Payload,
+    headers: &HeaderMap,
+    max: usize,
+    budget: &mut impl Budget,
+) -> Result<Bytes, Problem> {
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > max as u64) {
@@ -134,6 +168,7 @@ async fn receive(payload: &mut web::Payload, headers: &HeaderMap, max: usize) ->
     if first.len() > max {
         return Err(too_large("as sent", max));
     }
+    budget.grow(first.len())?;
     // Most bodies come in one piece: no copy.
     let Some(second) = payload.next().await else { return Ok(first) };
     let expected = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(first.len() * 2);
@@ -145,6 +180,7 @@ async fn receive(payload: &mut web::Payload, headers: &HeaderMap, max: usize) ->
         if chunk.len() > max - body.len() {
             return Err(too_large("as sent", max));
         }
+        budget.grow(chunk.len())?;
         body.extend_from_slice(&chunk);
         next = payload.next().await;
     }
@@ -155,22 +191,29 @@ fn unreadable(error: &PayloadError) -> Problem {
     Problem::new(ErrorCode::ValidationError, format!("the body could not be read: {error}"))
 }
 
-async fn inflate(encoding: Encoding, sent: Bytes, max: usize) -> Result<Bytes, Problem> {
+async fn inflate(
+    encoding: Encoding,
+    sent: Bytes,
+    max: usize,
+    budget: &mut impl Budget,
+) -> Result<Bytes, Problem> {
     let corrupt = |error: &io::Error| corrupt(encoding, error);
     match encoding {
         Encoding::Identity if sent.len() > max => Err(too_large("of JSON", max)),
         Encoding::Identity => Ok(sent),
-        Encoding::Gzip => drain(flate2::bufread::MultiGzDecoder::new(&*sent), sent.len(), max, corrupt).await,
+        Encoding::Gzip => {
+            drain(flate2::bufread::MultiGzDecoder::new(&*sent), sent.len(), max, budget, corrupt).await
+        }
         // RFC 9110 means zlib; some clients send bare deflate under the same name.
         Encoding::Deflate if is_zlib(&sent) => {
             let mut decoder = flate2::bufread::ZlibDecoder::new(&*sent);
-            let inflated = drain(&mut decoder, sent.len(), max, corrupt).await?;
+            let inflated = drain(&mut decoder, sent.len(), max, budget, corrupt).await?;
             nothing_left(decoder.get_ref(), corrupt)?;
             Ok(inflated)
         }
         Encoding::Deflate => {
             let mut decoder = flate2::bufread::DeflateDecoder::new(&*sent);
-            let inflated = drain(&mut decoder, sent.len(), max, corrupt).await?;
+            let inflated = drain(&mut decoder, sent.len(), max, budget, corrupt).await?;
             nothing_left(decoder.get_ref(), corrupt)?;
             Ok(inflated)
         }
@@ -181,7 +224,7 @@ async fn inflate(encoding: Encoding, sent: Bytes, max: usize) -> Result<Bytes, P
             let mut decoder =
                 zstd::stream::read::Decoder::with_buffer(&*sent).map_err(|error| corrupt(&error))?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|error| corrupt(&error))?;
-            drain(decoder, sent.len(), max, corrupt).await
+            drain(decoder, sent.len(), max, budget, corrupt).await
         }
     }
 }
@@ -217,6 +260,7 @@ async fn drain(
     mut decoder: impl Read,
     sent: usize,
     max: usize,
+    budget: &mut impl Budget,
     corrupt: impl Fn(&io::Error) -> Problem,
 ) -> Result<Bytes, Problem> {
     let mut out = Vec::with_capacity(sent.saturating_mul(4).clamp(1024, STEP_BYTES.max(sent)).min(max + 1));
@@ -224,6 +268,7 @@ async fn drain(
         let before = out.len();
         // One byte over the limit tells "exactly full" from "more to come".
         let step = STEP_BYTES.min(max + 1 - before);
+        budget.grow(step)?;
         (&mut decoder).take(step as u64).read_to_end(&mut out).map_err(|error| corrupt(&error))?;
         if out.len() > max {
             return Err(too_large("after decompression", max));
@@ -277,7 +322,7 @@ mod tests {
     }
 
     fn inflated(encoding: Encoding, sent: &[u8], max: usize) -> Result<Bytes, Problem> {
-        futures::executor::block_on(inflate(encoding, Bytes::copy_from_slice(sent), max))
+        futures::executor::block_on(inflate(encoding, Bytes::copy_from_slice(sent), max, &mut ()))
     }
 
     #[test]
@@ -331,8 +376,9 @@ mod tests {
             }
         }
         let max = 3 * STEP_BYTES + 17;
-        let outcome =
-            futures::executor::block_on(drain(Endless(&given), 10, max, |e| corrupt(Encoding::Gzip, e)));
+        let outcome = futures::executor::block_on(drain(Endless(&given), 10, max, &mut (), |e| {
+            corrupt(Encoding::Gzip, e)
+        }));
         assert_eq!(outcome.unwrap_err().code, ErrorCode::PayloadTooLarge);
         assert_eq!(given.get(), max + 1);
     }

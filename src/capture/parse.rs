@@ -1,0 +1,434 @@
+//! A body's events, borrowed from its bytes: one event, an array of them, or `{"batch":[…]}`.
+//!
+//! Lexical only: which fields an item has and what they look like. Whether they will do is [`super::Batch`]'s business.
+//! An item that cannot be read is told from its neighbours and does not sink them, be it bad JSON or bad UTF-8; a body
+//! whose brackets do not close is refused as a whole (it may be half of what was meant).
+
+use super::scan::{Caps, Fault, FaultKind, Scanner, Text, element_end};
+
+/// A field's value as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given<'a> {
+    /// Absent, or `null`.
+    Nothing,
+    Text(Text<'a>),
+    /// Anything but a string, as JSON text.
+    Other(&'a str),
+}
+
+/// One event as it was sent. `properties` is JSON text whose bounds were checked, if it is an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming<'a> {
+    pub event: Given<'a>,
+    pub distinct_id: Given<'a>,
+    pub event_id: Given<'a>,
+    pub timestamp: Given<'a>,
+    pub customer_id: Given<'a>,
+    pub session_id: Given<'a>,
+    pub source: Given<'a>,
+    pub environment_id: Given<'a>,
+    pub schema_version: Given<'a>,
+    pub properties: Given<'a>,
+}
+
+/// The names of a field; the first is the one that answers use.
+struct Field {
+    names: &'static [&'static str],
+}
+
+const FIELDS: [Field; 10] = [
+    Field { names: &["event", "event_name"] },
+    Field { names: &["distinct_id", "external_customer_id"] },
+    Field { names: &["event_id", "id", "uuid"] },
+    Field { names: &["timestamp"] },
+    Field { names: &["customer_id"] },
+    Field { names: &["session_id"] },
+    Field { names: &["source"] },
+    Field { names: &["environment_id"] },
+    Field { names: &["schema_version"] },
+    Field { names: &["properties"] },
+];
+const PROPERTIES: usize = 9;
+
+fn slot_of(key: &str) -> Option<usize> {
+    Some(match key {
+        "event" | "event_name" => 0,
+        "distinct_id" | "external_customer_id" => 1,
+        "event_id" | "id" | "uuid" => 2,
+        "timestamp" => 3,
+        "customer_id" => 4,
+        "session_id" => 5,
+        "source" => 6,
+        "environment_id" => 7,
+        "schema_version" => 8,
+        "properties" => PROPERTIES,
+        _ => return None,
+    })
+}
+
+/// Why one item could not be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreadable {
+    /// The field that is at fault, when it is one.
+    pub field: Option<&'static str>,
+    pub message: String,
+}
+
+/// Why a whole body could not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotABatch {
+    /// Not JSON, at this byte.
+    Syntax { at: usize, expected: &'static str },
+    /// `batch` is not an array.
+    BatchIsNotAnArray,
+}
+
+/// The items of a body, one after the other.
+#[derive(Debug)]
+pub struct Items<'a> {
+    bytes: &'a [u8],
+    /// The same, when all of it is UTF-8.
+    text: Option<&'a str>,
+    caps: Caps,
+    state: State<'a>,
+}
+
+#[derive(Debug)]
+enum State<'a> {
+    /// A body that is one event: what reading it gave.
+    Single(Box<Result<Incoming<'a>, Unreadable>>),
+    /// Before an element of an array, or its end.
+    Array {
+        at: usize,
+        first: bool,
+        closes: Closes,
+    },
+    Done,
+}
+
+/// What must follow the end of the array.
+#[derive(Clone, Copy, Debug)]
+enum Closes {
+    Body,
+    /// The rest of the object that has `batch`.
+    Object,
+}
+
+impl<'a> Items<'a> {
+    /// Finds out which form the body has.
+    ///
+    /// # Errors
+    /// The body as a whole is neither.
+    pub fn new(
+        bytes: &'a [u8],
+        properties_depth_max: usize,
+        properties_keys_max: usize,
+    ) -> Result<Self, NotABatch> {
+        let caps = Caps { depth_max: properties_depth_max, keys_max: properties_keys_max };
+        let text = std::str::from_utf8(bytes).ok();
+        let begin = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
+        let state = match bytes.get(begin) {
+            Some(b'[') => State::Array { at: begin + 1, first: true, closes: Closes::Body },
+            Some(b'{') => object(bytes, text, begin, caps)?,
+            _ => {
+                return Err(NotABatch::Syntax {
+                    at: begin,
+                    expected: "expected an event object, an array of them, or {\"batch\": […]}",
+                });
+            }
+        };
+        Ok(Self { bytes, text, caps, state })
+    }
+
+    /// Bytes of the body passed so far.
+    pub fn passed(&self) -> usize {
+        match self.state {
+            State::Array { at, .. } => at,
+            State::Single(_) | State::Done => self.bytes.len(),
+        }
+    }
+
+    /// The next item: `Ok(None)` at the end.
+    ///
+    /// # Errors
+    /// The body as a whole cannot be read on; items given before it must be forgotten.
+    #[expect(clippy::type_complexity, reason = "an item of a list that can break off")]
+    pub fn next(&mut self) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Done => Ok(None),
+            State::Single(item) => Ok(Some(*item)),
+            State::Array { at, first, closes } => {
+                let at = skip_whitespace(self.bytes, at);
+                match self.bytes.get(at) {
+                    Some(b']') if first => self.close(at, closes),
+                    Some(_) => self.element(at, closes).map(Some),
+                    None => Err(NotABatch::Syntax { at, expected: "the array has no end" }),
+                }
+            }
+        }
+    }
+
+    fn close(
+        &self,
+        at: usize,
+        closes: Closes,
+    ) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
+        let mut at = at + 1;
+        if let Closes::Object = closes {
+            at = rest_of_object(self.bytes, at)?;
+        }
+        match skip_whitespace(self.bytes, at) {
+            end if end == self.bytes.len() => Ok(None),
+            at => Err(NotABatch::Syntax { at, expected: "expected nothing more" }),
+        }
+    }
+
+    fn element(&mut self, at: usize, closes: Closes) -> Result<Result<Incoming<'a>, Unreadable>, NotABatch> {
+        // The fast way: read it where it stands. The element must end where one may end.
+        if let Some(text) = self.text {
+            let mut scanner = Scanner::new(text, at);
+            if let Ok(item) = incoming(&mut scanner, self.caps)
+                && matches!(scanner.peek(), Some(b',' | b']'))
+            {
+                self.after(scanner.at(), closes)?;
+                return Ok(Ok(item));
+            }
+        }
+        // Else find its end by brackets alone, and say what is wrong between.
+        let end = element_end(self.bytes, at)
+            .ok_or(NotABatch::Syntax { at: self.bytes.len(), expected: "the array has no end" })?;
+        self.after(end, closes)?;
+        Ok(alone(&self.bytes[at..end], self.caps))
+    }
+
+    /// Stands before the next element, or closes the array.
+    fn after(&mut self, at: usize, closes: Closes) -> Result<(), NotABatch> {
+        match self.bytes.get(at) {
+            Some(b',') => self.state = State::Array { at: at + 1, first: false, closes },
+            Some(b']') => drop(self.close(at, closes)?),
+            _ => return Err(NotABatch::Syntax { at, expected: "expected , or ]" }),
+        }
+        Ok(())
+    }
+}
+
+fn skip_whitespace(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// A body that is an object: an event, or what holds a batch.
+fn object<'a>(
+    bytes: &'a [u8],
+    text: Option<&'a str>,
+    begin: usize,
+    caps: Caps,
+) -> Result<State<'a>, NotABatch> {
+    if let Some(at) = find_batch(bytes, begin)? {
+        return Ok(State::Array { at, first: true, closes: Closes::Object });
+    }
+    let Some(text) = text else {
+        return Ok(State::Single(Box::new(alone(bytes, caps))));
+    };
+    let mut scanner = Scanner::new(text, begin);
+    let item = match incoming(&mut scanner, caps) {
+        Ok(item) => Ok(item),
+        Err(Refused::Scan(Fault { at, kind: FaultKind::Syntax(expected) })) => {
+            return Err(NotABatch::Syntax { at, expected });
+        }
+        Err(refused) => Err(refused.into_unreadable()),
+    };
+    if item.is_ok() && scanner.peek().is_some() {
+        return Err(NotABatch::Syntax { at: scanner.at(), expected: "expected nothing more" });
+    }
+    Ok(State::Single(Box::new(item)))
+}
+
+/// The place after the `[` of the object's `batch`, if it has one.
+fn find_batch(bytes: &[u8], begin: usize) -> Result<Option<usize>, NotABatch> {
+    let mut at = begin + 1;
+    loop {
+        at = skip_whitespace(bytes, at);
+        if bytes.get(at) != Some(&b'"') {
+            return Ok(None);
+        }
+        let is_batch = bytes[at..].starts_with(b"\"batch\"");
+        let Some(colon) = element_end_of_key(bytes, at) else { return Ok(None) };
+        let value = skip_whitespace(bytes, colon + 1);
+        if is_batch {
+            return match bytes.get(value) {
+                Some(b'[') => Ok(Some(value + 1)),
+                _ => Err(NotABatch::BatchIsNotAnArray),
+            };
+        }
+        match element_end(bytes, value) {
+            Some(end) if bytes[end] == b',' => at = end + 1,
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// Where the colon after the key that begins at `at` stands.
+fn element_end_of_key(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut end = at + 1;
+    loop {
+        match bytes.get(end)? {
+            b'"' => break,
+            b'\\' => end += 2,
+            _ => end += 1,
+        }
+    }
+    let colon = skip_whitespace(bytes, end + 1);
+    (bytes.get(colon) == Some(&b':')).then_some(colon)
+}
+
+/// Passes what an object has after its `batch`, and its end.
+fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
+    let mut at = skip_whitespace(bytes, at);
+    while bytes.get(at) == Some(&b',') {
+        let key = skip_whitespace(bytes, at + 1);
+        let syntax = NotABatch::Syntax { at: key, expected: "expected a key and its value" };
+        let colon = (bytes.get(key) == Some(&b'"'))
+            .then(|| element_end_of_key(bytes, key))
+            .flatten()
+            .ok_or(syntax)?;
+        at = element_end(bytes, skip_whitespace(bytes, colon + 1)).ok_or(syntax)?;
+    }
+    match bytes.get(at) {
+        Some(b'}') => Ok(at + 1),
+        _ => Err(NotABatch::Syntax { at, expected: "expected , or }" }),
+    }
+}
+
+/// Reads the bytes of one item, which end where it ends.
+fn alone(bytes: &[u8], caps: Caps) -> Result<Incoming<'_>, Unreadable> {
+    let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
+        field: None,
+        message: format!("not UTF-8 at its byte {}", error.valid_up_to()),
+    })?;
+    let mut scanner = Scanner::new(text, 0);
+    let item = incoming(&mut scanner, caps).map_err(Refused::into_unreadable)?;
+    match scanner.peek() {
+        None => Ok(item),
+        Some(_) => Err(Refused::Scan(scanner.syntax("expected nothing more")).into_unreadable()),
+    }
+}
+
+enum Refused {
+    NotAnObject,
+    Scan(Fault),
+    Properties(Fault, Caps),
+    GivenTwice(&'static Field),
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self::Scan(fault)
+    }
+}
+
+impl Refused {
+    fn into_unreadable(self) -> Unreadable {
+        let (field, message) = match self {
+            Self::NotAnObject => (None, "an event must be a JSON object".to_owned()),
+            Self::GivenTwice(Field { names }) => {
+                (Some(names[0]), format!("{} is given twice, with different values", names.join(" or ")))
+            }
+            Self::Scan(Fault { at, kind: FaultKind::Syntax(expected) }) => {
+                (None, format!("not JSON at its byte {at}: {expected}"))
+            }
+            Self::Scan(_) => (None, "nested too deeply".to_owned()),
+            Self::Properties(Fault { at, kind: FaultKind::Syntax(expected) }, _) => {
+                (Some("properties"), format!("not JSON at its byte {at}: {expected}"))
+            }
+            Self::Properties(Fault { kind, .. }, caps) => (
+                Some("properties"),
+                match kind {
+                    FaultKind::Keys => format!("properties has more than {} keys", caps.keys_max),
+                    FaultKind::RepeatedKey => "properties has an object with a key twice".to_owned(),
+                    _ => format!("properties is nested deeper than {}", caps.depth_max),
+                },
+            ),
+        };
+        Unreadable { field, message }
+    }
+}
+
+/// Reads an event object.
+fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps) -> Result<Incoming<'a>, Refused> {
+    if scanner.peek() != Some(b'{') {
+        // It may still not be JSON at all.
+        scanner.value(None)?;
+        return Err(Refused::NotAnObject);
+    }
+    scanner.expect(b'{', "expected {")?;
+    let mut slots: [Given<'a>; FIELDS.len()] = [Given::Nothing; FIELDS.len()];
+    if scanner.peek() == Some(b'}') {
+        scanner.expect(b'}', "expected }")?;
+        return Ok(from_slots(slots));
+    }
+    loop {
+        let key = scanner.string()?;
+        scanner.expect(b':', "expected : after a key")?;
+        let slot =
+            if key.is_escaped() { key.decoded().and_then(|said| slot_of(&said)) } else { slot_of(key.raw()) };
+        let given = match (slot, scanner.peek()) {
+            (None, _) => {
+                scanner.value(None)?;
+                Given::Nothing
+            }
+            (Some(_), Some(b'"')) => Given::Text(scanner.string()?),
+            (Some(PROPERTIES), _) => {
+                Given::Other(scanner.value(Some(caps)).map_err(|fault| Refused::Properties(fault, caps))?)
+            }
+            (Some(_), _) => Given::Other(scanner.value(None)?),
+        };
+        if let Some(slot) = slot
+            && given != Given::Other("null")
+        {
+            // An alias beside the name is harmless while both say the same.
+            if slots[slot] != Given::Nothing && slots[slot] != given {
+                return Err(Refused::GivenTwice(&FIELDS[slot]));
+            }
+            slots[slot] = given;
+        }
+        if scanner.peek() == Some(b',') {
+            scanner.expect(b',', "expected ,")?;
+        } else {
+            scanner.expect(b'}', "expected , or }")?;
+            return Ok(from_slots(slots));
+        }
+    }
+}
+
+fn from_slots(slots: [Given<'_>; FIELDS.len()]) -> Incoming<'_> {
+    let [
+        event,
+        distinct_id,
+        event_id,
+        timestamp,
+        customer_id,
+        session_id,
+        source,
+        environment_id,
+        schema_version,
+        properties,
+    ] = slots;
+    Incoming {
+        event,
+        distinct_id,
+        event_id,
+        timestamp,
+        customer_id,
+        session_id,
+        source,
+        environment_id,
+        schema_version,
+        properties,
+    }
+}
+
+#[cfg(test)]
+mod tests;
