@@ -1,2 +1,9 @@
-//! x
-fn main() {}
+//! The binary: the engine's child process, or the command line.
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "engine-child") {
+        let args: Vec<_> = args.collect();
+        std::process::exit(flexflow::store::engine::engine_child_main(&args));
+    }
+}

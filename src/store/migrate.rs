@@ -1,0 +1,88 @@
+//! Migrations: statements compiled in, each of which changes nothing when it has been applied before.
+
+use super::{Sql, Store, StoreError};
+
+/// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
+/// there is no lock.
+const MIGRATIONS: [(&str, &str); 1] =
+    [("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql"))];
+
+impl Store {
+    /// Applies what has not been applied, and answers its names.
+    ///
+    /// # Errors
+    /// See [`StoreError`]. What was applied before the error stays; running it again goes on there.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let outside = self.pool().outside().await?;
+        outside.run(&Sql::new("CREATE DATABASE IF NOT EXISTS ").name(self.database())).await?;
+        drop(outside);
+        self.execute(Sql::new(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (name String, applied_at DateTime64(3, 'UTC') DEFAULT \
+             now64(3, 'UTC')) ENGINE = ReplacingMergeTree ORDER BY name SETTINGS fsync_after_insert = 1, \
+             fsync_part_directory = 1",
+        ))
+        .await?;
+        let pending = self.pending_migrations().await?;
+        let mut applied = Vec::new();
+        for (name, statement) in MIGRATIONS {
+            if pending.iter().any(|pending| pending == name) {
+                self.execute(Sql::new(statement)).await?;
+                self.execute(Sql::new("INSERT INTO schema_migrations (name) VALUES (").arg(name).push(")"))
+                    .await?;
+                tracing::info!(migration = name, "applied a migration of the event store");
+                applied.push(name.to_owned());
+            }
+        }
+        Ok(applied)
+    }
+
+    /// The names of the migrations that have not been applied.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; before the first migration there is no database to ask: [`StoreError::Schema`].
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
+        let done: Vec<(String,)> =
+            self.select(Sql::new("SELECT name AS name FROM schema_migrations FINAL")).await?;
+        Ok(MIGRATIONS
+            .iter()
+            .filter(|(name, _)| done.iter().all(|(done,)| done != name))
+            .map(|(name, _)| (*name).to_owned())
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{hot, settings};
+
+    #[test]
+    fn every_table_has_every_pinned_setting() {
+        for (name, statement) in MIGRATIONS {
+            if !statement.contains("CREATE TABLE") {
+                continue;
+            }
+            for (setting, value) in settings::TABLE {
+                assert!(statement.contains(&format!("{setting} = {value}")), "{name}: {setting}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_hot_key_has_its_column() {
+        for (_, column) in hot::HOT {
+            assert!(
+                MIGRATIONS.iter().any(|(_, statement)| statement.contains(&format!(" {column} String"))),
+                "{column}"
+            );
+        }
+    }
+
+    #[test]
+    fn migrations_stand_in_order_and_can_run_twice() {
+        assert!(MIGRATIONS.is_sorted_by_key(|(name, _)| *name));
+        for (name, statement) in MIGRATIONS {
+            assert!(statement.contains("IF NOT EXISTS"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Questions: statements that answer rows, within limits.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use klickhouse::KlickhouseError;
+use klickhouse::block::Block;
+
+use super::connection::Connection;
+use super::error::{REQUEST_TIMEOUT, store_error};
+use super::pool::Pooled;
+use super::row::{Row, rows};
+use super::{Sql, Store, StoreError};
+
+/// What one question may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest it may run, the wait for a connection included.
+    pub timeout: Duration,
+    /// Most memory it may take in the store; `None`: what the store gives.
+    pub memory_bytes_max: Option<u64>,
+    /// The setting that `timeout` comes from, for the error that names it.
+    pub timeout_setting: &'static str,
+}
+
+/// How much longer than the server we wait, so that its own error arrives.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// The limits of questions that no user asked: `store.request_timeout`.
+    pub fn limits(&self) -> Limits {
+        Limits { timeout: self.request_timeout(), memory_bytes_max: None, timeout_setting: REQUEST_TIMEOUT }
+    }
+
+    /// Asks a question under [`Store::limits`]; all rows at once.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, StoreError> {
+        self.select_within(sql, self.limits()).await
+    }
+
+    /// Asks a question under its own limits; all rows at once. Bound them with `LIMIT`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn select_within<T: Row>(&self, sql: Sql, limits: Limits) -> Result<Vec<T>, StoreError> {
+        let deadline = limits.timeout + GRACE;
+        let all = async {
+            let mut stream = self.stream_within(sql, limits).await?;
+            let mut out = Vec::new();
+            while let Some(chunk) = stream.next_chunk().await? {
+                out.extend(chunk);
+            }
+            Ok(out)
+        };
+        tokio::time::timeout(deadline, all).await.unwrap_or_else(|_| {
+            Err(StoreError::Timeout {
+                setting: limits.timeout_setting,
+                message: format!("no whole answer within {:?}", limits.timeout),
+            })
+        })
+    }
+
+    /// Asks a question whose answer is read block by block, under [`Store::limits`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn stream<T: Row>(&self, sql: Sql) -> Result<RowStream<T>, StoreError> {
+        self.stream_within(sql, self.limits()).await
+    }
+
+    /// Asks a question whose answer is read block by block, under its own limits. The timeout counts the store's
+    /// work and each wait for a block, not the time that the reader takes between blocks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn stream_within<T: Row>(&self, sql: Sql, limits: Limits) -> Result<RowStream<T>, StoreError> {
+        let pooled = self.pool().get(limits.timeout).await?;
+        let mut settings = vec![
+            ("max_execution_time", format!("{:.3}", limits.timeout.as_secs_f64())),
+            ("timeout_overflow_mode", "throw".to_owned()),
+        ];
+        if let Some(bytes) = limits.memory_bytes_max {
+            settings.push(("max_memory_usage", bytes.to_string()));
+        }
+        let asked =
+            pooled.connection()?.client.query_raw(sql.text(), Some(Connection::settings(settings))).await;
+        let blocks = asked.map_err(|error| limited(&error, limits))?;
+        Ok(RowStream { pooled: Some(pooled), blocks: Box::pin(blocks), limits, row: PhantomData })
+    }
+
+    /// Runs a statement that answers nothing.
+    pub(super) async fn execute(&self, sql: Sql) -> Result<(), StoreError> {
+        self.select::<Nothing>(sql).await.map(|_| ())
+    }
+}
+
+/// A row of a statement that answers none (or whose rows do not matter).
+struct Nothing;
+
+impl Row for Nothing {
+    fn from_cells(_: &mut super::row::RowCells) -> Result<Self, StoreError> {
+        Ok(Self)
+    }
+}
+
+fn limited(error: &KlickhouseError, limits: Limits) -> StoreError {
+    match store_error(error) {
+        StoreError::Timeout { message, .. } => {
+            StoreError::Timeout { setting: limits.timeout_setting, message }
+        }
+        other => other,
+    }
+}
+
+type Blocks = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Block, KlickhouseError>> + Send>>;
+
+/// An answer under way. Dropped before its end, it ends the question in the store.
+pub struct RowStream<T> {
+    pooled: Option<Pooled>,
+    blocks: Blocks,
+    limits: Limits,
+    row: PhantomData<fn() -> T>,
+}
+
+impl<T: Row> RowStream<T> {
+    /// The next rows (at least one, at most a block's 65,536); `None` at the end of the whole answer.
+    ///
+    /// # Errors
+    /// See [`StoreError`]. After an error there is nothing more to come.
+    pub async fn next_chunk(&mut self) -> Result<Option<Vec<T>>, StoreError> {
+        while self.pooled.is_some() {
+            let next = tokio::time::timeout(self.limits.timeout + GRACE, self.blocks.next()).await;
+            let failed = match next {
+                Ok(Some(Ok(block))) if block.rows == 0 => continue,
+                Ok(Some(Ok(block))) => match rows(block) {
+                    Ok(rows) => return Ok(Some(rows)),
+                    Err(error) => error,
+                },
+                Ok(Some(Err(error))) => limited(&error, self.limits),
+                Ok(None) => return self.end().map(|()| None),
+                Err(_) => StoreError::Timeout {
+                    setting: self.limits.timeout_setting,
+                    message: format!("no answer within {:?}", self.limits.timeout),
+                },
+            };
+            self.pooled = None;
+            return Err(failed);
+        }
+        Ok(None)
+    }
+
+    /// klickhouse ends an answer in the same way whether it is whole or the peer has gone.
+    fn end(&mut self) -> Result<(), StoreError> {
+        let Some(pooled) = self.pooled.take() else { return Ok(()) };
+        if !pooled.connection()?.is_open() {
+            return Err(StoreError::Unavailable(
+                "the connection was lost in the middle of an answer".to_owned(),
+            ));
+        }
+        pooled.done();
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! A TCP proxy that can cut connections at chosen moments.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+/// Passes bytes between its port and `target` until told otherwise.
+pub struct Proxy {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    accept: AbortHandle,
+}
+
+#[derive(Default)]
+struct State {
+    /// While set, what the server answers is thrown away and the client is cut off once the server has answered.
+    swallow_answers: AtomicBool,
+    /// Connections cut so far.
+    cut: AtomicU64,
+    /// Bytes passed to the server so far.
+    sent: AtomicU64,
+}
+
+impl Proxy {
+    /// Listens on a free port of the loopback device.
+    #[expect(clippy::disallowed_methods, reason = "a helper of tests, ended by its own Drop")]
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let shared = state.clone();
+        let accept = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    if let Ok(server) = TcpStream::connect(target).await {
+                        pass(client, server, &shared).await;
+                    }
+                });
+            }
+        })
+        .abort_handle();
+        Self { address, state, accept }
+    }
+
+    /// From now on no answer reaches the client: a connection ends as soon as the server has something to say after
+    /// `bytes` more have gone to it.
+    pub fn cut_after_data(&self) {
+        self.state.swallow_answers.store(true, Ordering::SeqCst);
+    }
+
+    /// Passes everything again.
+    pub fn heal(&self) {
+        self.state.swallow_answers.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections were cut.
+    pub fn cut(&self) -> u64 {
+        self.state.cut.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes went to the server.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+/// The client's bytes go to the server at once. The server's come back, but while answers are swallowed and rows have
+/// been sent (more than `ROWS` bytes in one go) the first answer ends the connection.
+async fn pass(client: TcpStream, server: TcpStream, state: &State) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let sent_since = Arc::new(AtomicU64::new(0));
+    let counted = sent_since.clone();
+    let up = async {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match from_client.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(length) => {
+                    counted.fetch_add(length as u64, Ordering::SeqCst);
+                    state.sent.fetch_add(length as u64, Ordering::SeqCst);
+                    if to_server.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    let down = async {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match from_server.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(length) => {
+                    let rows_sent = sent_since.swap(0, Ordering::SeqCst) > ROWS;
+                    if state.swallow_answers.load(Ordering::SeqCst) && rows_sent {
+                        state.cut.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    if to_client.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! { () = up => {}, () = down => {} }
+}
+
+/// More than a query's text and settings take, less than the rows of the tests.
+const ROWS: u64 = 8192;
+
+/// Waits for a condition, at most 30 s.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! A store of its own for a test: a real engine on an empty folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexflow::config;
+use flexflow::event::{RandomIds, SystemClock, Timestamp};
+use flexflow::lifecycle::{Health, Stop, Tasks};
+use flexflow::store::engine::EngineOptions;
+use flexflow::store::{EventRow, Store};
+use uuid::Uuid;
+
+/// The store with what keeps it alive.
+pub struct TestStore {
+    pub store: Store,
+    pub health: Health,
+    pub data_dir: tempfile::TempDir,
+    _tasks: Tasks,
+}
+
+/// The store's section of the defaults.
+pub fn config() -> config::Store {
+    let reference: toml::Table = toml::from_str(config::REFERENCE).unwrap();
+    reference["store"].clone().try_into().unwrap()
+}
+
+/// The built binary is the engine's child.
+pub fn options() -> EngineOptions {
+    EngineOptions { child_program: PathBuf::from(env!("CARGO_BIN_EXE_flexflow")), install_missing: true }
+}
+
+impl TestStore {
+    /// An engine that answers, with its tables.
+    pub async fn start() -> Self {
+        let started = Self::open(&config(), tempfile::tempdir().unwrap());
+        started.store.wait_ready(Duration::from_secs(300)).await.unwrap();
+        started.store.migrate().await.unwrap();
+        started
+    }
+
+    /// A store that may not answer yet.
+    pub fn open(config: &config::Store, data_dir: tempfile::TempDir) -> Self {
+        let tasks = Tasks::new(Stop::default());
+        let clock = Arc::new(SystemClock);
+        let health = Health::new(clock.clone());
+        let store =
+            Store::open_with(config, data_dir.path(), &tasks, &health, clock, Arc::new(RandomIds), options())
+                .unwrap();
+        Self { store, health, data_dir, _tasks: tasks }
+    }
+
+    /// A second store that talks to this one's engine through another address.
+    pub fn through(&self, address: &str) -> Self {
+        let (user, password) = self.store.engine_login().unwrap();
+        let config = config::Store {
+            url: Some(format!("clickhouse://{address}")),
+            user,
+            password: password.into(),
+            ..config()
+        };
+        Self::open(&config, tempfile::tempdir().unwrap())
+    }
+
+    /// The engine's process.
+    pub fn engine_pid(&self) -> u32 {
+        child_of_this_process(self.data_dir.path()).unwrap()
+    }
+}
+
+/// The process that was started on this folder.
+fn child_of_this_process(data_dir: &Path) -> Option<u32> {
+    let wanted = data_dir.join("engine").join("config.xml");
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let found =
+            command.split(|byte| *byte == 0).any(|word| word == wanted.as_os_str().as_encoded_bytes());
+        found.then_some(pid)
+    })
+}
+
+/// A row of event `id`.
+pub fn row<'a>(id: &'a str, offset: i64, properties: &'a str) -> EventRow<'a> {
+    EventRow {
+        project_id: "proj",
+        environment_id: "env",
+        event_id: id,
+        event_name: "click",
+        distinct_id: "ann",
+        customer_id: "",
+        session_id: "",
+        source: "",
+        producer: "test",
+        raw_event_id: "",
+        timestamp: Timestamp::parse("2026-03-01T12:00:00Z").unwrap(),
+        received_at: Timestamp::parse("2026-03-01T12:00:01Z").unwrap(),
+        schema_version: 1,
+        source_topic: "events",
+        source_topic_id: Uuid::from_u128(1),
+        source_partition: 0,
+        source_offset: offset,
+        properties,
+        version: 0,
+        is_deleted: false,
+    }
+}
