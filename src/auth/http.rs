@@ -397,3 +397,6 @@ struct CreatedKey<'a> {
     key: ShownKey<'a>,
     api_key: &'a str,
 }
+
+#[cfg(test)]
+mod tests;

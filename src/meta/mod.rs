@@ -241,4 +241,12 @@ fn sqlite_options(config: &config::Meta, path: PathBuf) -> ConnectOptions {
 }
 
 #[cfg(test)]
+impl Meta {
+    /// Takes a connection out of the pool until what it returns is dropped.
+    pub(crate) async fn hold_connection(&self) -> impl Sized {
+        self.begin_write().await.unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests;
