@@ -59,6 +59,11 @@ impl Fix {
         }
     }
 
+    /// The text that the patch gives a top-level field, if it gives it one.
+    pub(super) fn text(&self, field: &str) -> Option<&str> {
+        self.0.get(field)?.as_str()
+    }
+
     /// The patched event; `None` when `payload` is not a JSON object, so that there is nothing to patch.
     pub fn apply(&self, payload: &[u8]) -> Option<Fixed> {
         let json = merge(Some(std::str::from_utf8(payload).ok()?), &self.0, Target::MustBeObject)?;

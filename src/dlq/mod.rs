@@ -7,10 +7,18 @@
 
 mod envelope;
 mod fix;
+mod ledger;
+mod order;
+mod pass;
 mod selection;
+#[cfg(test)]
+mod tests;
 
 pub use envelope::{
     DeadLetter, ERROR_MESSAGE_BYTES_MAX, EnvelopeError, RECOVERIES_HEADER, Raw, Refusal, recoveries,
 };
 pub use fix::{Fix, FixError, Fixed};
+pub use ledger::{Entry, Ledger, LedgerError, Origin, Standing, Status};
+pub use order::{Action, DISCARD, Order, Outcome, REPLAY, Sample};
+pub use pass::Passes;
 pub use selection::{SELECTION_IDS_MAX, Selection, SelectionError};
