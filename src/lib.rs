@@ -15,6 +15,7 @@
 pub mod auth;
 pub mod capture;
 pub mod config;
+pub mod consumer;
 pub mod dlq;
 pub mod event;
 pub mod eventlog;
