@@ -1,7 +1,6 @@
 //! From a key to what it may do: memory first, the metadata database when memory is too old.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::cache::{Entry, KeyCache, Recall, Usage};
 use super::metrics::Metrics;
+use super::outage::Outage;
 use super::secret::{KeyDigest, has_key_form};
 use super::{
     Access, Denied, EnvironmentMismatch, InvalidStaticKey, NamedEnvironment, Permission, Permissions,
@@ -19,8 +19,6 @@ use crate::event::{Clock, IdSource, ProjectId, Scope, Timestamp};
 use crate::lifecycle::{Policy, Tasks};
 use crate::meta::{ApiKey, KeyUse, Meta, MetaError};
 
-/// Between tries against a metadata database that did not answer.
-const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// The scope of the operator where there is no default project: no row and no event is in it.
 const NOWHERE: &str = "-";
 
@@ -52,6 +50,24 @@ pub(super) struct Inner {
     /// What a request without a key may do. Never changes once there is one.
     anonymous: OnceLock<Access>,
     outage: Outage,
+}
+
+/// What memory says of a request.
+enum Answer {
+    Known(Result<Access, Denied>),
+    /// Nothing: the database has to be asked.
+    Ask(Question),
+}
+
+enum Question {
+    /// Which is the default project?
+    Default,
+    /// Where does the operator act?
+    Operator,
+    /// What has become of this key?
+    Again(KeyDigest, Arc<Entry>, Timestamp),
+    /// What is this key?
+    Key(KeyDigest, Timestamp),
 }
 
 impl Keys {
@@ -132,18 +148,31 @@ impl Keys {
         needed: Permission,
         require_key: bool,
     ) -> Result<Access, Denied> {
+        match self.recall(request, require_key) {
+            Answer::Known(outcome) => outcome,
+            // Boxed: what a request rarely does shall not make the future of every request large.
+            Answer::Ask(question) => Box::pin(self.ask(question, request, needed)).await,
+        }
+    }
+
+    /// What memory says of a request.
+    fn recall(&self, request: Request<'_>, require_key: bool) -> Answer {
         let Some(token) = request.token else {
-            return if require_key { Err(Denied::Missing) } else { self.anonymous().await };
+            return match self.0.anonymous.get() {
+                _ if require_key => Answer::Known(Err(Denied::Missing)),
+                Some(access) => Answer::Known(Ok(access.clone())),
+                None => Answer::Ask(Question::Default),
+            };
         };
         let digest = KeyDigest::of(token);
         if let Some(access) = self.0.static_keys.get(&digest) {
-            return Ok(access.clone());
+            return Answer::Known(Ok(access.clone()));
         }
         if self.0.operator.get() == Some(&digest) {
-            return self.operator(request, needed).await;
+            return Answer::Ask(Question::Operator);
         }
         if !has_key_form(token) {
-            return Err(Denied::Unknown);
+            return Answer::Known(Err(Denied::Unknown));
         }
         let now = self.0.clock.now();
         match self.0.cache.recall(&digest, now) {
@@ -151,18 +180,28 @@ impl Keys {
                 if entry.is_older(now, self.0.config.key_cache_ttl / 2) {
                     self.refresh_behind(digest, &entry);
                 }
-                entry.access(now)
+                Answer::Known(entry.access(now))
             }
-            Recall::Old(entry) => self.check_again(digest, &entry, now).await?.access(now),
-            Recall::Unknown => Err(Denied::Unknown),
-            Recall::Nothing => {
-                if !self.0.outage.may_try() {
-                    return Err(Denied::Unavailable(MetaError::Unavailable(
-                        "it did not just now".to_owned(),
-                    )));
-                }
+            Recall::Unknown => Answer::Known(Err(Denied::Unknown)),
+            Recall::Old(entry) => Answer::Ask(Question::Again(digest, entry, now)),
+            Recall::Nothing => Answer::Ask(Question::Key(digest, now)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        question: Question,
+        request: Request<'_>,
+        needed: Permission,
+    ) -> Result<Access, Denied> {
+        match question {
+            Question::Default => self.anonymous().await,
+            Question::Operator => self.operator(request, needed).await,
+            Question::Again(digest, entry, now) => self.check_again(digest, &entry, now).await?.access(now),
+            Question::Key(digest, now) if self.0.outage.may_try() => {
                 self.look_up(digest, None).await?.ok_or(Denied::Unknown)?.access(now)
             }
+            Question::Key(..) => Err(MetaError::Unavailable("it did not answer just now".to_owned()).into()),
         }
     }
 
@@ -249,9 +288,6 @@ impl Keys {
     }
 
     async fn anonymous(&self) -> Result<Access, Denied> {
-        if let Some(access) = self.0.anonymous.get() {
-            return Ok(access.clone());
-        }
         let scope = self.0.meta.default_scope().await?.ok_or(Denied::NoDefault)?;
         let environment = self.0.meta.environments().find(&scope.project, &scope.environment).await?;
         let name = environment.ok_or(Denied::NoDefault)?.name;
@@ -366,50 +402,4 @@ pub(super) fn entry(key: &ApiKey, access: Access, now: Timestamp, usage: Option<
     let usage =
         usage.unwrap_or_else(|| Arc::new(Usage::new(key.project_id.clone(), Arc::from(key.id.as_str()))));
     Entry::new(access, key.expires_at, key.revoked_at, now, usage)
-}
-
-/// Remembers that the database did not answer, so that not every request waits to find out.
-#[derive(Default)]
-struct Outage {
-    began: OnceLock<Instant>,
-    /// Milliseconds after `began` from which one request may try; 0: the database answers.
-    next_try: AtomicU64,
-}
-
-impl Outage {
-    fn is_on(&self) -> bool {
-        self.next_try.load(Ordering::Relaxed) != 0
-    }
-
-    /// May this caller ask the database? While it is down, one a pause may.
-    fn may_try(&self) -> bool {
-        let next = self.next_try.load(Ordering::Relaxed);
-        if next == 0 {
-            return true;
-        }
-        let now = self.millis();
-        now >= next
-            && self
-                .next_try
-                .compare_exchange(next, now + pause(), Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
-
-    fn begin(&self) {
-        self.next_try.store(self.millis() + pause(), Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        if self.is_on() {
-            self.next_try.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.began.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX / 2)
-    }
-}
-
-fn pause() -> u64 {
-    u64::try_from(OUTAGE_PAUSE.as_millis()).unwrap_or(u64::MAX / 2)
 }

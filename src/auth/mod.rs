@@ -17,6 +17,7 @@ mod first_run;
 pub mod http;
 mod keys;
 mod metrics;
+mod outage;
 mod secret;
 mod static_keys;
 
