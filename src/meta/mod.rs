@@ -206,13 +206,17 @@ fn sqlite_path(url: Option<&str>, data_dir: &Path) -> Result<PathBuf, MetaError>
     }
 }
 
-/// Makes the file readable by its owner alone; SQLite gives its side files (`-wal`, `-shm`) the same mode.
+/// Makes the file readable by its owner alone, also one that is there already (a restored copy); SQLite gives its side
+/// files (`-wal`, `-shm`) the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
     Ok(())
 }
 

@@ -89,6 +89,9 @@ async fn a_migration_that_was_applied_with_another_text_is_refused() {
 #[tokio::test]
 async fn the_file_is_private_and_the_settings_against_loss_are_in_force() {
     let bench = bench().await;
+    let path = bench.folder.path().join("meta.sqlite");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    bench.another().await;
     for file in ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm"] {
         let mode = std::fs::metadata(bench.folder.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
