@@ -2,6 +2,7 @@
 
 use futures::{SinkExt as _, StreamExt as _};
 use klickhouse::KlickhouseError;
+use klickhouse::block::Block;
 
 use super::block::{EventBlock, columns};
 use super::connection::Connection;
@@ -24,7 +25,21 @@ impl Store {
     /// # Errors
     /// See [`InsertError`]. A block without rows is [`InsertError::Rejected`].
     pub async fn insert_events(&self, block: &EventBlock, token: &str) -> Result<(), InsertError> {
-        if block.is_empty() {
+        self.insert(&statement("events", columns().map(|(name, _)| name)), block.len(), token, |from, to| {
+            block.native(from, to)
+        })
+        .await
+    }
+
+    /// Inserts `rows` rows, of which `slice` makes native blocks.
+    pub(super) async fn insert(
+        &self,
+        statement: &Sql,
+        rows: usize,
+        token: &str,
+        slice: impl Fn(usize, usize) -> Block,
+    ) -> Result<(), InsertError> {
+        if rows == 0 {
             return Err(InsertError::Rejected("a block without rows".to_owned()));
         }
         let limit = self.request_timeout();
@@ -32,8 +47,7 @@ impl Store {
             StoreError::Schema { message, cure } => InsertError::Schema { message, cure },
             other => InsertError::Unavailable(other.to_string()),
         })?;
-        let sent = send(&pooled, block, token);
-        match tokio::time::timeout(limit, sent).await {
+        match tokio::time::timeout(limit, send(&pooled, statement, rows, token, slice)).await {
             Ok(Ok(())) => {
                 pooled.done();
                 Ok(())
@@ -46,7 +60,13 @@ impl Store {
     }
 }
 
-async fn send(pooled: &Pooled, block: &EventBlock, token: &str) -> Result<(), InsertError> {
+async fn send(
+    pooled: &Pooled,
+    statement: &Sql,
+    rows: usize,
+    token: &str,
+    slice: impl Fn(usize, usize) -> Block,
+) -> Result<(), InsertError> {
     let connection = pooled.connection().map_err(|error| InsertError::Unavailable(error.to_string()))?;
     let settings = Connection::settings([
         ("insert_deduplication_token", token.to_owned()),
@@ -55,12 +75,11 @@ async fn send(pooled: &Pooled, block: &EventBlock, token: &str) -> Result<(), In
         ("max_insert_threads", "1".to_owned()),
     ]);
     let (mut slices, received) = futures::channel::mpsc::channel(0);
-    let statement = statement();
     let insert = connection.client.insert_native_raw(statement.text(), received, Some(settings));
     let feed = async {
-        for from in (0..block.len()).step_by(SLICE_ROWS) {
+        for from in (0..rows).step_by(SLICE_ROWS) {
             // An error means that the insert has ended already; it says why.
-            if slices.send(block.native(from, from + SLICE_ROWS)).await.is_err() {
+            if slices.send(slice(from, from + SLICE_ROWS)).await.is_err() {
                 break;
             }
         }
@@ -90,10 +109,10 @@ async fn confirm(connection: &Connection) -> Result<(), InsertError> {
     if rows == 1 && connection.is_open() { Ok(()) } else { Err(lost()) }
 }
 
-fn statement() -> Sql {
-    let mut sql = Sql::new("INSERT INTO events (");
-    for (index, (column, _)) in columns().enumerate() {
-        sql = if index > 0 { sql.push(", ") } else { sql }.name(column);
+pub(super) fn statement(table: &'static str, columns: impl IntoIterator<Item = &'static str>) -> Sql {
+    let mut sql = Sql::new("INSERT INTO ").push(table).push(" (");
+    for (index, column) in columns.into_iter().enumerate() {
+        sql = if index > 0 { sql.push(", ") } else { sql }.push(column);
     }
     sql.push(") FORMAT Native")
 }
@@ -106,8 +125,8 @@ mod tests {
     fn the_statement_names_every_column_in_the_order_of_the_block() {
         let mut block = EventBlock::new();
         block.push(&crate::store::block::tests::row("a", "{}"));
-        let names: Vec<String> =
-            block.native(0, 1).column_types.keys().map(|name| format!("`{name}`")).collect();
-        assert_eq!(statement().text(), format!("INSERT INTO events ({}) FORMAT Native", names.join(", ")));
+        let names: Vec<String> = block.native(0, 1).column_types.keys().cloned().collect();
+        let statement = statement("events", columns().map(|(name, _)| name));
+        assert_eq!(statement.text(), format!("INSERT INTO events ({}) FORMAT Native", names.join(", ")));
     }
 }

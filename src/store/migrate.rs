@@ -4,8 +4,10 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
+    ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
+];
 
 impl Store {
     /// Applies what has not been applied, and answers its names.

@@ -7,17 +7,23 @@
 //! `consumer`, `dlq` and `query`.
 
 mod block;
+mod check;
 mod connection;
+mod dead_letters;
 pub mod engine;
 mod error;
 mod hot;
+mod ids;
 mod insert;
 mod migrate;
+mod offsets;
 mod pool;
+mod property;
 mod row;
 mod select;
 mod settings;
 mod sql;
+mod sweep;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,10 +40,15 @@ use engine::{Endpoint, EngineOptions, Supervisor};
 use pool::Pool;
 
 pub use block::{EventBlock, EventRow};
+pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, DeadLetterRow};
 pub use error::{Finding, InsertError, StoreError};
+pub use ids::{RecentId, RecentIds};
+pub use offsets::{EventKey, StoredOffsets, StoredRange};
+pub use property::Property;
 pub use row::{Cell, FromCell, Row, RowCells};
 pub use select::{Limits, RowStream};
 pub use sql::{Arg, Sql};
+pub use sweep::{Swept, Tombstone, VOID_VERSION};
 
 /// How often a server (`store.url`) is asked whether it answers.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
@@ -174,13 +185,21 @@ impl Store {
         if one == [(1,)] { Ok(()) } else { Err(StoreError::Unavailable("it answers nonsense".to_owned())) }
     }
 
-    /// Closes the pool and ends the embedded engine. Call it last: after it every call is
-    /// [`StoreError::Unavailable`]. Safe to call twice.
-    pub async fn close(&self) {
+    /// A property as expressions over the table `events`.
+    pub fn property(&self, key: &str) -> Property {
+        Property::new(key)
+    }
+
+    /// Closes the pool and ends the embedded engine, waiting at most `limit` for that (it ends in any case). Call it
+    /// last: after it every call is [`StoreError::Unavailable`]. Safe to call twice.
+    pub async fn close(&self, limit: Duration) {
         self.inner.pool.close();
         let engine = self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(engine) = engine {
-            let _ = tokio::task::spawn_blocking(move || engine.stop()).await;
+            let stopping = tokio::task::spawn_blocking(move || engine.stop());
+            if tokio::time::timeout(limit, stopping).await.is_err() {
+                tracing::warn!(?limit, "the engine takes long to end: leaving it to the kernel");
+            }
         }
     }
 

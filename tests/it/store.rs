@@ -22,7 +22,7 @@ async fn the_same_rows_under_the_same_token_are_stored_once_and_under_another_co
     assert_eq!(count(&test, "SELECT count() FROM events").await, 2);
     test.store.insert_events(&block, "two").await.unwrap();
     assert_eq!(count(&test, "SELECT count() FROM events FINAL").await, 2);
-    test.store.close().await;
+    test.store.close(std::time::Duration::from_secs(20)).await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) use supervisor::Supervisor;
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// The program whose hidden subcommand `engine-child` is [`engine_child_main`].
-    pub child_program: PathBuf,
+    pub executable: PathBuf,
     /// Get the engine through `npm` when there is none.
     pub install_missing: bool,
 }
@@ -36,12 +36,12 @@ impl Default for EngineOptions {
         let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("flexflow"));
         let is_flexflow = own.file_stem().is_some_and(|stem| stem == "flexflow");
         let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("flexflow"));
-        let child_program = if is_flexflow {
+        let executable = if is_flexflow {
             own.clone()
         } else {
             beside.into_iter().find(|path| path.is_file()).unwrap_or(own)
         };
-        Self { child_program, install_missing: true }
+        Self { executable, install_missing: true }
     }
 }
 

@@ -190,7 +190,7 @@ impl Work {
         let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.folder.write(port, &password, self.config.memory_max.as_u64())?;
         let (console, console_path) = self.folder.console()?;
-        let child = child_command(&self.options.child_program, engine, &self.folder)
+        let child = child_command(&self.options.executable, engine, &self.folder)
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
             .stderr(console)

@@ -27,7 +27,7 @@ pub fn config() -> config::Store {
 
 /// The built binary is the engine's child.
 pub fn options() -> EngineOptions {
-    EngineOptions { child_program: PathBuf::from(env!("CARGO_BIN_EXE_flexflow")), install_missing: true }
+    EngineOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_flexflow")), install_missing: true }
 }
 
 impl TestStore {

@@ -1,0 +1,86 @@
+//! The one place that turns a property of an event into SQL.
+
+use super::Sql;
+use super::hot::column_of;
+
+/// A property of the table `events`, as expressions. Hot keys are read from their column, others from the JSON text.
+///
+/// Absent, `null`, numbers, text, booleans and nested values stay different in [`Property::raw`]; the other
+/// expressions say what each becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Property {
+    raw: Sql,
+    text: Sql,
+}
+
+impl Property {
+    /// The top-level property `key`.
+    pub fn new(key: &str) -> Self {
+        let (raw, string) = match column_of(key) {
+            Some(column) => {
+                let column = Sql::default().name(column);
+                // Most texts have no escapes: what stands between the quotes is the text.
+                let inside = Sql::new("if(position(")
+                    .append(&column)
+                    .push(", '\\\\') = 0, substring(")
+                    .append(&column);
+                let inside = inside.push(", 2, length(").append(&column).push(") - 2), JSONExtractString(");
+                (column.clone(), inside.append(&column).push("))"))
+            }
+            None => {
+                let key = Sql::default().arg(key);
+                let of = |function| Sql::new(function).push("(properties, ").append(&key).push(")");
+                (of("JSONExtractRaw"), of("JSONExtractString"))
+            }
+        };
+        let text = Sql::new("multiIf(")
+            .append(&raw)
+            .push(" IN ('', 'null'), NULL, startsWith(")
+            .append(&raw)
+            .push(", '\"'), ")
+            .append(&string)
+            .push(", ")
+            .append(&raw)
+            .push(")");
+        Self { raw, text }
+    }
+
+    /// `String`: the value's JSON text; empty when absent. `null`, `1`, `"1"`, `true`, `{}` are as they are.
+    pub fn raw(&self) -> Sql {
+        self.raw.clone()
+    }
+
+    /// `UInt8`: is it there, and not `null`?
+    pub fn is_set(&self) -> Sql {
+        Sql::new("(").append(&self.raw).push(" NOT IN ('', 'null'))")
+    }
+
+    /// `Nullable(String)`: a text without its quotes, a number or boolean as it is written, a nested value as JSON;
+    /// `NULL` when absent or `null`.
+    pub fn text(&self) -> Sql {
+        self.text.clone()
+    }
+
+    /// `Nullable(Float64)`: a JSON number, or a text that is a number and nothing else; `NULL` for everything else.
+    pub fn number(&self) -> Sql {
+        let number = Sql::new("toFloat64OrNull(ifNull(").append(&self.text).push(", ''))");
+        // The server reads the texts "nan" and "inf" as numbers.
+        Sql::new("if(isFinite(").append(&number).push("), ").append(&number).push(", NULL)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hot_key_is_read_from_its_column_and_any_other_from_the_text() {
+        assert_eq!(Property::new("price").raw().text(), "`p_price`");
+        assert_eq!(Property::new("x'y").raw().text(), r"JSONExtractRaw(properties, 'x\'y')");
+        assert_eq!(
+            Property::new("x").text().text(),
+            "multiIf(JSONExtractRaw(properties, 'x') IN ('', 'null'), NULL, startsWith(JSONExtractRaw(properties, 'x'), \
+             '\"'), JSONExtractString(properties, 'x'), JSONExtractRaw(properties, 'x'))"
+        );
+    }
+}
