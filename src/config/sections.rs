@@ -94,6 +94,9 @@ pub struct EventLogSection {
     pub retention_bytes: Option<ByteSize>,
     pub record_bytes_max: ByteSize,
     pub disk_free_min: ByteSize,
+    pub segment_bytes: ByteSize,
+    pub cache_bytes_max: ByteSize,
+    pub queue_bytes_max: ByteSize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -147,33 +147,33 @@ impl Groups {
         member.queue.pop_front()
     }
 
-    /// Binds a commit's offsets to the incarnations they were read from.
+    /// Binds a commit's offsets to the incarnations they were read from; `topic` answers what stands there now.
     ///
     /// # Errors
     /// [`CommitError::Fenced`] unless the member owns the group and every partition was assigned to it, of the
     /// incarnation that stands there now, in `generation` or before.
     pub(super) fn check(
         &self,
-        host: &dyn GroupHost,
+        topic: impl Fn(&str) -> Option<(TopicId, i32)>,
         commit: &Commit,
     ) -> Result<Vec<CheckedOffset>, CommitError> {
-        Self::check_in(&self.lock(), host, commit)
+        Self::check_in(&self.lock(), topic, commit)
     }
 
     /// [`Groups::check`], then `apply` before any other member can join or look.
     pub(super) fn check_and_apply(
         &self,
-        host: &dyn GroupHost,
+        topic: impl Fn(&str) -> Option<(TopicId, i32)>,
         commit: &Commit,
         apply: impl FnOnce(Vec<CheckedOffset>),
     ) -> Result<(), CommitError> {
         let state = self.lock();
-        Self::check_in(&state, host, commit).map(apply)
+        Self::check_in(&state, topic, commit).map(apply)
     }
 
     fn check_in(
         state: &State,
-        host: &dyn GroupHost,
+        topic: impl Fn(&str) -> Option<(TopicId, i32)>,
         commit: &Commit,
     ) -> Result<Vec<CheckedOffset>, CommitError> {
         let owner = state.members.get(&commit.group).and_then(|members| members.last());
@@ -185,7 +185,7 @@ impl Groups {
         }
         let check = |(partition, offset): (&TopicPartition, &i64)| {
             let (topic_id, since) = owner.assigned.get(partition)?;
-            let (now, _) = host.topic(&partition.topic)?;
+            let (now, _) = topic(&partition.topic)?;
             (*topic_id == now && commit.generation >= *since).then_some(CheckedOffset {
                 topic_id: *topic_id,
                 partition: partition.partition,

@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod embedded;
 mod groups;
 mod memory;
 mod partitioner;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use crate::event::Timestamp;
 
+pub use embedded::{EmbeddedLog, EmbeddedOptions, FreeBytes};
 pub use memory::{Fault, MemoryLog, Operation};
 pub use partitioner::{murmur2, partition_for_key};
 
