@@ -23,5 +23,6 @@ pub mod http;
 pub mod job;
 pub mod lifecycle;
 pub mod meta;
+pub mod query;
 pub mod store;
 pub mod telemetry;

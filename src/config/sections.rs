@@ -73,7 +73,13 @@ pub struct Query {
     pub page_rows_max: usize,
     pub buckets_max: usize,
     pub breakdown_values_max: usize,
+    pub series_max: usize,
+    pub filters_max: usize,
+    pub points_max: usize,
+    pub trace_records_max: u32,
     pub concurrency: usize,
+    #[serde(with = "humantime_serde")]
+    pub queue_timeout: Duration,
 }
 
 /// Which backend of [`crate::eventlog`] runs.

@@ -70,6 +70,8 @@ metrics! {
     QUERY_ERRORS = "query_errors_total", Kind::Counter, ["question", "code"], "Questions that failed, by error code.";
     QUERY_EVENTS_DURATION = "query_events_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of events.";
     QUERY_TREND_DURATION = "query_trend_duration_seconds", Kind::Histogram(LATENCY), [], "Trends.";
+    QUERY_TRACE_DURATION = "query_trace_duration_seconds", Kind::Histogram(LATENCY), [], "Traces of one event.";
+    QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
 
     AUTH_REQUESTS = "auth_requests_total", Kind::Counter, ["outcome"], "Keys checked, by outcome.";

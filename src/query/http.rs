@@ -1,0 +1,103 @@
+//! Routes of the questions.
+
+use std::future::Future;
+use std::time::Instant;
+
+use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+
+use super::events::List;
+use super::names::Names;
+use super::trends::Trends;
+use super::{Query, events, names, trace, trends};
+use crate::auth::{Access, Permission, http::authorize};
+use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
+use crate::telemetry::{Metric, names as metric};
+
+/// Longest event id that capture takes, in characters; at most four bytes each.
+const EVENT_ID_CHARS_MAX: usize = 200;
+
+/// The routes. They need `web::Data<Query>`, `web::Data<Keys>` and `web::Data<BodyLimits>`.
+pub fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/api/query/events").get(list_events))
+        .service(resource("/api/query/events/{event_id}/trace").get(trace_event))
+        .service(resource("/api/query/names").get(list_names))
+        .service(resource("/api/query/trends").post(ask_trends));
+}
+
+async fn list_events(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    measured("events", &metric::QUERY_EVENTS_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let list = List::parse(request.query_string())?;
+        events::list(&query, &access.scope, &list).await
+    })
+    .await
+}
+
+async fn trace_event(
+    request: HttpRequest,
+    query: Data<Query>,
+    event_id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    measured("trace", &metric::QUERY_TRACE_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        if event_id.chars().count() > EVENT_ID_CHARS_MAX {
+            let message = format!("an event id has at most {EVENT_ID_CHARS_MAX} characters");
+            return Err(Problem::invalid("event_id", message).with("max", EVENT_ID_CHARS_MAX));
+        }
+        trace::trace(&query, &access.scope, &event_id).await
+    })
+    .await
+}
+
+async fn list_names(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    measured("names", &metric::QUERY_NAMES_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let asked = Names::parse(request.query_string())?;
+        names::names(&query, &access.scope, &asked).await
+    })
+    .await
+}
+
+async fn ask_trends(
+    request: HttpRequest,
+    query: Data<Query>,
+    limits: Data<BodyLimits>,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    measured("trends", &metric::QUERY_TREND_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let question: Trends = strict::json(&body::read(payload, &request, **limits).await?)?;
+        if let Some(environment) = &question.environment_id {
+            access.check_environment(environment)?;
+        }
+        trends::trends(&query, &access.scope, &question).await
+    })
+    .await
+}
+
+async fn allowed(request: &HttpRequest, query: &Query) -> Result<Access, Problem> {
+    authorize(request, Permission::Query, query.limits.require_api_key).await
+}
+
+/// Counts and times a question, whatever becomes of it.
+async fn measured<T: Serialize>(
+    question: &'static str,
+    duration: &Metric,
+    asked: impl Future<Output = Result<T, Problem>>,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let answered = asked.await;
+    duration.histogram(&[]).record(began.elapsed());
+    let status = answered.as_ref().err().map_or(200, |problem| problem.code.status().as_u16());
+    metric::QUERY_REQUESTS.counter(&[("question", question), ("status", &status.to_string())]).increment(1);
+    if let Err(problem) = &answered {
+        metric::QUERY_ERRORS.counter(&[("question", question), ("code", problem.code.as_str())]).increment(1);
+        if problem.code == ErrorCode::ValidationError {
+            tracing::debug!(question, error = %problem, "a question was refused");
+        }
+    }
+    answered.map(|answer| HttpResponse::Ok().json(answer))
+}

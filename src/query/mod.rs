@@ -1,0 +1,169 @@
+//! Store → answers: one question a file.
+//!
+//! Promises:
+//! - An event counts once in every answer, at once: every question reads the deduplicated view.
+//! - An answer holds rows of the caller's project and environment only: every statement begins in one place
+//!   (`statement.rs`) that puts them in.
+//! - Values enter statements through [`crate::store::Sql`] alone.
+//! - Every question is bounded: in time (`query.timeout`), memory (`query.memory_max`), size of its answer
+//!   (`query.page_rows_max`, `query.buckets_max`, `query.breakdown_values_max`, `query.points_max`) and in how many run
+//!   at once (`query.concurrency`, `query.queue_timeout`). Over a bound, the error names its setting.
+//!
+//! Must not: write to the store, or name another stage's words.
+//!
+//! | file | question |
+//! |---|---|
+//! | `events.rs` | the list of events |
+//! | `trace.rs` | what became of one event |
+//! | `names.rs` | which events and properties there are |
+//! | `trends/` | how many, over time |
+//!
+//! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
+//! the answer; everything before and after the store is pure.
+
+mod backlog;
+pub mod events;
+pub mod filter;
+pub mod http;
+pub mod interval;
+pub mod names;
+mod property;
+pub mod range;
+mod statement;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+pub mod trends;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::{self, Config};
+use crate::event::{Clock, Timestamp};
+use crate::eventlog::EventLog;
+use crate::http::{ErrorCode, Problem};
+use crate::store::{Limits, Row, Sql, Store, StoreError};
+use backlog::BacklogReader;
+
+pub use filter::{Filter, Operator, PropertyKind};
+pub use interval::{Interval, WeekStart};
+
+/// Answers questions. Cheap to clone.
+#[derive(Clone)]
+pub struct Query {
+    store: Store,
+    backlog: BacklogReader,
+    limits: config::Query,
+    dlq_topic: Arc<str>,
+    clock: Arc<dyn Clock>,
+    turns: Arc<Semaphore>,
+}
+
+/// What an answer says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Meta {
+    pub elapsed_ms: u64,
+    /// Did it come from what was remembered?
+    pub cached: bool,
+    /// Every event that was accepted before this moment is in the answer (unless it was refused: see the dead
+    /// letters). Null: the event log could not be asked.
+    pub complete_to: Option<Timestamp>,
+}
+
+/// A question under way: holds its turn, and what is known about what it will see.
+pub(crate) struct Asked {
+    began: Instant,
+    complete_to: Option<Timestamp>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Asked {
+    fn meta(&self) -> Meta {
+        let elapsed = self.began.elapsed().as_millis();
+        Meta {
+            elapsed_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
+            cached: false,
+            complete_to: self.complete_to,
+        }
+    }
+}
+
+impl Query {
+    /// Answers from `store`; `log` tells how far the store is behind.
+    pub fn new(store: Store, log: Arc<dyn EventLog>, config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let backlog =
+            BacklogReader::new(log, &config.topics.events, &config.consumer.group_id, clock.clone());
+        let limits = config.query.clone();
+        let turns = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        let dlq_topic = config.consumer.dlq_topic.as_str().into();
+        Self { store, backlog, limits, dlq_topic, clock, turns }
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// 503: as many questions as `query.concurrency` allows are in the store, and none ended in
+    /// `query.queue_timeout`.
+    async fn begin(&self) -> Result<Asked, Problem> {
+        let began = Instant::now();
+        let waited =
+            tokio::time::timeout(self.limits.queue_timeout, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = waited else {
+            let (limit, wait) = (self.limits.concurrency, self.limits.queue_timeout);
+            let message = format!(
+                "{limit} questions (query.concurrency) are in the store, and none ended within {wait:?} \
+                 (query.queue_timeout): try again after a moment"
+            );
+            return Err(
+                Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.concurrency")
+            );
+        };
+        // Before the store is read, so that it is true of what will be read.
+        let complete_to = self.backlog.complete_to().await;
+        Ok(Asked { began, complete_to, _turn: turn })
+    }
+
+    /// Asks the store, within this room's limits.
+    async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
+        let limits = Limits {
+            timeout: self.limits.timeout,
+            memory_bytes_max: Some(self.limits.memory_max.as_u64()),
+            timeout_setting: "query.timeout",
+        };
+        self.store.select_within(sql, limits).await.map_err(problem)
+    }
+}
+
+/// What the store's error means to whoever asked.
+fn problem(error: StoreError) -> Problem {
+    let retry = Duration::from_secs(1);
+    let text = error.to_string();
+    // CANNOT_COMPILE_REGEXP: the one mistake of a client that only the store can find.
+    if text.contains("(427)") || text.contains("cannot compile re2") {
+        let message = "a regular expression of a filter cannot be compiled; its syntax is RE2's";
+        return Problem::invalid("filters", message).because(error);
+    }
+    match error {
+        StoreError::Timeout { setting, .. } => {
+            let message = format!(
+                "the question took longer than {setting} allows: ask for a shorter range, or for fewer series"
+            );
+            Problem::unavailable(message, retry).with("setting", setting).because(error)
+        }
+        StoreError::Limit { setting, .. } => {
+            let message = format!(
+                "the question needs more than {setting} allows: ask for a shorter range, or for fewer values"
+            );
+            Problem::new(ErrorCode::ValidationError, message).with("setting", setting).because(error)
+        }
+        StoreError::Query(_) => Problem::internal(error),
+        StoreError::Unavailable(_) | StoreError::Schema { .. } | StoreError::Engine(_) => {
+            let message =
+                "the event store does not answer now; nothing is lost, and it is tried again by itself";
+            Problem::unavailable(message, retry).because(error)
+        }
+    }
+}

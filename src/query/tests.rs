@@ -1,0 +1,169 @@
+//! The statements of every question, as the store gets them, and that none of them can be without its scope.
+
+use std::fs;
+use std::path::Path;
+
+use super::events::List;
+use super::names::Names;
+use super::trends::Trends;
+use super::*;
+use crate::event::Scope;
+use crate::http::strict;
+
+pub(super) fn limits() -> config::Query {
+    let reference: toml::Table = toml::from_str(config::REFERENCE).unwrap();
+    reference["query"].clone().try_into().unwrap()
+}
+
+pub(super) fn scope() -> Scope {
+    Scope::new("proj", "env")
+}
+
+pub(super) fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
+}
+
+fn now() -> Timestamp {
+    at("2026-03-10T12:00:00Z")
+}
+
+fn trends_sql(body: &str) -> String {
+    let question: Trends = strict::json(body.as_bytes()).unwrap();
+    let statements = question.statements(&scope(), &limits(), now()).unwrap();
+    statements.iter().map(Sql::text).collect::<Vec<_>>().join("\n")
+}
+
+fn list_sql(query: &str) -> String {
+    let statements = List::parse(query).unwrap().statements(&scope(), &limits(), now()).unwrap();
+    statements.iter().map(Sql::text).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn statements_of_trends() {
+    insta::assert_snapshot!("trends_days", trends_sql(r#"{"series":[{"event":"click"}]}"#));
+    insta::assert_snapshot!(
+        "trends_days_of_clock_change",
+        trends_sql(
+            r#"{"date_from":"2026-03-07","date_to":"2026-03-09","timezone":"America/New_York",
+                "series":[{"event":null,"math":"dau"}]}"#
+        )
+    );
+    insta::assert_snapshot!(
+        "trends_breakdown",
+        trends_sql(
+            r#"{"date_from":"-24h","interval":"hour","series":[{"event":"click"},{"event":"view","math":"dau"}],
+                "breakdown":{"property":"plan","limit":3,"hide_other":true}}"#
+        )
+    );
+}
+
+#[test]
+fn statements_of_filters() {
+    let condition = |filter: &str| {
+        let body = format!(r#"{{"date_from":"2026-03-10","series":[{{"event":"a","filters":[{filter}]}}]}}"#);
+        let sql = trends_sql(&body);
+        let (_, rest) = sql.split_once("event_name = 'a'").unwrap();
+        rest.split(" GROUP BY").next().unwrap().to_owned()
+    };
+    let filters = [
+        r#"{"key":"plan","value":"it's"}"#,
+        r#"{"key":"price","operator":"exact","value":[10,"free",true]}"#,
+        r#"{"key":"plan","operator":"is_not","value":"pro"}"#,
+        r#"{"key":"plan","operator":"icontains","value":["a","b"]}"#,
+        r#"{"key":"plan","operator":"not_icontains","value":"a"}"#,
+        r#"{"key":"other","operator":"regex","value":"^a.*$"}"#,
+        r#"{"key":"other","operator":"not_regex","value":"^a.*$"}"#,
+        r#"{"key":"price","operator":"gt","value":1.5}"#,
+        r#"{"key":"price","operator":"lte","value":"20"}"#,
+        r#"{"key":"other","operator":"is_set"}"#,
+        r#"{"key":"other","operator":"is_not_set"}"#,
+        r#"{"key":"other","operator":"exact"}"#,
+    ];
+    let shown: Vec<String> =
+        filters.iter().map(|filter| format!("{filter}\n  {}", condition(filter))).collect();
+    insta::assert_snapshot!("filters", shown.join("\n"));
+}
+
+#[test]
+fn statements_of_lists_names_and_traces() {
+    insta::assert_snapshot!("events_first_page", list_sql("limit=2"));
+    insta::assert_snapshot!(
+        "events_filtered",
+        list_sql("event=a&event=b&distinct_id=ann&date_from=2026-03-01&date_to=2026-03-02T12:00:00Z&limit=2")
+    );
+    let names = Names::parse("limit=3").unwrap().statements(&scope(), &limits(), now()).unwrap();
+    insta::assert_snapshot!("names", names.iter().map(Sql::text).collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!("trace", trace::rows_of(&scope(), "id'1").text());
+}
+
+/// The sources of this room, tests aside.
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
+                found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/query"), &mut found);
+    found
+}
+
+#[test]
+fn the_table_is_named_in_one_place_and_the_store_is_asked_in_one() {
+    let naming = |text: &str| {
+        let sources = sources();
+        let of: Vec<String> =
+            sources.into_iter().filter(|(_, source)| source.contains(text)).map(|(path, _)| path).collect();
+        of.iter().map(|path| path.rsplit("src/query/").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(sources().len() > 8);
+    assert_eq!(naming("FROM events"), ["statement.rs"]);
+    assert_eq!(naming("JOIN "), Vec::<String>::new());
+    assert_eq!(naming("store.select"), ["mod.rs"]);
+    assert_eq!(naming("store.stream"), Vec::<String>::new());
+}
+
+#[test]
+fn every_read_of_the_table_stands_beside_its_scope() {
+    let statements = [
+        trends_sql(r#"{"date_from":"all","series":[{"event":"a"},{"event":"b","math":"dau"}]}"#),
+        trends_sql(r#"{"series":[{"event":"a"}],"breakdown":{"property":"x"}}"#),
+        list_sql("event=a&distinct_id=b"),
+        trace::rows_of(&scope(), "x").text().to_owned(),
+    ];
+    for statement in statements.iter().flat_map(|statements| statements.lines()) {
+        let reads = statement.matches("FROM events").count();
+        let scoped = statement.matches("project_id = 'proj' AND environment_id = 'env'").count();
+        assert!(reads > 0 && reads == scoped, "{statement}");
+    }
+}
+
+#[test]
+fn the_stores_errors_name_the_bound_and_hide_the_rest() {
+    let message = || "DB::Exception (1): secret".to_owned();
+    let cases = [
+        (StoreError::Timeout { setting: "query.timeout", message: message() }, 503, Some("query.timeout")),
+        (
+            StoreError::Limit { setting: "query.memory_max", message: message() },
+            400,
+            Some("query.memory_max"),
+        ),
+        (StoreError::Unavailable(message()), 503, None),
+        (StoreError::Query(message()), 500, None),
+        (StoreError::Query("CANNOT_COMPILE_REGEXP (427): cannot compile re2".to_owned()), 400, None),
+    ];
+    for (error, status, setting) in cases {
+        let problem = problem(error);
+        assert_eq!(problem.code.status().as_u16(), status);
+        assert_eq!(problem.details.get("setting").and_then(|value| value.as_str()), setting);
+        assert_eq!(status == 503, problem.retry_after.is_some());
+        assert!(!problem.body("x").to_string().contains("secret"));
+    }
+}
