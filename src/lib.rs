@@ -14,6 +14,7 @@
 
 pub mod auth;
 pub mod capture;
+pub mod cli;
 pub mod config;
 pub mod consumer;
 pub mod dlq;
