@@ -6,6 +6,7 @@
 
 mod args;
 mod dlq;
+mod engine;
 mod events;
 mod generate;
 mod operator;
@@ -111,8 +112,10 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
         _ => {}
     }
     let mut loaded = load(&cli.global, listen(&cli.command), sources)?;
-    if let Command::Config(command) = &cli.command {
-        return Ok(settings::run(command, &loaded, output)?);
+    match &cli.command {
+        Command::Config(command) => return Ok(settings::run(command, &loaded, output)?),
+        Command::Engine(command) => return engine::run(command, &loaded.config, output),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
