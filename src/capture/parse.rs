@@ -152,8 +152,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// The body as a whole cannot be read on; items given before it must be forgotten.
-    #[expect(clippy::type_complexity, reason = "an item of a list that can break off")]
-    pub fn next(&mut self) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
+    pub fn next_item(&mut self) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Done => Ok(None),
             State::Single(item) => Ok(Some(*item)),

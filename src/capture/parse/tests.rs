@@ -9,10 +9,10 @@ type Outcome<'a> = Result<Vec<Result<Incoming<'a>, Unreadable>>, NotABatch>;
 fn items(body: &[u8]) -> Outcome<'_> {
     let mut items = Items::new(body, 4, 8)?;
     let mut found = Vec::new();
-    while let Some(item) = items.next()? {
+    while let Some(item) = items.next_item()? {
         found.push(item);
     }
-    assert_eq!(items.next(), Ok(None));
+    assert_eq!(items.next_item(), Ok(None));
     Ok(found)
 }
 
