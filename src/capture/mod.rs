@@ -409,3 +409,6 @@ impl Capture {
 fn open(open: breaker::Open) -> Refusal {
     Refusal::BreakerOpen { reason: open.reason, retry_after: open.retry_after }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,7 @@ fn a_body_that_is_not_json_is_refused_with_its_position() {
     ];
     for (body, expected) in bodies {
         match items(body) {
-            Err(NotABatch::Syntax { at, .. }) => {
+            Err(NotABatch::Syntax { at, .. } | NotABatch::NotEvents { at }) => {
                 assert_eq!(at, expected, "{}", String::from_utf8_lossy(body));
             }
             other => panic!("{}: {other:?}", String::from_utf8_lossy(body)),
