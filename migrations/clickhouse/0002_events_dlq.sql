@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS events_dlq
     recoveries UInt32,
     writer LowCardinality(String),
     record_key String,
-    -- How raw is to be read: json, base64, absent or truncated.
+    -- What the payload is (json, base64, absent or truncated), and its beginning; the whole is in the DLQ topic.
     raw_kind LowCardinality(String),
     raw String CODEC(ZSTD(3)),
     dlq_topic_id UUID,

@@ -396,6 +396,3 @@ fn echo(given: &str) -> Cow<'_, str> {
         Some((end, _)) => format!("{}…", &given[..end]).into(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,6 +15,7 @@
 //!   row without a finished step (failures, or workers that died of it) end the job as failed. It can be resumed.
 //! - **Cancelled** between steps, soon: the step is told by [`JobContext::cancelled`].
 
+pub mod http;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -35,8 +35,9 @@ pub struct DeadLetterRow {
     pub recoveries: u32,
     pub writer: String,
     pub record_key: String,
-    /// How `raw` is to be read: `json`, `base64`, `absent` or `truncated`.
+    /// What the payload is: `json`, `base64`, `absent` or `truncated`.
     pub raw_kind: String,
+    /// The payload's beginning; the whole is in the DLQ topic.
     pub raw: String,
     pub dlq_topic_id: Uuid,
     pub dlq_partition: i32,
@@ -53,8 +54,12 @@ pub struct DeadLetterRow {
 pub struct DeadLetterFilter {
     /// Project and environment; `None` is the operator's view of all of them, also of those that belong to nobody.
     pub scope: Option<(String, String)>,
+    /// Narrows the operator's view to one project.
+    pub project_id: Option<String>,
     pub error_kind: Option<String>,
     pub source_topic: Option<String>,
+    /// Partition and offset of the record that was refused.
+    pub source_position: Option<(i32, i64)>,
     pub status: Option<String>,
     /// Refused at or after …
     pub since: Option<Timestamp>,
@@ -309,8 +314,12 @@ fn conditions(filter: &DeadLetterFilter) -> Vec<Sql> {
         ("error_kind = ", &filter.error_kind),
         ("source_topic = ", &filter.source_topic),
         ("status = ", &filter.status),
+        ("project_id = ", &filter.project_id),
     ];
     all.extend(texts.into_iter().filter_map(|(column, text)| Some(Sql::new(column).arg(text.as_ref()?))));
+    if let Some((partition, offset)) = filter.source_position {
+        all.push(Sql::new("source_partition = ").arg(partition).push(" AND source_offset = ").arg(offset));
+    }
     all.extend(filter.since.map(|since| Sql::new("dlq_ts >= ").arg(since)));
     all.extend(filter.until.map(|until| Sql::new("dlq_ts < ").arg(until)));
     all

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod dlq;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;
