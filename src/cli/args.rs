@@ -356,29 +356,35 @@ pub(super) enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Dlq {
-    /// Count dead letters by reason
+    /// Count dead letters by topic, reason and status
     Stats(DlqStats),
     /// List dead letters, newest first
     List(DlqList),
     /// Show one dead letter whole
-    Show {
-        /// As `dlq list` shows it
-        id: String,
-        #[command(flatten)]
-        scope: Scope,
-        #[command(flatten)]
-        remote: Remote,
-    },
+    Show(DlqShow),
     /// Write dead letters to their topic again; safe to run twice
     Replay(DlqReplay),
     /// Give dead letters up for good
     Discard(DlqDiscard),
 }
 
+/// Which dead letters to show.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct DlqFilter {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Only with this status: open, replayed or discarded
+    #[arg(long, value_parser = ["open", "replayed", "discarded"], hide_possible_values = true, help_heading = "Selection")]
+    pub status: Option<String>,
+    /// Only of this project (id); default: of all, or of the API key's
+    #[arg(long, value_name = "ID", help_heading = "Selection")]
+    pub project: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct DlqStats {
     #[command(flatten)]
-    pub scope: Scope,
+    pub filter: DlqFilter,
     #[command(flatten)]
     pub remote: Remote,
 }
@@ -389,13 +395,13 @@ pub(super) struct Selection {
     /// Only with this reason, such as invalid_field
     #[arg(long, value_name = "KIND", help_heading = "Selection")]
     pub error_kind: Option<String>,
-    /// Only from this topic
+    /// Only those refused in this topic
     #[arg(long, help_heading = "Selection")]
     pub topic: Option<String>,
-    /// Only since this time (RFC 3339)
+    /// Only those refused at this time or later (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Selection")]
     pub since: Option<Timestamp>,
-    /// Only before this time (RFC 3339)
+    /// Only those refused before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Selection")]
     pub until: Option<Timestamp>,
 }
@@ -403,67 +409,68 @@ pub(super) struct Selection {
 #[derive(Debug, Args)]
 pub(super) struct DlqList {
     #[command(flatten)]
-    pub selection: Selection,
+    pub filter: DlqFilter,
     /// Most to list
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub limit: u32,
     #[command(flatten)]
-    pub scope: Scope,
+    pub remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DlqShow {
+    /// As `dlq list` shows it: topic-partition-offset, such as events-0-17
+    pub id: String,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// Which dead letters to act on, and how.
+#[derive(Debug, Args)]
+pub(super) struct DlqWork {
+    /// These, as `dlq list` shows them
+    #[arg(required_unless_present_any = ["error_kind", "topic", "since", "until", "all"])]
+    pub ids: Vec<String>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["ids", "error_kind", "topic", "since", "until"], help_heading = "Selection")]
+    pub all: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Count what would happen, show samples, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Most to act on
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max: Option<u64>,
+    /// Start the job and do not wait for its end
+    #[arg(long)]
+    pub no_wait: bool,
     #[command(flatten)]
     pub remote: Remote,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct DlqReplay {
-    /// These, as `dlq list` shows them
-    #[arg(required_unless_present_any = ["error_kind", "topic", "since", "until", "all"])]
-    pub ids: Vec<String>,
-    /// All of them
-    #[arg(long, conflicts_with = "ids")]
-    pub all: bool,
     #[command(flatten)]
-    pub selection: Selection,
-    /// JSON Merge Patch applied to each event first, such as '{"distinct_id":"unknown"}'
+    pub work: DlqWork,
+    /// JSON Merge Patch of each event, such as '{"distinct_id":"unknown"}'
     #[arg(long, value_name = "JSON")]
     pub fix: Option<String>,
-    /// Count what would happen and write nothing
+    /// Also those that were replayed or discarded before
     #[arg(long)]
-    pub dry_run: bool,
-    /// Most to replay
-    #[arg(long)]
-    pub max: Option<u64>,
+    pub again: bool,
     /// Most a second
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// Start the job and do not wait for its end
-    #[arg(long)]
-    pub no_wait: bool,
-    #[command(flatten)]
-    pub scope: Scope,
-    #[command(flatten)]
-    pub remote: Remote,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct DlqDiscard {
-    /// These, as `dlq list` shows them
-    #[arg(required_unless_present_any = ["error_kind", "topic", "since", "until", "all"])]
-    pub ids: Vec<String>,
-    /// All of them
-    #[arg(long, conflicts_with = "ids")]
-    pub all: bool,
     #[command(flatten)]
-    pub selection: Selection,
-    /// Why they may go; logged
+    pub work: DlqWork,
+    /// Why they may go; kept and logged
     #[arg(long)]
     pub reason: String,
-    /// Start the job and do not wait for its end
-    #[arg(long)]
-    pub no_wait: bool,
-    #[command(flatten)]
-    pub scope: Scope,
-    #[command(flatten)]
-    pub remote: Remote,
 }
 
 /// A share of a whole, written `1%` or `0.01`.

@@ -5,50 +5,51 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-use super::args::{Dlq, DlqDiscard, DlqReplay, Remote, Scope, Selection};
+use super::args::{Dlq, DlqDiscard, DlqFilter, DlqReplay, DlqWork, Remote, Selection};
 use super::operator::Operator;
 use super::output::{Output, cell};
 use super::{Ended, Usage};
 
 const POLL: Duration = Duration::from_millis(250);
-const COLUMNS: &[&str] = &[
-    "id",
-    "dlq_ts",
-    "error_kind",
-    "error_message",
-    "source_topic",
-    "source_partition",
-    "source_offset",
-    "status",
-];
+const COLUMNS: &[&str] = &["id", "dlq_ts", "error_kind", "error_message", "event_id", "status", "recoveries"];
+const COUNT_COLUMNS: &[&str] = &["source_topic", "error_kind", "status", "dead_letters", "first", "last"];
 
-/// Whose dead letters, and on which server.
-pub(super) fn place(command: &Dlq) -> (&Scope, &Remote) {
+/// Which server holds them.
+pub(super) fn remote(command: &Dlq) -> &Remote {
     match command {
-        Dlq::Stats(args) => (&args.scope, &args.remote),
-        Dlq::List(args) => (&args.scope, &args.remote),
-        Dlq::Show { scope, remote, .. } => (scope, remote),
-        Dlq::Replay(args) => (&args.scope, &args.remote),
-        Dlq::Discard(args) => (&args.scope, &args.remote),
+        Dlq::Stats(args) => &args.remote,
+        Dlq::List(args) => &args.remote,
+        Dlq::Show(args) => &args.remote,
+        Dlq::Replay(args) => &args.work.remote,
+        Dlq::Discard(args) => &args.work.remote,
     }
 }
 
 pub(super) async fn run(command: &Dlq, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
     match command {
-        Dlq::Stats(_) => {
-            let stats: Value = operator.get("/api/dlq/stats", &[]).await?;
-            output.object(&stats)?;
+        Dlq::Stats(args) => {
+            let stats: Value = operator.get("/api/dlq/stats", &question(&args.filter)).await?;
+            if output.json {
+                output.value(&stats)?;
+            } else {
+                output.list(&stats["counts"], COUNT_COLUMNS)?;
+                if let Some(behind) = stats["not_indexed_yet"].as_u64().filter(|behind| *behind > 0) {
+                    output.talk(format_args!("{behind} more are in the log and not yet counted here"));
+                }
+            }
         }
         Dlq::List(args) => {
-            let mut query = filters(&args.selection);
-            query.push(("limit", args.limit.to_string()));
-            let page: Value = operator.get("/api/dlq", &query).await?;
-            let letters = page["dead_letters"].as_array().map_or(&page["items"], |_| &page["dead_letters"]);
-            output.list(letters, COLUMNS)?;
+            let mut question = question(&args.filter);
+            question.push(("limit", args.limit.to_string()));
+            let page: Value = operator.get("/api/dlq", &question).await?;
+            output.list(&page["dead_letters"], COLUMNS)?;
+            if !page["next_cursor"].is_null() {
+                output.talk("there are more: narrow the selection, or raise --limit");
+            }
         }
-        Dlq::Show { id, .. } => {
-            let letter: Value =
-                operator.get(&format!("/api/dlq/{}", super::events::segment(id)), &[]).await?;
+        Dlq::Show(args) => {
+            let path = format!("/api/dlq/{}", super::events::segment(&args.id));
+            let letter: Value = operator.get(&path, &[]).await?;
             output.object(&letter)?;
         }
         Dlq::Replay(args) => return replay(args, operator, output).await,
@@ -58,36 +59,56 @@ pub(super) async fn run(command: &Dlq, operator: &Operator, output: Output) -> a
 }
 
 async fn replay(args: &DlqReplay, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
-    let mut body =
-        json!({ "selection": selection(&args.selection, &args.ids, args.all), "dry_run": args.dry_run });
+    let mut body = order(&args.work);
+    body["again"] = json!(args.again);
     if let Some(fix) = &args.fix {
         body["fix"] = serde_json::from_str(fix)
             .map_err(|error| Usage::new(format!("--fix is not JSON: {error}; given {fix}")))?;
-    }
-    if let Some(max) = args.max {
-        body["max"] = json!(max);
     }
     if let Some(rate) = args.rate {
         body["rate"] = json!(rate);
     }
     let started: Value = operator.post("/api/dlq/replay", &body).await?;
-    follow(started, args.no_wait, operator, output).await
+    follow(started, args.work.no_wait, operator, output).await
 }
 
 async fn discard(args: &DlqDiscard, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
-    let body = json!({ "selection": selection(&args.selection, &args.ids, args.all), "reason": args.reason });
+    let mut body = order(&args.work);
+    body["reason"] = json!(args.reason);
     let started: Value = operator.post("/api/dlq/discard", &body).await?;
-    follow(started, args.no_wait, operator, output).await
+    follow(started, args.work.no_wait, operator, output).await
+}
+
+fn order(work: &DlqWork) -> Value {
+    let mut selection = json!({});
+    for (name, value) in filters(&work.selection) {
+        selection[name] = json!(value);
+    }
+    if !work.ids.is_empty() {
+        selection["ids"] = json!(work.ids);
+    }
+    if work.all {
+        selection["all"] = json!(true);
+    }
+    let mut body = json!({ "selection": selection, "dry_run": work.dry_run });
+    if let Some(max) = work.max {
+        body["max"] = json!(max);
+    }
+    body
+}
+
+fn question(given: &DlqFilter) -> Vec<(&'static str, String)> {
+    let mut question = filters(&given.selection);
+    question.extend(given.status.clone().map(|status| ("status", status)));
+    question.extend(given.project.clone().map(|project| ("project_id", project)));
+    question
 }
 
 /// Waits for the end of a job, unless told not to, or nobody is there to run it.
 async fn follow(started: Value, no_wait: bool, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
-    let Some(id) = started["job_id"].as_str().or(started["id"].as_str()).map(str::to_owned) else {
-        output.object(&started)?;
-        return Ok(Ended::Done);
-    };
+    let id = cell(&started["job_id"]);
     if no_wait || operator.is_own() {
-        output.object(&started)?;
+        output.object(&started["job"])?;
         if operator.is_own() {
             output.talk(format_args!(
                 "job {id} waits for a process with role consumer: start one with `flexflow serve`"
@@ -116,20 +137,6 @@ async fn follow(started: Value, no_wait: bool, operator: &Operator, output: Outp
             }
         }
     }
-}
-
-fn selection(given: &Selection, ids: &[String], all: bool) -> Value {
-    let mut selection = json!({});
-    for (name, value) in filters(given) {
-        selection[name] = json!(value);
-    }
-    if !ids.is_empty() {
-        selection["ids"] = json!(ids);
-    }
-    if all {
-        selection["all"] = json!(true);
-    }
-    selection
 }
 
 fn filters(given: &Selection) -> Vec<(&'static str, String)> {

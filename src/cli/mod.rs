@@ -192,7 +192,7 @@ async fn command(command: Command, config: Config, output: Output) -> anyhow::Re
 async fn operate(command: Command, config: Config, output: Output) -> anyhow::Result<Ended> {
     let nowhere = Remote::default();
     let (scope, remote) = match &command {
-        Command::Dlq(command) => dlq::place(command),
+        Command::Dlq(command) => (&Scope::default(), dlq::remote(command)),
         Command::Trace(args) => (&args.scope, &args.remote),
         Command::Tail(args) => (&args.scope, &args.remote),
         Command::Lag(args) => (&Scope::default(), &args.remote),

@@ -91,12 +91,12 @@ fn people_sign_up_browse_click_adverts_and_buy() {
         let properties = &value["properties"];
         let name = value["event"].as_str().unwrap().to_owned();
         assert!(value["session_id"].is_string());
-        if name == "click" {
+        if name == "ad clicked" {
             let item = properties["item_id"].as_u64().unwrap();
             assert_eq!(properties["ad_id"], json!(format!("food_{item}")));
             assert_eq!(properties["session_id"], value["session_id"]);
         }
-        if name == "purchase" {
+        if name == "order completed" {
             assert!(properties["price"].as_f64().unwrap() > 1.0 && properties["currency"].is_string());
             assert!(properties["plan"].is_string(), "only who signed up buys: {value}");
         }
@@ -106,7 +106,7 @@ fn people_sign_up_browse_click_adverts_and_buy() {
         );
         *names.entry(name).or_insert(0) += 1;
     }
-    for name in ["$pageview", "sign_up", "click", "add_to_cart", "purchase"] {
+    for name in ["$pageview", "signed up", "ad clicked", "added to cart", "order completed"] {
         assert!(names[name] > 50, "{names:?}");
     }
 }

@@ -297,18 +297,18 @@ fn event<'a>(
             properties.ad_id = Some(Shop::ad_id(item));
             properties.item_id = Some(item);
             properties.session_id = Some(&visitor.session_id);
-            ("click", "/".to_owned())
+            ("ad clicked", "/".to_owned())
         }
-        Act::SignUp => ("sign_up", "/sign-up".to_owned()),
+        Act::SignUp => ("signed up", "/sign-up".to_owned()),
         Act::AddToCart(item) | Act::Buy(item) => {
             properties.item_id = Some(item);
             properties.price = Some(shop.price(item));
             properties.currency = Some(person.currency);
             properties.quantity = Some(1);
             if matches!(act, Act::Buy(_)) {
-                ("purchase", "/checkout".to_owned())
+                ("order completed", "/checkout".to_owned())
             } else {
-                ("add_to_cart", format!("/items/{item}"))
+                ("added to cart", format!("/items/{item}"))
             }
         }
     };
