@@ -111,6 +111,21 @@ fn people_sign_up_browse_click_adverts_and_buy() {
     }
 }
 
+#[test]
+fn a_session_of_sparse_traffic_stays_together() {
+    let plan = Plan { duplicates: 0.0, invalid: 0.0, late: 0.0, ..sample(11, 500) };
+    let mut sessions: BTreeMap<String, Vec<Timestamp>> = BTreeMap::new();
+    for made in Traffic::new(plan) {
+        let value = parsed(&made);
+        let at = Timestamp::parse(value["timestamp"].as_str().unwrap()).unwrap();
+        sessions.entry(value["session_id"].as_str().unwrap().to_owned()).or_default().push(at);
+    }
+    assert!(sessions.len() > 50 && sessions.values().any(|acts| acts.len() > 3));
+    for acts in sessions.values() {
+        assert!(acts.windows(2).all(|two| two[1].since(two[0]) < Duration::from_secs(40)), "{acts:?}");
+    }
+}
+
 fn args(line: &str) -> Generate {
     use clap::Parser as _;
     let words = ["flexflow", "generate"].into_iter().chain(line.split_whitespace());

@@ -15,6 +15,7 @@ use crate::event::Timestamp;
 const VISITORS_MAX: f64 = 20_000.0;
 /// A visitor does something about this often.
 const PAUSE_SECONDS: f64 = 20.0;
+const PAUSE_MILLIS: std::ops::Range<u64> = 2_000..38_000;
 /// A duplicate is a resend of one of this many events before it.
 const RECENT: usize = 500;
 /// How far back a late event happened.
@@ -114,6 +115,8 @@ struct Visitor {
     number: u32,
     session_id: String,
     next: Act,
+    /// When they last did something.
+    last: Option<Timestamp>,
     /// Came through an advert of ours or from elsewhere.
     utm_source: Option<&'static str>,
 }
@@ -169,6 +172,12 @@ impl Traffic {
         #[expect(clippy::cast_precision_loss, reason = "a position in time, to the millisecond")]
         let progress = (self.made as f64 + self.rng.random::<f64>()) / self.plan.events as f64;
         let mut at = self.rhythm.at(progress);
+        if let [alone] = &mut *self.visitors {
+            // So little traffic that one visitor's acts would lie hours apart: a session stays together.
+            let pause = std::time::Duration::from_millis(self.rng.random_range(PAUSE_MILLIS));
+            at = alone.last.map_or(at, |last| at.min(last.plus(pause)));
+            alone.last = Some(at);
+        }
         if kind == Kind::Late {
             at = at.minus(std::time::Duration::from_millis(self.rng.random_range(LATE_MILLIS)));
         }
@@ -241,7 +250,7 @@ fn arrive(rng: &mut ChaCha8Rng, shop: &Shop, people: u32) -> Visitor {
     let person = shop.person(number);
     let session_id = format!("s_{:016x}", rng.random::<u64>());
     let utm_source = shop.utm_source(rng);
-    Visitor { person, number, session_id, next: Act::Land, utm_source }
+    Visitor { person, number, session_id, next: Act::Land, last: None, utm_source }
 }
 
 /// What follows; `None`: the visitor leaves.
