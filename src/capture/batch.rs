@@ -396,3 +396,6 @@ fn echo(given: &str) -> Cow<'_, str> {
         Some((end, _)) => format!("{}…", &given[..end]).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

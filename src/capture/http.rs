@@ -149,15 +149,23 @@ fn all_rejected(receipt: &Receipt) -> Problem {
 }
 
 fn unread_problem(unread: Unread, body: &[u8]) -> Problem {
+    let at_place = |at: usize, message: &str| {
+        let before = &body[..at.min(body.len())];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line_from = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let column = before.len() - line_from + 1;
+        let message = format!("{message} at line {line} column {column}");
+        Problem::new(ErrorCode::ValidationError, message).with("line", line).with("column", column)
+    };
     match unread {
         Unread::NotABatch(NotABatch::Syntax { at, expected }) => {
-            let before = &body[..at.min(body.len())];
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            let line_from = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-            let column = before.len() - line_from + 1;
-            let message = format!("the body is not JSON: {expected} at line {line} column {column}");
-            Problem::new(ErrorCode::ValidationError, message).with("line", line).with("column", column)
+            at_place(at, &format!("the body is not JSON: {expected}"))
         }
+        Unread::NotABatch(NotABatch::NotEvents { at }) => at_place(
+            at,
+            "the body must be a JSON object that is an event or has a batch, or an array of events; \
+             it is something else",
+        ),
         Unread::NotABatch(NotABatch::BatchIsNotAnArray) => {
             Problem::invalid("batch", "batch must be an array of events")
         }
@@ -193,3 +201,6 @@ impl From<Refusal> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

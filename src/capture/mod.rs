@@ -308,7 +308,7 @@ impl Capture {
         let rules = &self.0.rules;
         let mut items = Items::new(body, rules.properties_depth_max, rules.properties_keys_max)?;
         let mut turn_over = STEP_BYTES;
-        while let Some(item) = items.next()? {
+        while let Some(item) = items.next_item()? {
             if batch.seen() == rules.batch_events_max {
                 return Err(Unread::TooMany { events_max: rules.batch_events_max });
             }
@@ -409,3 +409,6 @@ impl Capture {
 fn open(open: breaker::Open) -> Refusal {
     Refusal::BreakerOpen { reason: open.reason, retry_after: open.retry_after }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,8 @@ pub struct Unreadable {
 pub enum NotABatch {
     /// Not JSON, at this byte.
     Syntax { at: usize, expected: &'static str },
+    /// What begins at this byte is neither an object nor an array.
+    NotEvents { at: usize },
     /// `batch` is not an array.
     BatchIsNotAnArray,
 }
@@ -130,12 +132,7 @@ impl<'a> Items<'a> {
         let state = match bytes.get(begin) {
             Some(b'[') => State::Array { at: begin + 1, first: true, closes: Closes::Body },
             Some(b'{') => object(bytes, text, begin, caps)?,
-            _ => {
-                return Err(NotABatch::Syntax {
-                    at: begin,
-                    expected: "expected an event object, an array of them, or {\"batch\": […]}",
-                });
-            }
+            _ => return Err(NotABatch::NotEvents { at: begin }),
         };
         Ok(Self { bytes, text, caps, state })
     }
@@ -152,8 +149,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// The body as a whole cannot be read on; items given before it must be forgotten.
-    #[expect(clippy::type_complexity, reason = "an item of a list that can break off")]
-    pub fn next(&mut self) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
+    pub fn next_item(&mut self) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Done => Ok(None),
             State::Single(item) => Ok(Some(*item)),

@@ -94,6 +94,24 @@ impl Tasks {
         });
     }
 
+    /// Like [`Tasks::spawn`] for work that has nothing to finish: a soft stop simply drops it.
+    pub fn spawn_until_stop<F, S>(&self, name: &'static str, policy: Policy, mut start: S)
+    where
+        S: FnMut() -> F + Send + 'static,
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        self.spawn(name, policy, move || {
+            let (stop, work) = (stop.clone(), start());
+            async move {
+                tokio::select! {
+                    () = stop.soft_token().cancelled() => Ok(()),
+                    ended = work => ended,
+                }
+            }
+        });
+    }
+
     /// Runs a piece of work that is expected to end on its own (a request's share, a drain); counted when stopping.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn_bounded<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>

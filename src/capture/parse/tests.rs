@@ -9,10 +9,10 @@ type Outcome<'a> = Result<Vec<Result<Incoming<'a>, Unreadable>>, NotABatch>;
 fn items(body: &[u8]) -> Outcome<'_> {
     let mut items = Items::new(body, 4, 8)?;
     let mut found = Vec::new();
-    while let Some(item) = items.next()? {
+    while let Some(item) = items.next_item()? {
         found.push(item);
     }
-    assert_eq!(items.next(), Ok(None));
+    assert_eq!(items.next_item(), Ok(None));
     Ok(found)
 }
 
@@ -104,7 +104,7 @@ fn a_body_that_is_not_json_is_refused_with_its_position() {
     ];
     for (body, expected) in bodies {
         match items(body) {
-            Err(NotABatch::Syntax { at, .. }) => {
+            Err(NotABatch::Syntax { at, .. } | NotABatch::NotEvents { at }) => {
                 assert_eq!(at, expected, "{}", String::from_utf8_lossy(body));
             }
             other => panic!("{}: {other:?}", String::from_utf8_lossy(body)),

@@ -64,12 +64,17 @@ impl TestStore {
 
     /// The engine's process.
     pub fn engine_pid(&self) -> u32 {
-        child_of_this_process(self.data_dir.path()).unwrap()
+        self.try_engine_pid().unwrap()
+    }
+
+    /// The engine's process, if there is one.
+    pub fn try_engine_pid(&self) -> Option<u32> {
+        engine_on(self.data_dir.path())
     }
 }
 
 /// The process that was started on this folder.
-fn child_of_this_process(data_dir: &Path) -> Option<u32> {
+fn engine_on(data_dir: &Path) -> Option<u32> {
     let wanted = data_dir.join("engine").join("config.xml");
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
