@@ -1,252 +1,514 @@
-//! A record's bytes as an event, or the reason why not. Pure: the same record gives the same answer at any time, by any
-//! process; nothing here looks at a clock.
+//! Record bytes → the fields of a row, borrowed from the record: no allocation an event, but for texts with escapes.
 //!
-//! Reads what capture writes ([`LogEvent`]) and FlexPrice's message (`tenant_id`, `external_customer_id`,
-//! `ingested_at`), so that existing producers can feed the topic.
+//! Reads FlexFlow's own shape ([`crate::event::LogEvent`]) and FlexPrice's message (`tenant_id`, `external_customer_id`, …), so
+//! that its producers can feed the topic as they are. What cannot become a row is refused with an [`ErrorKind`] and
+//! words that name the field, the value and what would be right.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{ErrorKind, LogEvent, SCHEMA_VERSION, Timestamp};
+use crate::event::{ErrorKind, SCHEMA_VERSION, Timestamp};
 use crate::eventlog::Record;
 
 /// Longest id, name or distinct id, in characters.
 const TEXT_CHARS_MAX: usize = 200;
+/// Longest of the optional texts, in bytes.
+const OPTIONAL_BYTES_MAX: usize = 1024;
+/// Characters of a given value that a refusal repeats.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// Why no row can be made of a record.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub kind: ErrorKind,
-    /// Says which field, what it held and what would be right.
     pub message: String,
 }
 
-impl Refused {
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+/// Where a text stands: in the record's value, or in `unescaped`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u32,
+    length: u32,
+}
+
+const UNESCAPED: u32 = 1 << 31;
+
+/// A decoded event: places in its record, to be read with [`Decoded::text`]. 112 bytes, no allocation for plain text.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    texts: [Span; FIELDS],
+    unescaped: Option<Box<str>>,
+    pub timestamp: Timestamp,
+    pub received_at: Timestamp,
+    pub schema_version: u32,
+    /// Capture made the id: no resend can carry it.
+    pub id_generated: bool,
+}
+
+/// The texts of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Id,
+    ProjectId,
+    EnvironmentId,
+    EventName,
+    DistinctId,
+    CustomerId,
+    SessionId,
+    Source,
+    Properties,
+}
+
+const FIELDS: usize = 9;
+
+impl Decoded {
+    /// A text of the event; empty where it has none. `value` is the value it was decoded from.
+    pub fn text<'a>(&'a self, value: &'a [u8], field: Field) -> &'a str {
+        let Span { start, length } = self.texts[field as usize];
+        let (from, start) = if start & UNESCAPED == 0 {
+            (value, start as usize)
+        } else {
+            (self.unescaped.as_deref().unwrap_or_default().as_bytes(), (start & !UNESCAPED) as usize)
+        };
+        // The spans were cut from text at character boundaries.
+        from.get(start..start + length as usize)
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .unwrap_or_default()
     }
 }
 
-/// The value of a record as it may come: every field optional, so that what is missing can be named.
+/// Both shapes at once; the aliases are FlexPrice's names.
 #[derive(Deserialize)]
 struct Wire<'a> {
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    project_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    tenant_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    environment_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event_name: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    distinct_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    external_customer_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    customer_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    session_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    source: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    timestamp: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    received_at: Option<Cow<'a, str>>,
-    schema_version: Option<u32>,
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    project_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    tenant_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    environment_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    event_name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    distinct_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    external_customer_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    customer_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    session_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    source: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    timestamp: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    received_at: Option<Text<'a>>,
     #[serde(default)]
-    id_generated: bool,
-    #[serde(borrow)]
+    schema_version: Option<Number>,
+    #[serde(default)]
+    id_generated: Option<bool>,
+    #[serde(borrow, default)]
     properties: Option<&'a RawValue>,
 }
 
-/// The event of a record.
+/// A text, borrowed where it has no escapes; another type is kept to be named in the refusal.
+enum Text<'a> {
+    Text(Cow<'a, str>),
+    Other(&'static str),
+}
+
+macro_rules! text_visits {
+    ($($method:ident($value:ty) = $name:literal;)+) => {
+        $(fn $method<E>(self, _: $value) -> Result<Self::Value, E> { Ok(Text::Other($name)) })+
+    };
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> serde::de::Visitor<'de> for Visitor<'a> {
+            type Value = Text<'a>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'a>, E> {
+                Ok(Text::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'a>, E> {
+                Ok(Text::Text(Cow::Owned(text.to_owned())))
+            }
+
+            text_visits! {
+                visit_bool(bool) = "a boolean";
+                visit_i64(i64) = "a number";
+                visit_u64(u64) = "a number";
+                visit_f64(f64) = "a number";
+            }
+
+            fn visit_unit<E>(self) -> Result<Text<'a>, E> {
+                Ok(Text::Other("null"))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'a>, A::Error> {
+                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                Ok(Text::Other("an array"))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Text<'a>, A::Error> {
+                while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
+                Ok(Text::Other("an object"))
+            }
+        }
+        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+    }
+}
+
+/// A schema version; anything that is no natural number is kept as its text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Natural(u64),
+    Other(serde::de::IgnoredAny),
+}
+
+/// Reads a record.
 ///
 /// # Errors
-/// [`Refused`], with a kind of the closed list and words for people.
-pub fn decode(record: &Record) -> Result<LogEvent<'_>, Refused> {
-    let Some(value) = record.value.as_deref() else {
-        return Err(Refused::new(ErrorKind::EmptyRecord, "the record has no value"));
-    };
-    let wire: Wire<'_> = serde_json::from_slice(value).map_err(|error| unreadable(value, &error))?;
-    let schema_version = wire.schema_version.unwrap_or(1);
-    if schema_version == 0 || schema_version > SCHEMA_VERSION {
-        return Err(Refused::new(
-            ErrorKind::UnknownSchemaVersion,
-            format!("schema_version {schema_version} is not known; this version reads 1 to {SCHEMA_VERSION}"),
+/// See [`Refused`]; nothing here depends on when it runs, so the same record is refused or taken for ever.
+pub fn decode(record: &Record) -> Result<Decoded, Refused> {
+    let value = record.value.as_ref().ok_or_else(|| {
+        refused(ErrorKind::EmptyRecord, "the record has no value; an event's JSON object is expected")
+    })?;
+    if value.is_empty() {
+        return Err(refused(
+            ErrorKind::EmptyRecord,
+            "the record's value is empty; an event's JSON object is expected",
         ));
     }
-    let distinct_id = first_of([wire.distinct_id, wire.external_customer_id, wire.customer_id.clone()]);
-    let timestamp = time("timestamp", required("timestamp", wire.timestamp)?)?;
-    let received_at = match wire.received_at {
-        Some(text) => time("received_at", text)?,
-        // FlexPrice sends a zero `ingested_at`; the log's own time of the record is the next best and as fixed.
-        None => in_range("the record's time", record.timestamp)?,
-    };
-    Ok(LogEvent {
-        id: text("id", wire.id)?,
-        project_id: text("project_id", first_of([wire.project_id, wire.tenant_id]))?,
-        environment_id: text("environment_id", wire.environment_id)?,
-        event_name: text("event_name", wire.event_name)?,
-        distinct_id: text("distinct_id", distinct_id)?,
-        customer_id: wire.customer_id.filter(|id| !id.is_empty()),
-        session_id: wire.session_id.filter(|id| !id.is_empty()),
-        source: wire.source.filter(|source| !source.is_empty()),
-        timestamp,
-        received_at,
-        schema_version,
-        id_generated: wire.id_generated,
-        properties: properties(wire.properties)?,
-    })
-}
-
-/// The first that is there and not empty.
-fn first_of<'a, const N: usize>(candidates: [Option<Cow<'a, str>>; N]) -> Option<Cow<'a, str>> {
-    candidates.into_iter().flatten().find(|text| !text.is_empty())
-}
-
-fn required<'a>(field: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Refused> {
-    value.filter(|text| !text.trim().is_empty()).ok_or_else(|| {
-        Refused::new(ErrorKind::MissingField, format!("{field} is required and is absent or empty"))
-    })
-}
-
-fn text<'a>(field: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Refused> {
-    let text = required(field, value)?;
-    // Bytes bound characters from above: most texts need no counting.
-    if text.len() > TEXT_CHARS_MAX && text.chars().count() > TEXT_CHARS_MAX {
-        let given = text.chars().count();
-        return Err(Refused::new(
-            ErrorKind::InvalidField,
-            format!("{field} has {given} characters, at most {TEXT_CHARS_MAX} are kept"),
-        ));
+    let text = std::str::from_utf8(value).map_err(|error| {
+        refused(ErrorKind::InvalidJson, &format!("not UTF-8 from byte {}", error.valid_up_to()))
+    })?;
+    if !text.trim_start().starts_with('{') {
+        return Err(refused(ErrorKind::InvalidJson, "not a JSON object"));
     }
-    Ok(text)
+    let wire: Wire<'_> = serde_json::from_str(text).map_err(|error| bad_json(&error))?;
+    Reader { value, logged_at: record.timestamp, unescaped: String::new() }.read(wire)
 }
 
-fn time(field: &str, text: Cow<'_, str>) -> Result<Timestamp, Refused> {
-    let at = Timestamp::parse(&text)
-        .map_err(|error| Refused::new(ErrorKind::InvalidField, format!("{field} {text:?} is {error}")))?;
-    in_range(field, at)
+fn bad_json(error: &serde_json::Error) -> Refused {
+    match error.classify() {
+        // The JSON is fine; a field of it is not (a field that stands twice, say).
+        serde_json::error::Category::Data => refused(ErrorKind::InvalidField, &error.to_string()),
+        _ => refused(ErrorKind::InvalidJson, &format!("not JSON: {error}")),
+    }
 }
 
-fn in_range(field: &str, at: Timestamp) -> Result<Timestamp, Refused> {
+fn refused(kind: ErrorKind, message: &str) -> Refused {
+    Refused { kind, message: message.to_owned() }
+}
+
+struct Reader<'a> {
+    value: &'a Bytes,
+    logged_at: Timestamp,
+    unescaped: String,
+}
+
+impl<'a> Reader<'a> {
+    fn read(mut self, wire: Wire<'a>) -> Result<Decoded, Refused> {
+        let schema_version = schema_version(wire.schema_version.as_ref())?;
+        let ours = wire.project_id.is_some();
+        let project = if ours { ("project_id", wire.project_id) } else { ("tenant_id", wire.tenant_id) };
+        let distinct = match wire.distinct_id {
+            Some(distinct_id) => ("distinct_id", Some(distinct_id)),
+            None => ("external_customer_id", wire.external_customer_id),
+        };
+        let (timestamp, received_at) = times(wire.timestamp, wire.received_at, self.logged_at)?;
+        let texts = [
+            self.required("id", wire.id)?,
+            self.required(if project.1.is_none() { "project_id" } else { project.0 }, project.1)?,
+            self.required("environment_id", wire.environment_id)?,
+            self.required("event_name", wire.event_name)?,
+            self.required(if distinct.1.is_none() { "distinct_id" } else { distinct.0 }, distinct.1)?,
+            self.optional("customer_id", wire.customer_id)?,
+            self.optional("session_id", wire.session_id)?,
+            self.optional("source", wire.source)?,
+            self.properties(wire.properties)?,
+        ];
+        Ok(Decoded {
+            texts,
+            unescaped: (!self.unescaped.is_empty()).then(|| self.unescaped.into_boxed_str()),
+            timestamp,
+            received_at,
+            schema_version,
+            id_generated: wire.id_generated.unwrap_or(false),
+        })
+    }
+
+    /// Where a text stands: in the value, or copied to `unescaped` where it had escapes.
+    fn span(&mut self, text: Cow<'_, str>) -> Span {
+        let length = text.len() as u32;
+        match text {
+            Cow::Borrowed(text) => self.place(text),
+            Cow::Owned(text) => {
+                let start = self.unescaped.len() as u32 | UNESCAPED;
+                self.unescaped.push_str(&text);
+                Span { start, length }
+            }
+        }
+    }
+
+    fn place(&self, text: &str) -> Span {
+        let start = (text.as_ptr() as usize).wrapping_sub(self.value.as_ptr() as usize);
+        Span { start: start as u32, length: text.len() as u32 }
+    }
+
+    fn required(&mut self, field: &'static str, text: Option<Text<'_>>) -> Result<Span, Refused> {
+        let missing =
+            |what: &str| refused(ErrorKind::MissingField, &format!("{field} is {what}; a text is required"));
+        let text = match text {
+            None | Some(Text::Other("null")) => return Err(missing("absent")),
+            Some(Text::Other(kind)) => return Err(wrong_type(field, kind)),
+            Some(Text::Text(text)) => text,
+        };
+        if text.trim().is_empty() {
+            return Err(missing("empty"));
+        }
+        if text.len() > TEXT_CHARS_MAX && text.chars().count() > TEXT_CHARS_MAX {
+            return Err(refused(
+                ErrorKind::InvalidField,
+                &format!("{field} {:?} has more than {TEXT_CHARS_MAX} characters", shown(&text)),
+            ));
+        }
+        if text.contains('\0') {
+            return Err(refused(ErrorKind::InvalidField, &format!("{field} {:?} has a NUL", shown(&text))));
+        }
+        Ok(self.span(text))
+    }
+
+    fn optional(&mut self, field: &'static str, text: Option<Text<'_>>) -> Result<Span, Refused> {
+        match text {
+            None | Some(Text::Other("null")) => Ok(Span::default()),
+            Some(Text::Other(kind)) => Err(wrong_type(field, kind)),
+            Some(Text::Text(text)) if text.len() > OPTIONAL_BYTES_MAX => Err(refused(
+                ErrorKind::InvalidField,
+                &format!("{field} {:?} has more than {OPTIONAL_BYTES_MAX} bytes", shown(&text)),
+            )),
+            Some(Text::Text(text)) => Ok(self.span(text)),
+        }
+    }
+
+    /// The object's text byte for byte; `{}` where there is none.
+    fn properties(&mut self, properties: Option<&RawValue>) -> Result<Span, Refused> {
+        match properties.map(RawValue::get) {
+            None | Some("null") => Ok(self.span(Cow::Owned("{}".to_owned()))),
+            Some(text) if text.starts_with('{') => Ok(self.place(text)),
+            Some(text) => Err(refused(
+                ErrorKind::InvalidField,
+                &format!("properties is {}; an object is expected", shown(text)),
+            )),
+        }
+    }
+}
+
+fn wrong_type(field: &'static str, kind: &str) -> Refused {
+    refused(ErrorKind::InvalidField, &format!("{field} is {kind}; a text is expected"))
+}
+
+fn schema_version(version: Option<&Number>) -> Result<u32, Refused> {
+    match version {
+        None => Ok(SCHEMA_VERSION),
+        Some(Number::Natural(version)) => match u32::try_from(*version) {
+            Ok(version @ 1..=SCHEMA_VERSION) => Ok(version),
+            _ => Err(refused(
+                ErrorKind::UnknownSchemaVersion,
+                &format!("schema_version {version} is not known; this version reads 1 to {SCHEMA_VERSION}"),
+            )),
+        },
+        Some(Number::Other(_)) => {
+            Err(refused(ErrorKind::InvalidField, "schema_version is no natural number; 1 is expected"))
+        }
+    }
+}
+
+/// The time of the event, and of its receipt. FlexPrice's messages have no receipt of their own (`ingested_at` is zero):
+/// the log's time of the record is the next best, and as fixed.
+fn times(
+    timestamp: Option<Text<'_>>,
+    received_at: Option<Text<'_>>,
+    logged_at: Timestamp,
+) -> Result<(Timestamp, Timestamp), Refused> {
+    let timestamp = time("timestamp", timestamp)?.ok_or_else(|| {
+        refused(ErrorKind::MissingField, "timestamp is absent; an RFC 3339 time is required")
+    })?;
+    let received_at = time("received_at", received_at)?.unwrap_or(logged_at);
+    Ok((timestamp, received_at.max(Timestamp::EPOCH).min(Timestamp::MAX)))
+}
+
+fn time(field: &'static str, text: Option<Text<'_>>) -> Result<Option<Timestamp>, Refused> {
+    let text = match text {
+        None | Some(Text::Other("null")) => return Ok(None),
+        Some(Text::Other(kind)) => return Err(wrong_type(field, kind)),
+        Some(Text::Text(text)) => text,
+    };
+    let at = Timestamp::parse(&text).map_err(|error| {
+        refused(ErrorKind::InvalidField, &format!("{field} {:?} is {error}", shown(&text)))
+    })?;
     if at < Timestamp::EPOCH || at > Timestamp::MAX {
-        return Err(Refused::new(
+        return Err(refused(
             ErrorKind::OutOfRange,
-            format!("{field} {at} is outside of {} to {}", Timestamp::EPOCH, Timestamp::MAX),
+            &format!("{field} {at} is outside of {} to {}", Timestamp::EPOCH, Timestamp::MAX),
         ));
     }
-    Ok(at)
+    Ok(Some(at))
 }
 
-fn properties(value: Option<&RawValue>) -> Result<Option<&RawValue>, Refused> {
-    match value {
-        None => Ok(None),
-        Some(json) if json.get() == "null" => Ok(None),
-        Some(json) if json.get().starts_with('{') => Ok(Some(json)),
-        Some(_) => Err(Refused::new(ErrorKind::InvalidField, "properties is not a JSON object")),
-    }
-}
-
-/// Tells what is no JSON object from an object with a field that cannot be.
-fn unreadable(value: &[u8], error: &serde_json::Error) -> Refused {
-    let kind = match serde_json::from_slice::<&RawValue>(value) {
-        Ok(json) if json.get().starts_with('{') => ErrorKind::InvalidField,
-        _ => ErrorKind::InvalidJson,
-    };
-    let what = if kind == ErrorKind::InvalidField { "a field cannot be read" } else { "not a JSON object" };
-    Refused::new(kind, format!("{what}: {error}"))
+fn shown(text: &str) -> &str {
+    text.char_indices().nth(SHOWN_CHARS_MAX).map_or(text, |(end, _)| &text[..end])
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
 
     use super::*;
 
     fn record(value: impl Into<Bytes>) -> Record {
-        let timestamp = Timestamp::from_millis(1_700_000_000_000);
-        Record { offset: 1, timestamp, key: None, value: Some(value.into()), headers: vec![] }
-    }
-
-    fn ours() -> Value {
-        json!({
-            "id": "i", "project_id": "p", "environment_id": "e", "event_name": "n", "distinct_id": "d",
-            "timestamp": "2026-01-31T11:00:00Z", "received_at": "2026-01-31T11:00:01Z", "schema_version": 1,
-            "properties": {"a": 1}
-        })
-    }
-
-    fn kind_with(field: &str, value: Value) -> ErrorKind {
-        let mut event = ours();
-        event[field] = value;
-        decode(&record(event.to_string())).unwrap_err().kind
-    }
-
-    #[test]
-    fn each_fault_has_its_kind() {
-        assert_eq!(decode(&Record { value: None, ..record("") }).unwrap_err().kind, ErrorKind::EmptyRecord);
-        for poison in ["", "not json", "[1]", "\"text\"", "{\"id\":", "7"] {
-            assert_eq!(decode(&record(poison)).unwrap_err().kind, ErrorKind::InvalidJson, "{poison:?}");
+        Record {
+            offset: 0,
+            timestamp: Timestamp::EPOCH,
+            key: None,
+            value: Some(value.into()),
+            headers: Vec::new(),
         }
-        assert_eq!(decode(&record(&b"\xff\xfe{}"[..])).unwrap_err().kind, ErrorKind::InvalidJson);
-        for field in ["id", "project_id", "environment_id", "event_name", "distinct_id", "timestamp"] {
-            assert_eq!(kind_with(field, Value::Null), ErrorKind::MissingField, "{field}");
-            assert_eq!(kind_with(field, json!("")), ErrorKind::MissingField, "{field}");
-            assert_eq!(kind_with(field, json!(7)), ErrorKind::InvalidField, "{field}");
-        }
-        assert_eq!(kind_with("id", json!("x".repeat(201))), ErrorKind::InvalidField);
-        assert_eq!(kind_with("properties", json!([1])), ErrorKind::InvalidField);
-        assert_eq!(kind_with("timestamp", json!("yesterday")), ErrorKind::InvalidField);
-        assert_eq!(kind_with("timestamp", json!("1969-12-31T23:59:59Z")), ErrorKind::OutOfRange);
-        assert_eq!(kind_with("timestamp", json!("9999-01-01T00:00:00Z")), ErrorKind::OutOfRange);
-        assert_eq!(kind_with("schema_version", json!(2)), ErrorKind::UnknownSchemaVersion);
-        assert_eq!(kind_with("schema_version", json!(-1)), ErrorKind::InvalidField);
     }
 
-    #[test]
-    fn flexprices_message_is_an_event_too() {
-        let message = json!({
-            "id": "event_1", "tenant_id": "t", "environment_id": "e", "event_name": "api_call",
-            "external_customer_id": "acme", "customer_id": "cust_1", "source": "",
-            "timestamp": "2026-01-31T11:00:00.123456789Z", "ingested_at": "0001-01-01T00:00:00Z",
-            "properties": {"tokens": 10}
+    fn event(change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Record {
+        let mut event = serde_json::json!({
+            "id": "e1", "project_id": "proj_1", "environment_id": "env_1", "event_name": "click",
+            "distinct_id": "d1", "timestamp": "2026-01-31T12:00:00.123Z",
+            "received_at": "2026-01-31T12:00:01Z", "schema_version": 1, "properties": {"a": 1},
         });
-        let record = record(message.to_string());
-        let event = decode(&record).unwrap();
-        assert_eq!((&*event.project_id, &*event.distinct_id), ("t", "acme"));
-        assert_eq!(event.customer_id.as_deref(), Some("cust_1"));
-        assert_eq!(event.source, None);
-        assert_eq!(event.received_at, record.timestamp);
-        assert_eq!(event.timestamp.to_string(), "2026-01-31T11:00:00.123Z");
+        change(event.as_object_mut().unwrap());
+        record(serde_json::to_vec(&event).unwrap())
+    }
+
+    fn refusal(record: &Record) -> (ErrorKind, String) {
+        let refused = decode(record).unwrap_err();
+        (refused.kind, refused.message)
     }
 
     #[test]
-    fn characters_are_counted_and_not_bytes() {
-        let mut event = ours();
-        event["distinct_id"] = json!("ä".repeat(200));
-        assert!(decode(&record(event.to_string())).is_ok());
+    fn plain_texts_are_places_in_the_record() {
+        let record = event(|_| {});
+        let decoded = decode(&record).unwrap();
+        let value = record.value.as_ref().unwrap();
+        assert_eq!(decoded.text(value, Field::Id), "e1");
+        assert_eq!(decoded.text(value, Field::Properties), r#"{"a":1}"#);
+        assert_eq!(decoded.text(value, Field::Source), "");
+        assert!(decoded.unescaped.is_none());
+        assert_eq!(decoded.timestamp.to_string(), "2026-01-31T12:00:00.123Z");
+    }
+
+    #[test]
+    fn escapes_are_read_and_absent_properties_are_an_empty_object() {
+        let record = event(|event| {
+            event["event_name"] = "say \"hi\"\n".into();
+            event["distinct_id"] = "ä\u{1}".into();
+            event.remove("properties");
+        });
+        let decoded = decode(&record).unwrap();
+        let value = record.value.as_ref().unwrap();
+        assert_eq!(decoded.text(value, Field::EventName), "say \"hi\"\n");
+        assert_eq!(decoded.text(value, Field::DistinctId), "ä\u{1}");
+        assert_eq!(decoded.text(value, Field::Properties), "{}");
+    }
+
+    #[test]
+    fn flexprices_message_is_read() {
+        let text = r#"{"id":"event_01","tenant_id":"t1","environment_id":"env_2","event_name":"api_call",
+            "properties":{"tokens":"12"},"source":"","timestamp":"2026-01-31T12:00:00Z",
+            "ingested_at":"0001-01-01T00:00:00Z","customer_id":"","external_customer_id":"cus_9"}"#;
+        let record = record(text);
+        let decoded = decode(&record).unwrap();
+        let value = record.value.as_ref().unwrap();
+        assert_eq!(decoded.text(value, Field::ProjectId), "t1");
+        assert_eq!(decoded.text(value, Field::DistinctId), "cus_9");
+        assert_eq!(decoded.received_at, record.timestamp);
+    }
+
+    #[test]
+    fn each_refusal_has_its_kind_and_names_the_field() {
+        let without = |field: &str| event(|event| drop(event.remove(field)));
+        let with =
+            |field: &str, value: serde_json::Value| event(|event| drop(event.insert(field.into(), value)));
+        let cases = [
+            (Record { value: None, ..record("") }, ErrorKind::EmptyRecord, "no value"),
+            (record(""), ErrorKind::EmptyRecord, "empty"),
+            (record("{\"id\":"), ErrorKind::InvalidJson, "not JSON"),
+            (record("[1]"), ErrorKind::InvalidJson, "object"),
+            (record(&b"{\"id\":\"\xff\"}"[..]), ErrorKind::InvalidJson, "UTF-8"),
+            (record(r#"{"id":"a","id":"b"}"#), ErrorKind::InvalidField, "duplicate"),
+            (without("id"), ErrorKind::MissingField, "id is absent"),
+            (without("project_id"), ErrorKind::MissingField, "project_id"),
+            (without("distinct_id"), ErrorKind::MissingField, "distinct_id"),
+            (without("timestamp"), ErrorKind::MissingField, "timestamp"),
+            (with("event_name", "  ".into()), ErrorKind::MissingField, "event_name is empty"),
+            (with("event_name", 7.into()), ErrorKind::InvalidField, "event_name is a number"),
+            (with("distinct_id", "x".repeat(201).into()), ErrorKind::InvalidField, "200"),
+            (with("distinct_id", "a\0b".into()), ErrorKind::InvalidField, "NUL"),
+            (with("properties", serde_json::json!([1])), ErrorKind::InvalidField, "properties"),
+            (with("timestamp", "yesterday".into()), ErrorKind::InvalidField, "yesterday"),
+            (with("timestamp", "1969-12-31T23:59:59Z".into()), ErrorKind::OutOfRange, "timestamp"),
+            (with("timestamp", "9999-01-01T00:00:00Z".into()), ErrorKind::OutOfRange, "timestamp"),
+            (with("schema_version", 2.into()), ErrorKind::UnknownSchemaVersion, "schema_version 2"),
+            (with("schema_version", u64::MAX.into()), ErrorKind::UnknownSchemaVersion, "schema_version"),
+            (with("schema_version", "1".into()), ErrorKind::InvalidField, "schema_version"),
+        ];
+        for (record, kind, words) in cases {
+            let (found, message) = refusal(&record);
+            assert_eq!(found, kind, "{message}");
+            assert!(message.contains(words), "{message:?} should name {words:?}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&record(bytes));
         }
 
         #[test]
-        fn no_broken_event_makes_it_panic(at in 0usize..200, byte in any::<u8>()) {
-            let mut bytes = ours().to_string().into_bytes();
+        fn nothing_near_an_event_panics(cut in 0usize..260, at in 0usize..260, byte in any::<u8>()) {
+            let mut bytes = event(|_| {}).value.unwrap().to_vec();
+            bytes.truncate(cut.max(1));
             let at = at % bytes.len();
             bytes[at] = byte;
-            let _ = decode(&record(bytes));
+            let record = record(bytes);
+            if let Ok(decoded) = decode(&record) {
+                let value = record.value.as_ref().unwrap();
+                prop_assert!(!decoded.text(value, Field::Id).is_empty());
+                prop_assert!(decoded.text(value, Field::Properties).starts_with('{'));
+            }
+        }
+
+        #[test]
+        fn any_text_survives(id in "\\PC{1,200}", name in any::<String>()) {
+            prop_assume!(!id.trim().is_empty());
+            let record = event(|event| {
+                event.insert("id".into(), id.clone().into());
+                event.insert("source".into(), name.chars().take(100).collect::<String>().into());
+            });
+            let decoded = decode(&record).unwrap();
+            let value = record.value.as_ref().unwrap();
+            prop_assert_eq!(decoded.text(value, Field::Id), id);
+            prop_assert_eq!(decoded.text(value, Field::Source), name.chars().take(100).collect::<String>());
         }
     }
 }

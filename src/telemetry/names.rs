@@ -48,6 +48,7 @@ metrics! {
     CONSUMER_DUPLICATES = "consumer_duplicates_total", Kind::Counter, ["topic"], "Accounting: records whose event id was stored before, inside the id window.";
     CONSUMER_RECORDS_DROPPED = "consumer_records_dropped_total", Kind::Counter, ["topic", "reason"], "Accounting: records passed over for good, by reason.";
     CONSUMER_DLQ_MESSAGES = "consumer_dlq_messages_total", Kind::Counter, ["topic", "error_kind"], "Accounting: records that became dead letters, by kind.";
+    CONSUMER_RECORDS_RELEASED = "consumer_records_released_total", Kind::Counter, ["topic", "reason"], "Accounting: records read but given back uncommitted; whoever reads them next counts them again.";
     CONSUMER_RECORDS_IN_FLIGHT = "consumer_records_in_flight", Kind::Gauge, ["topic"], "Accounting: records read and not yet committed.";
     CONSUMER_PARSE_ERRORS = "consumer_parse_errors_total", Kind::Counter, ["topic"], "Records that could not be decoded.";
     CONSUMER_BATCHES_WRITTEN = "consumer_batches_written_total", Kind::Counter, [], "Batches confirmed by the store.";

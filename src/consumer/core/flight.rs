@@ -411,9 +411,9 @@ impl<P> Core<P> {
                 continue;
             }
             let mut flood = state.flood_before.clone();
-            let tripped = state.fates.iter().fold(false, |tripped, fate| {
-                flood.record(matches!(fate, Fate::Dead { .. }), &self.settings.flood) || tripped
-            });
+            let limits = &self.settings.flood;
+            let tripped =
+                state.fates.iter().any(|fate| flood.record(matches!(fate, Fate::Dead { .. }), limits));
             let name = flight.batch.parts[part].topic_partition.clone();
             if tripped {
                 self.drop_part(flight, part, "flood");

@@ -14,7 +14,7 @@ pub struct FloodLimits {
 
 /// What the rule remembers of a partition.
 #[derive(Clone, Debug, Default)]
-pub struct Flood {
+pub(super) struct Flood {
     /// The last `records_min` records: refused or not.
     recent: VecDeque<bool>,
     refused: usize,
@@ -25,7 +25,7 @@ pub struct Flood {
 
 impl Flood {
     /// Takes note of the next record. True: it is a flood.
-    pub fn record(&mut self, refused: bool, limits: &FloodLimits) -> bool {
+    pub(super) fn record(&mut self, refused: bool, limits: &FloodLimits) -> bool {
         self.recent.push_back(refused);
         self.refused += usize::from(refused);
         if self.recent.len() > limits.records_min.max(1) && self.recent.pop_front() == Some(true) {
@@ -43,7 +43,7 @@ impl Flood {
     }
 
     /// An operator wants the partition to go on: the rule is off until the records are good again.
-    pub fn waive(&mut self) {
+    pub(super) fn waive(&mut self) {
         *self = Self { waived: true, ..Self::default() };
     }
 }

@@ -57,6 +57,12 @@ impl<P> Core<P> {
 
     pub(super) fn on_revoking(&mut self, partitions: &[TopicPartition]) {
         let until = self.now.mono + self.settings.release_timeout;
+        // The group waits for these, too: they were lost with their topic, say, before it asked for them.
+        let gone: Vec<_> =
+            partitions.iter().filter(|name| !self.partitions.contains_key(*name)).cloned().collect();
+        if !gone.is_empty() && !self.stopping {
+            self.effects.push(Effect::Release { partitions: gone });
+        }
         for name in partitions {
             if let Some(partition) = self.partitions.get_mut(name) {
                 partition.revoking.get_or_insert(until);
@@ -76,6 +82,7 @@ impl<P> Core<P> {
     fn remove(&mut self, name: &TopicPartition) {
         let Some(partition) = self.partitions.remove(name) else { return };
         self.window.forget(name);
+        self.tell(Notice::Gone { topic_partition: name.clone() });
         if partition.standing.is_some() {
             self.goes_on(name);
         }
@@ -258,7 +265,7 @@ impl<P> Core<P> {
         }
     }
 
-    pub(super) fn on_rebuilt(&mut self, rebuild: RebuildId, outcome: Result<(), String>) {
+    pub(super) fn on_rebuilt(&mut self, rebuild: RebuildId, outcome: &Result<(), String>) {
         let Some(running) = self.rebuild.as_ref().filter(|running| running.id == rebuild) else { return };
         let since = running.since;
         match outcome {

@@ -205,7 +205,7 @@ impl<P> Core<P> {
             Input::TopicBack { topic } => self.on_topic_back(&topic),
             Input::Scanned { scan, stored } => self.on_scanned(scan, stored),
             Input::Rebuilding { rebuild, ids } => self.on_rebuilding(rebuild, &ids),
-            Input::Rebuilt { rebuild, outcome } => self.on_rebuilt(rebuild, outcome),
+            Input::Rebuilt { rebuild, outcome } => self.on_rebuilt(rebuild, &outcome),
             Input::Fetched { lane, fetch, parts } => self.on_fetched(lane, fetch, parts),
             Input::FetchFailed { lane, fetch, reason } => self.on_fetch_failed(lane, fetch, reason),
             Input::LettersProduced { batch, attempt, outcomes } => self.on_letters(batch, attempt, outcomes),
@@ -240,7 +240,8 @@ impl<P> Core<P> {
         if !self.probing && !self.stopping {
             at.push(self.store.heard() + self.settings.probe_interval);
         }
-        at.into_iter().min()
+        // What was due at the last input was done then, or waits for another one.
+        at.into_iter().filter(|at| *at > self.now.mono).min()
     }
 
     /// Has everything been finished or dropped after [`Input::Stop`]?

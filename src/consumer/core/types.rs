@@ -378,6 +378,10 @@ pub enum Notice {
         end: i64,
         committed: i64,
     },
+    /// Not ours any more.
+    Gone {
+        topic_partition: TopicPartition,
+    },
 }
 
 /// What became of a batch. The counts of a part add up to its records.

@@ -467,6 +467,8 @@ impl World {
         let group =
             |input: &Input<LogRecord>| matches!(input, Input::Assigned { .. } | Input::Revoking { .. });
         self.processes[number].inbox.retain(|input| !group(input));
+        let partitions = (0..self.broker.partitions.len()).map(Broker::name).collect();
+        self.processes[number].inbox.push_back(Input::Lost { partitions });
         self.broker.members.insert(self.members);
         self.rebalance();
     }
@@ -479,6 +481,13 @@ impl World {
     }
 
     fn complete_rebalance(&mut self) {
+        // A partition that was given back although the group had changed its mind begins another round.
+        let orphan = self.broker.partitions.iter().any(|partition| partition.owner.is_none());
+        if self.broker.preparing.is_none() && orphan && !self.broker.members.is_empty() {
+            for (member, news) in self.broker.prepare() {
+                self.tell(member, news);
+            }
+        }
         // At rest, members get the time they need to give partitions back.
         let waiting = self.broker.preparing.as_ref().is_none_or(|revoked| self.quiet && !revoked.is_empty());
         if waiting {

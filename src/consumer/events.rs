@@ -1,0 +1,173 @@
+//! The stage that stores events: topic `events` → table `events`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::decode::{Decoded, Field, Refused, decode};
+use super::sink::Sink;
+use super::stage::{Read, Stage, StageBatch};
+use crate::event::Timestamp;
+use crate::eventlog::{Header, Record, TopicId, TopicPartition};
+use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
+
+/// Counts up whenever [`decode`] or [`EventsStage::block`] makes another row of the same record.
+const MAPPER_VERSION: u32 = 1;
+/// Blocks of more rows are built where blocking is fine.
+const BUILD_HERE_ROWS_MAX: usize = 500;
+
+/// See the [module](self).
+pub struct EventsStage {
+    sink: Arc<dyn Sink>,
+    /// Of the id hashes: this process's own.
+    seed: u64,
+}
+
+impl EventsStage {
+    pub fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
+        Self { sink, seed }
+    }
+
+    fn block(batch: &StageBatch<Decoded>, rows: &[RowRef]) -> EventBlock {
+        let mut block = EventBlock::with_capacity(rows.len());
+        for row in rows {
+            let part = &batch.parts[row.part as usize];
+            let payload = &batch.item(*row).payload;
+            let (Ok(event), Some(value)) = (&payload.row, &payload.record.value) else { continue };
+            block.push(&EventRow {
+                project_id: event.text(value, Field::ProjectId),
+                environment_id: event.text(value, Field::EnvironmentId),
+                event_id: event.text(value, Field::Id),
+                event_name: event.text(value, Field::EventName),
+                distinct_id: event.text(value, Field::DistinctId),
+                customer_id: event.text(value, Field::CustomerId),
+                session_id: event.text(value, Field::SessionId),
+                source: event.text(value, Field::Source),
+                producer: header(&payload.record.headers, "producer"),
+                raw_event_id: "",
+                timestamp: event.timestamp,
+                received_at: event.received_at,
+                schema_version: event.schema_version,
+                source_topic: &part.topic_partition.topic,
+                source_topic_id: part.topic_id.0,
+                source_partition: part.topic_partition.partition,
+                source_offset: payload.record.offset,
+                properties: event.text(value, Field::Properties),
+                version: 0,
+                is_deleted: false,
+            });
+        }
+        block
+    }
+}
+
+fn header<'a>(headers: &'a [Header], name: &str) -> &'a str {
+    let found = headers.iter().find(|header| &*header.name == name);
+    found.and_then(|header| std::str::from_utf8(&header.value).ok()).unwrap_or_default()
+}
+
+#[async_trait]
+impl Stage for EventsStage {
+    type Row = Decoded;
+
+    fn name(&self) -> &'static str {
+        "consumer"
+    }
+
+    fn table(&self) -> &'static str {
+        "events"
+    }
+
+    fn mapper_version(&self) -> u32 {
+        MAPPER_VERSION
+    }
+
+    fn has_id_window(&self) -> bool {
+        true
+    }
+
+    fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
+        let event = decode(record)?;
+        let value = record.value.as_deref().unwrap_or_default();
+        let id = IdHash::of(
+            self.seed,
+            event.text(value, Field::ProjectId),
+            event.text(value, Field::EnvironmentId),
+            event.text(value, Field::Id),
+        );
+        Ok(Read { id, remember: !event.id_generated, received_at: event.received_at, row: event })
+    }
+
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<Decoded>>,
+        rows: &Arc<[RowRef]>,
+        token: &str,
+    ) -> Result<(), InsertError> {
+        let block = if rows.len() <= BUILD_HERE_ROWS_MAX {
+            Self::block(batch, rows)
+        } else {
+            let (batch, rows) = (batch.clone(), rows.clone());
+            match tokio::task::spawn_blocking(move || Self::block(&batch, &rows)).await {
+                Ok(block) => block,
+                // The builder panicked: so does this task, and the driver hears of it.
+                Err(join) => std::panic::resume_unwind(Box::new(join.to_string())),
+            }
+        };
+        self.sink.insert_events(&block, token).await
+    }
+
+    async fn stored_offsets(
+        &self,
+        from: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        let ranges: Vec<StoredRange> = from
+            .iter()
+            .map(|position| StoredRange {
+                topic: position.topic_partition.topic.to_string(),
+                topic_id: position.topic_id.0,
+                partition: position.topic_partition.partition,
+                from_offset: position.offset,
+            })
+            .collect();
+        let found = self.sink.stored_offsets(&ranges).await?;
+        Ok(found.into_iter().map(|s| (TopicPartition::new(s.topic, s.partition), s.offsets)).collect())
+    }
+
+    async fn recent_ids(
+        &self,
+        partitions: &[(TopicPartition, TopicId)],
+        since: Timestamp,
+        limit: usize,
+        found: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        // One stream for each topic; its partitions come together, newest first over all of them.
+        let mut topics: BTreeMap<(Arc<str>, Uuid), Vec<i32>> = BTreeMap::new();
+        for (name, topic_id) in partitions {
+            topics.entry((name.topic.clone(), topic_id.0)).or_default().push(name.partition);
+        }
+        for ((topic, topic_id), partitions) in topics {
+            let mut ids = self.sink.recent_ids(&topic, topic_id, &partitions, since, limit as u64);
+            while let Some(chunk) = ids.next_chunk().await? {
+                let chunk = chunk.into_iter().map(|stored| StoredId {
+                    topic_partition: TopicPartition::new(topic.clone(), stored.partition),
+                    id: IdHash::of(self.seed, &stored.project_id, &stored.environment_id, &stored.event_id),
+                    offset: stored.offset,
+                    received_at: stored.received_at,
+                });
+                if found.send(chunk.collect()).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.sink.probe().await
+    }
+}

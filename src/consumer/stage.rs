@@ -1,0 +1,103 @@
+//! What a stage of the pipeline is: how it reads a record, and where its rows go. Everything between (batches, tokens,
+//! dead letters, commits, retries) is the same for all stages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::core::{Batch, FetchPosition, IdHash, RowRef, StoredId, Verdict};
+use super::decode::Refused;
+use crate::event::Timestamp;
+use crate::eventlog::{Record, TopicId, TopicPartition};
+use crate::store::{InsertError, StoreError};
+
+/// A record with what the stage read in it.
+#[derive(Debug)]
+pub struct Payload<R> {
+    pub record: Record,
+    pub row: Result<R, Refused>,
+}
+
+/// A batch of a stage.
+pub type StageBatch<R> = Batch<Payload<R>>;
+
+/// A row as a stage read it, and what the core has to know of it.
+#[derive(Clone, Debug)]
+pub struct Read<R> {
+    pub row: R,
+    pub id: IdHash,
+    /// A resend may carry the same id: the id window remembers it.
+    pub remember: bool,
+    pub received_at: Timestamp,
+}
+
+impl<R> Read<R> {
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict::Row { id: self.id, remember: self.remember, received_at: self.received_at }
+    }
+}
+
+/// One stage of the pipeline.
+#[async_trait]
+pub trait Stage: Send + Sync + 'static {
+    /// What a record becomes.
+    type Row: Send + Sync + 'static;
+
+    /// Of logs and of its component in `/ready`.
+    fn name(&self) -> &'static str;
+
+    /// The table it writes; part of the insert token.
+    fn table(&self) -> &'static str;
+
+    /// Counts up whenever the same record would become another row.
+    fn mapper_version(&self) -> u32;
+
+    /// Does it recognise resends by their id?
+    fn has_id_window(&self) -> bool;
+
+    /// Reads a record. The same record gives the same answer for ever.
+    ///
+    /// # Errors
+    /// The record cannot become a row.
+    fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused>;
+
+    /// Inserts rows as one block. Ok only when the store has confirmed them.
+    ///
+    /// # Errors
+    /// See [`InsertError`].
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<Self::Row>>,
+        rows: &Arc<[RowRef]>,
+        token: &str,
+    ) -> Result<(), InsertError>;
+
+    /// The offsets, from each position on, whose rows are stored; sorted.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn stored_offsets(
+        &self,
+        from: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError>;
+
+    /// Sends the ids stored since then to `found`, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn recent_ids(
+        &self,
+        partitions: &[(TopicPartition, TopicId)],
+        since: Timestamp,
+        limit: usize,
+        found: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError>;
+
+    /// Does the store answer?
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn probe(&self) -> Result<(), StoreError>;
+}
