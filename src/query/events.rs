@@ -290,15 +290,14 @@ impl Search {
         let times = rows(&Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), older)
             .then(Sql::new("ORDER BY at DESC LIMIT ").arg(wanted))
             .sql();
-        let reach =
-            Sql::new("toUnixTimestamp64Milli(timestamp) >= (SELECT min(at) FROM (").append(&times).push("))");
+        let reach = View::Versions.time().push(" >= (SELECT min(at) FROM (").append(&times).push("))");
         let columns = Sql::new(
             "toUnixTimestamp64Milli(timestamp) AS at, event_name AS name, cityHash64(distinct_id) AS person, \
              event_id AS id",
         );
         let mut places = rows(&columns, slice).and(reach);
         if let Some(after) = &self.after {
-            places = places.and(after.older());
+            places = places.and(after.older(View::Versions));
         }
         let tail = Sql::new("ORDER BY at DESC, name DESC, person DESC, id DESC LIMIT ").arg(wanted);
         places.then(tail).sql()
@@ -332,7 +331,7 @@ impl Search {
             .within(self.range)
             .and_all(self.conditions.iter().cloned());
         match &self.after {
-            Some(after) => select.and(after.older()).sql(),
+            Some(after) => select.and(after.older(View::Deduplicated)).sql(),
             None => select.sql(),
         }
     }
@@ -340,8 +339,10 @@ impl Search {
 
 impl Place {
     /// Holds for rows after this place.
-    fn older(&self) -> Sql {
-        Sql::new("(toUnixTimestamp64Milli(timestamp), event_name, cityHash64(distinct_id), event_id) < (")
+    fn older(&self, view: View) -> Sql {
+        Sql::new("(")
+            .append(&view.time())
+            .push(", event_name, cityHash64(distinct_id), event_id) < (")
             .arg(self.millis)
             .push(", ")
             .arg(&self.event)

@@ -8,9 +8,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::property::Property;
 use crate::http::Problem;
-use crate::store::Sql;
+use crate::store::{Property, Sql};
 
 /// One condition on a property, as it is sent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -109,7 +108,8 @@ impl Filter {
             return Ok(None);
         }
         let text = property.text();
-        let any = |each: Vec<Sql>| Sql::new("(").append(&set()).push(" AND (").join(" OR ", &each).push("))");
+        // Of a missing property every comparison is NULL.
+        let any = |each: Vec<Sql>| Sql::new("ifNull(").join(" OR ", &each).push(", false)");
         let not = |sql: Sql| Sql::new("NOT ").append(&sql);
         let condition = match self.operator {
             Operator::Exact => any(Self::equal(&property, &values)),

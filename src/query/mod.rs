@@ -27,7 +27,6 @@ pub mod filter;
 pub mod http;
 pub mod interval;
 pub mod names;
-mod property;
 pub mod range;
 mod statement;
 #[cfg(test)]

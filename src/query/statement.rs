@@ -15,6 +15,21 @@ pub(super) enum View {
     Versions,
 }
 
+impl View {
+    /// A row's time in milliseconds, for conditions.
+    ///
+    /// Versions of one event may differ in their time of day, never in their day. A condition on the time itself would
+    /// let the server leave out a whole part of the table that holds the version that counts, before deduplication,
+    /// and an older version would count instead. So deduplicated rows are compared in a form that the server cannot
+    /// hold against a part's smallest and greatest time; whole days choose what is read.
+    pub(super) fn time(self) -> Sql {
+        match self {
+            Self::Deduplicated => Sql::new("bitOr(toUnixTimestamp64Milli(timestamp), 0)"),
+            Self::Versions => Sql::new("toUnixTimestamp64Milli(timestamp)"),
+        }
+    }
+}
+
 /// A `SELECT` over one scope's rows.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -62,25 +77,13 @@ impl Select {
     }
 
     /// Only rows of this range.
-    ///
-    /// Versions of one event may differ in their time of day, never in their day. So whole days choose what is read,
-    /// and the time itself is compared in a form that the server does not use to leave out parts of the table: else
-    /// a part with the version that counts could be left out, and an older one would count instead.
     pub(super) fn within(self, range: Range) -> Self {
-        self.from(range.from).before(range.end)
-    }
-
-    /// Only rows at or after `from`.
-    pub(super) fn from(self, from: Timestamp) -> Self {
-        self.and(Sql::new("toDate(timestamp) >= ").arg(day(from)))
-            .and(Sql::new("toUnixTimestamp64Milli(timestamp) >= ").arg(from.as_millis()))
-    }
-
-    /// Only rows before `end`.
-    pub(super) fn before(self, end: Timestamp) -> Self {
-        let last = Timestamp::from_millis(end.as_millis() - 1);
-        self.and(Sql::new("toDate(timestamp) <= ").arg(day(last)))
-            .and(Sql::new("toUnixTimestamp64Milli(timestamp) < ").arg(end.as_millis()))
+        let last = Timestamp::from_millis(range.end.as_millis() - 1);
+        let at = self.view.time();
+        self.and(Sql::new("toDate(timestamp) >= ").arg(day(range.from)))
+            .and(Sql::new("toDate(timestamp) <= ").arg(day(last)))
+            .and(Sql::new("").append(&at).push(" >= ").arg(range.from.as_millis()))
+            .and(at.push(" < ").arg(range.end.as_millis()))
     }
 
     /// What stands after the conditions: `GROUP BY`, `ORDER BY`, `LIMIT`.

@@ -5,6 +5,8 @@ mod cli;
 #[cfg(test)]
 mod dlq;
 #[cfg(test)]
+mod query;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;

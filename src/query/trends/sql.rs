@@ -3,9 +3,8 @@
 use super::{Math, Plan, PlannedBreakdown, PlannedSeries};
 use crate::event::Scope;
 use crate::query::interval::Buckets;
-use crate::query::property::Property;
 use crate::query::statement::{self, Select, View};
-use crate::store::Sql;
+use crate::store::{Property, Sql};
 
 /// The statement of a series. Its rows are (bucket, count, place, value): without a breakdown place 0 and no value; with
 /// one, places from 1 on, the one after the last for all other values together. A bucket is the milliseconds at which it
@@ -43,9 +42,9 @@ fn broken_down(scope: &Scope, plan: &Plan, series: &PlannedSeries, breakdown: &P
     };
     let columns = Sql::new("")
         .append(&bucket(&plan.buckets))
-        .push(" AS bucket, ")
+        .push(" AS bucket, ifNull(")
         .append(&Property::new(&breakdown.property).text())
-        .push(" AS label, ")
+        .push(", '') AS label, ")
         .push(state)
         .push(" AS state");
     let counted = rows(scope, plan, series, &columns).then(Sql::new("GROUP BY bucket, label")).sql();
