@@ -370,3 +370,6 @@ impl MessageBody for Holding {
         Pin::new(&mut self.body).poll_next(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

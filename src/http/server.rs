@@ -81,3 +81,6 @@ async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
 fn bytes(size: bytesize::ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests;
