@@ -16,6 +16,10 @@ use crate::eventlog::{CommitError, LogError, NewRecord, Position, TopicId};
 /// A batch is closed at this size: what a fetch holds in memory for one record is bounded by it.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// A segment's summary is recorded each time it has grown by this much: opening reads no more than this and a round of
+/// each segment that is written to.
+const SUMMARY_BYTES: u64 = 16 << 20;
+
 /// Everything that one sync makes durable.
 #[derive(Default)]
 pub(super) struct Round {
@@ -63,6 +67,13 @@ impl Pending {
             self.close_batch();
         }
         offset
+    }
+
+    /// Has enough been written since the segment's summary was recorded that it should be recorded again?
+    pub(super) fn summary_is_due(&self) -> bool {
+        let appended: usize = self.closed.iter().map(|(_, batch)| batch.len()).sum();
+        let after = self.segment.bytes.saturating_add(u64::try_from(appended).unwrap_or(u64::MAX));
+        self.segment.bytes / SUMMARY_BYTES != after / SUMMARY_BYTES
     }
 
     pub(super) fn close_batch(&mut self) {

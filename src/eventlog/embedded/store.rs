@@ -77,15 +77,11 @@ struct TopicEntry {
     required_groups: Vec<Arc<str>>,
 }
 
-/// A segment in `meta`, key `s`, topic id, partition, base offset. Sealed ones carry their summary, so that opening
-/// need not read them.
+/// A segment in `meta`, key `s`, topic id, partition, base offset. It carries a summary, so that opening reads only what
+/// was written behind it: nothing of a sealed one.
 #[derive(Serialize, Deserialize)]
 struct SegmentEntry {
-    sealed: Option<Sealed>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Sealed {
+    sealed: bool,
     end: i64,
     bytes: u64,
     first_timestamp: i64,
@@ -112,6 +108,9 @@ impl Store {
     /// to hold is written anew.
     pub(super) fn open(dir: &Path, after_failure: bool) -> Result<(Self, Loaded), StoreError> {
         std::fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
         let lock = File::create(dir.join(LOCK))?;
         lock.try_lock().map_err(|_| StoreError::InUse(dir.display().to_string()))?;
         remove_unborn(dir)?;
@@ -167,20 +166,18 @@ impl Store {
             let (topic_id, partition, base) = read_segment_key(&key).ok_or_else(corrupt)?;
             let entry: SegmentEntry = serde_json::from_slice(&value).map_err(|_| corrupt())?;
             let name = segment_name(topic_id, partition, base);
-            let created = !self.db.keyspace_exists(&name);
-            if created && entry.sealed.is_some() {
+            if entry.end > base && !self.db.keyspace_exists(&name) {
                 return Err(StoreError::Corrupt(format!("segment {name} is missing, and its entry")));
             }
             let mut segment = Segment::new(self.segment_keyspace(&name)?, base);
-            if let Some(sealed) = entry.sealed {
-                segment.sealed = true;
-                segment.end = sealed.end;
-                segment.bytes = sealed.bytes;
-                segment.first_timestamp = sealed.first_timestamp;
-                segment.max_timestamp = sealed.max_timestamp;
-            } else {
-                for batch in segment.keyspace.iter() {
-                    let (_, value) = batch.into_inner()?;
+            segment.sealed = entry.sealed;
+            segment.end = entry.end;
+            segment.bytes = entry.bytes;
+            segment.first_timestamp = entry.first_timestamp;
+            segment.max_timestamp = entry.max_timestamp;
+            if !segment.sealed {
+                for batch in segment.keyspace.range(offset_key(segment.end)..) {
+                    let value = batch.value()?;
                     segment.add(&BatchHeader::read(&value)?, value.len());
                 }
             }
@@ -322,21 +319,21 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Records a segment.
+    /// Records a segment as it stands, without what this write appends to it.
     pub(super) fn segment(
         &mut self,
         topic: TopicId,
         partition: i32,
         segment: &Segment,
     ) -> Result<(), StoreError> {
-        let sealed = segment.sealed.then_some(Sealed {
+        let entry = SegmentEntry {
+            sealed: segment.sealed,
             end: segment.end,
             bytes: segment.bytes,
             first_timestamp: segment.first_timestamp,
             max_timestamp: segment.max_timestamp,
-        });
-        let key = segment_key(topic, partition, segment.base);
-        self.batch.insert(self.meta, key, json(&SegmentEntry { sealed })?);
+        };
+        self.batch.insert(self.meta, segment_key(topic, partition, segment.base), json(&entry)?);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::catalog::{Partition, Topic};
 use super::round::{Committing, Produced, Round};
-use super::store::{Loaded, Store, StoreError};
+use super::store::{Loaded, Store, StoreError, Write};
 use super::topics::ChangeError;
 use super::{EmbeddedOptions, Shared};
 use crate::event::{Clock, IdSource};
@@ -23,7 +23,7 @@ use crate::lifecycle::Component;
 use crate::telemetry::names;
 
 /// Bytes of records that one round takes from the queue.
-const ROUND_BYTES_MAX: usize = 16 << 20;
+const ROUND_BYTES_MAX: usize = 8 << 20;
 /// How often the room on the disk and, after a failure, the store itself are looked at again.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -312,23 +312,18 @@ impl Writer {
         for pending in round.partitions.values_mut() {
             pending.close_batch();
         }
-        let mut write = store.write();
-        for pending in round.partitions.values() {
-            for (header, batch) in &pending.closed {
-                write.batch(&pending.segment, header.base_offset, batch.clone());
+        let write = match self.encode(store, &round) {
+            Ok(write) => write,
+            Err(error) => {
+                let error = self.fail(&error);
+                return round.refuse(&error);
             }
-        }
-        for commit in &round.commits {
-            for checked in &commit.offsets {
-                write.committed(&commit.group, checked.topic_id, checked.partition, checked.offset);
-            }
-        }
+        };
         if !write.is_empty() {
             let started = Instant::now();
             if let Err(error) = write.commit() {
                 let error = self.fail(&error);
-                round.refuse(&error);
-                return;
+                return round.refuse(&error);
             }
             self.sync_duration.record(started.elapsed().as_secs_f64());
             self.syncs.increment(1);
@@ -344,6 +339,24 @@ impl Writer {
         for (topic, partition) in appended {
             self.roll_if_full(&topic, &partition);
         }
+    }
+
+    fn encode<'a>(&self, store: &'a Store, round: &Round) -> Result<Write<'a>, StoreError> {
+        let mut write = store.write();
+        for pending in round.partitions.values() {
+            if pending.summary_is_due() {
+                write.segment(pending.topic.id, pending.partition.number, &pending.segment)?;
+            }
+            for (header, batch) in &pending.closed {
+                write.batch(&pending.segment, header.base_offset, batch.clone());
+            }
+        }
+        for commit in &round.commits {
+            for checked in &commit.offsets {
+                write.committed(&commit.group, checked.topic_id, checked.partition, checked.offset);
+            }
+        }
+        Ok(write)
     }
 
     /// Shows what a round made durable.
