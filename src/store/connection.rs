@@ -33,7 +33,11 @@ pub(super) struct Connection {
     pub client: Client,
     pub generation: u64,
     seen: Arc<Seen>,
-    /// The same socket once more, to end it whatever klickhouse is doing.
+    _parting: Parting,
+}
+
+/// The connection's socket once more, to end it whatever klickhouse is doing.
+struct Parting {
     socket: std::net::TcpStream,
     runtime: Handle,
 }
@@ -66,6 +70,7 @@ impl Connection {
         stream.set_nodelay(true).map_err(refused)?;
         let stream = stream.into_std().map_err(refused)?;
         let socket = stream.try_clone().map_err(refused)?;
+        let parting = Parting { socket, runtime: Handle::current() };
         let (read, write) = TcpStream::from_std(stream).map_err(refused)?.into_split();
         let seen = Arc::new(Seen { over: AtomicBool::new(false), greeting: Mutex::new(Some(Vec::new())) });
         let options = ClientOptions {
@@ -85,7 +90,7 @@ impl Connection {
         match connected {
             Ok(client) => {
                 let generation = endpoint.generation;
-                let connection = Self { client, generation, seen, socket, runtime: Handle::current() };
+                let connection = Self { client, generation, seen, _parting: parting };
                 if !database.is_empty() {
                     connection.run(&Sql::new("USE ").name(database)).await?;
                 }
@@ -125,7 +130,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Parting {
     /// Says that we have nothing more to say (the server then stops what it does for us) and reads what is still under
     /// way. Closing at once would reset the connection, and the embedded engine dies of a reset (seen:
     /// `std::terminate` in its connection thread).

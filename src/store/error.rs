@@ -67,6 +67,7 @@ pub struct Finding {
 }
 
 pub(super) const MIGRATE: &str = "run `flexflow migrate`";
+const LOG_IN: &str = "set store.user and store.password, and give that user the rights to the database";
 pub(super) const REQUEST_TIMEOUT: &str = "store.request_timeout";
 
 /// What a server error code asks for. The codes are ClickHouse's `ErrorCodes.cpp`.
@@ -105,6 +106,15 @@ pub(super) fn class_of(code: i32, message: &str) -> Class {
     }
 }
 
+/// What mends a [`Class::Schema`].
+fn cure_of(code: i32) -> &'static str {
+    match code {
+        // SETTING_CONSTRAINT_VIOLATION, UNKNOWN_USER, ACCESS_DENIED, AUTHENTICATION_FAILED.
+        452 | 192 | 497 | 516 => LOG_IN,
+        _ => MIGRATE,
+    }
+}
+
 /// A dependent materialized view failed: error 252 and friends do not say so, the message does.
 fn failed_in_view(message: &str) -> bool {
     message.contains("while pushing to view")
@@ -123,7 +133,7 @@ pub(super) fn insert_error(error: &KlickhouseError, sent: bool) -> InsertError {
             }
             match class_of(*code, message) {
                 Class::Unavailable | Class::Memory | Class::Timeout => InsertError::Unavailable(text),
-                Class::Schema => InsertError::Schema { message: text, cure: MIGRATE },
+                Class::Schema => InsertError::Schema { message: text, cure: cure_of(*code) },
                 Class::Content => InsertError::Rejected(text),
             }
         }
@@ -145,7 +155,7 @@ pub(super) fn store_error(error: &KlickhouseError) -> StoreError {
                 Class::Unavailable => StoreError::Unavailable(text),
                 Class::Timeout => StoreError::Timeout { setting: "query.timeout", message: text },
                 Class::Memory => StoreError::Limit { setting: "query.memory_max", message: text },
-                Class::Schema => StoreError::Schema { message: text, cure: MIGRATE },
+                Class::Schema => StoreError::Schema { message: text, cure: cure_of(*code) },
                 Class::Content => StoreError::Query(text),
             }
         }
@@ -194,7 +204,9 @@ mod tests {
 
     #[test]
     fn missing_tables_and_columns_name_the_cure() {
-        for code in [16, 47, 60, 81, 497] {
+        let error = insert_error(&server(516, "wrong password"), false);
+        assert!(matches!(error, InsertError::Schema { cure, .. } if cure.contains("store.password")));
+        for code in [16, 47, 60, 81] {
             let error = insert_error(&server(code, "missing"), true);
             assert!(matches!(error, InsertError::Schema { cure, .. } if cure.contains("migrate")), "{code}");
         }

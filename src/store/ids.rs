@@ -12,8 +12,12 @@ use crate::event::Timestamp;
 const FIRST_SLICE: Duration = Duration::from_secs(60);
 const SLICE_MIN: Duration = Duration::from_secs(1);
 const SLICE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Sorting this many at once costs the store some tens of megabytes.
+/// What a slice should hold, and what it holds at most (the rest of it is asked for again): sorting that many at once
+/// costs the store some 100 MB.
 const SLICE_IDS: u64 = 200_000;
+const SLICE_IDS_MAX: u64 = 500_000;
+/// Clocks of capture processes differ: this far ahead of ours is as good as now.
+const AHEAD: Duration = Duration::from_secs(3600);
 
 /// The id of a stored event and where its record stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +50,13 @@ pub struct RecentIds {
     topic_id: Uuid,
     partitions: Vec<i32>,
     since: Timestamp,
-    /// The next slice ends before this.
+    /// The slice that is asked for: from the one to before the other.
+    from: Timestamp,
     until: Timestamp,
-    slice: Duration,
+    length: Duration,
+    /// What came of the slice so far, and the oldest of it.
     slice_ids: u64,
+    oldest: Timestamp,
     left: u64,
     rows: Option<RowStream<RecentId>>,
 }
@@ -65,16 +72,18 @@ impl Store {
         since: Timestamp,
         limit: u64,
     ) -> RecentIds {
+        let now = self.inner.clock.now();
         RecentIds {
             store: self.clone(),
             topic: topic.to_owned(),
             topic_id,
             partitions: partitions.to_vec(),
             since,
-            // Clocks of capture processes differ: an hour ahead of ours is as good as now.
-            until: self.inner.clock.now().plus(Duration::from_secs(3600)),
-            slice: Duration::from_secs(3600) + FIRST_SLICE,
+            from: now.minus(FIRST_SLICE).max(since),
+            until: now.plus(AHEAD),
+            length: FIRST_SLICE,
             slice_ids: 0,
+            oldest: Timestamp::MAX,
             left: limit,
             rows: None,
         }
@@ -102,6 +111,9 @@ impl RecentIds {
                 self.rows = Some(rows);
                 self.slice_ids += chunk.len() as u64;
                 self.left = self.left.saturating_sub(chunk.len() as u64);
+                if let Some(last) = chunk.last() {
+                    self.oldest = last.received_at;
+                }
                 return Ok(Some(chunk));
             }
             self.go_back();
@@ -110,17 +122,22 @@ impl RecentIds {
     }
 
     fn go_back(&mut self) {
-        self.until = self.slice_start();
+        if self.slice_ids >= SLICE_IDS_MAX {
+            // More in it than was asked for. The oldest millisecond may have been cut: it is asked for again, unless
+            // that would not get us further (half a million ids of one millisecond: the rest of them is left out).
+            let again = Timestamp::from_millis(self.oldest.as_millis() + 1);
+            self.until = if again < self.until { again } else { self.oldest };
+            self.length = (self.length / 2).max(SLICE_MIN);
+            return;
+        }
         let next = match self.slice_ids {
-            ids if ids > SLICE_IDS * 2 => self.slice / 2,
-            ids if ids < SLICE_IDS / 2 => self.slice * 4,
-            _ => self.slice,
+            ids if ids > SLICE_IDS * 2 => self.length / 2,
+            ids if ids < SLICE_IDS / 2 => self.length * 4,
+            _ => self.length,
         };
-        self.slice = next.clamp(SLICE_MIN, SLICE_MAX);
-    }
-
-    fn slice_start(&self) -> Timestamp {
-        self.until.minus(self.slice).max(self.since)
+        self.length = next.clamp(SLICE_MIN, SLICE_MAX);
+        self.until = self.from;
+        self.from = self.until.minus(self.length).max(self.since);
     }
 
     fn question(&self) -> Sql {
@@ -134,10 +151,10 @@ impl RecentIds {
         .push(" AND source_partition IN ")
         .list(&self.partitions)
         .push(" AND received_at >= ")
-        .arg(self.slice_start())
+        .arg(self.from)
         .push(" AND received_at < ")
         .arg(self.until)
         .push(" ORDER BY at DESC LIMIT ")
-        .arg(self.left)
+        .arg(self.left.min(SLICE_IDS_MAX))
     }
 }

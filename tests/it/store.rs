@@ -425,6 +425,8 @@ async fn values_read_back_as_themselves_whatever_is_in_them() {
     test.store.close(CLOSE).await;
 }
 
+type PropertyRow = (String, Option<String>, Option<f64>, bool, String);
+
 #[tokio::test]
 async fn a_property_means_the_same_whether_its_key_is_hot_or_not() {
     let test = TestStore::start().await;
@@ -461,7 +463,7 @@ async fn a_property_means_the_same_whether_its_key_is_hot_or_not() {
             .push(" AS s, ")
             .append(&property.raw())
             .push(" AS r FROM events FINAL ORDER BY source_offset");
-        let found: Vec<(String, Option<String>, Option<f64>, bool, String)> = ask(&test, sql).await;
+        let found = ask::<PropertyRow>(&test, sql).await;
         for ((name, json, text, number), found) in values.iter().zip(found) {
             assert_eq!(found.0, *name);
             assert_eq!((found.1.as_deref(), found.2), (*text, *number), "{key} {name}");
@@ -570,29 +572,61 @@ fn kill(pid: u32) {
     assert_eq!(unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), libc::SIGKILL) }, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn how_fast_rows_go_in() {
+    let begun = Instant::now();
     let test = TestStore::start().await;
-    for batch in 0..20 {
-        let begun = Instant::now();
-        let mut block = EventBlock::new();
-        for index in 0..20_000 {
-            let id = format!("01890a5d-ac96-774b-bcce-{batch:04}{index:08}");
-            let properties = format!(
-                r#"{{"path":"/items/{}","price":{}.5,"currency":"EUR","ad_id":"ad-{}","item_id":"item-{}","country":"DE","device":"phone","referrer":"https://example.com/","k{}":"some text here","plan":"pro"}}"#,
-                index % 100,
-                index % 37,
-                index % 50,
-                index % 1000,
-                index % 300
-            );
-            block.push(&row(&id, batch * 20_000 + index, &properties));
-        }
-        let built = begun.elapsed();
-        let begun = Instant::now();
-        test.store.insert_events(&block, &format!("t{batch}")).await.unwrap();
-        eprintln!("built in {built:?}, inserted in {:?}, {} bytes", begun.elapsed(), block.bytes());
+    eprintln!("engine and tables after {:?}", begun.elapsed());
+    let blocks: Vec<EventBlock> = (0..25).map(measured_block).collect();
+    let begun = Instant::now();
+    let client = cpu("self");
+    let built = measured_block(25);
+    eprintln!("built 20000 rows in {:?} cpu {:?}", begun.elapsed(), cpu("self") - client);
+    let engine_process = test.engine_pid().to_string();
+    let (begun, client, engine) = (Instant::now(), cpu("self"), cpu(&engine_process));
+    for (index, block) in blocks.iter().enumerate() {
+        test.store.insert_events(block, &format!("t{index}")).await.unwrap();
     }
+    let rows = blocks.len() * built.len();
+    eprintln!(
+        "{rows} rows in {:?}, cpu of ours {:?}, of the engine {:?}; {} bytes a block",
+        begun.elapsed(),
+        cpu("self") - client,
+        cpu(&engine_process) - engine,
+        built.bytes()
+    );
+    let begun = Instant::now();
+    for _ in 0..200 {
+        test.store.probe().await.unwrap();
+    }
+    eprintln!("a ping takes {:?}", begun.elapsed() / 200);
     test.store.close(CLOSE).await;
+}
+
+fn measured_block(batch: i64) -> EventBlock {
+    let mut block = EventBlock::with_capacity(20_000);
+    for index in 0..20_000 {
+        let id = format!("01890a5d-ac96-774b-bcce-{batch:04}{index:08}");
+        let person = format!("person-{}", index * 7919 % 5000);
+        let properties = format!(
+            r#"{{"path":"/items/{}","price":{}.5,"currency":"EUR","ad_id":"ad-{}","item_id":"item-{}","country":"DE","device":"phone","k{}":"text","plan":"pro","n":{index},"flag":true}}"#,
+            index % 100,
+            index % 37,
+            index % 50,
+            index % 1000,
+            index % 300
+        );
+        let own = row(&id, batch * 20_000 + index, &properties);
+        block.push(&EventRow { distinct_id: &person, ..own });
+    }
+    block
+}
+
+/// User and system time of a process so far.
+fn cpu(process: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
 }

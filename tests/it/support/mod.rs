@@ -1,4 +1,4 @@
 //! What the tests share.
 
-pub mod proxy;
-pub mod store;
+pub(crate) mod proxy;
+pub(crate) mod store;

@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Passes bytes between its port and `target` until told otherwise.
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     state: Arc<State>,
     accept: AbortHandle,
 }
@@ -22,14 +22,12 @@ struct State {
     swallow_answers: AtomicBool,
     /// Connections cut so far.
     cut: AtomicU64,
-    /// Bytes passed to the server so far.
-    sent: AtomicU64,
 }
 
 impl Proxy {
     /// Listens on a free port of the loopback device.
     #[expect(clippy::disallowed_methods, reason = "a helper of tests, ended by its own Drop")]
-    pub async fn to(target: SocketAddr) -> Self {
+    pub(crate) async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -49,25 +47,19 @@ impl Proxy {
         Self { address, state, accept }
     }
 
-    /// From now on no answer reaches the client: a connection ends as soon as the server has something to say after
-    /// `bytes` more have gone to it.
-    pub fn cut_after_data(&self) {
+    /// From now on the answer to rows does not reach the client: the connection ends instead.
+    pub(crate) fn cut_after_data(&self) {
         self.state.swallow_answers.store(true, Ordering::SeqCst);
     }
 
     /// Passes everything again.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.state.swallow_answers.store(false, Ordering::SeqCst);
     }
 
     /// How many connections were cut.
-    pub fn cut(&self) -> u64 {
+    pub(crate) fn cut(&self) -> u64 {
         self.state.cut.load(Ordering::SeqCst)
-    }
-
-    /// How many bytes went to the server.
-    pub fn sent(&self) -> u64 {
-        self.state.sent.load(Ordering::SeqCst)
     }
 }
 
@@ -91,7 +83,6 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
                 Ok(0) | Err(_) => return,
                 Ok(length) => {
                     counted.fetch_add(length as u64, Ordering::SeqCst);
-                    state.sent.fetch_add(length as u64, Ordering::SeqCst);
                     if to_server.write_all(&buffer[..length]).await.is_err() {
                         return;
                     }
@@ -124,7 +115,7 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
 const ROWS: u64 = 8192;
 
 /// Waits for a condition, at most 30 s.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain until {what}");

@@ -12,27 +12,27 @@ use flexflow::store::{EventRow, Store};
 use uuid::Uuid;
 
 /// The store with what keeps it alive.
-pub struct TestStore {
-    pub store: Store,
-    pub health: Health,
-    pub data_dir: tempfile::TempDir,
+pub(crate) struct TestStore {
+    pub(crate) store: Store,
+    pub(crate) health: Health,
+    pub(crate) data_dir: tempfile::TempDir,
     _tasks: Tasks,
 }
 
 /// The store's section of the defaults.
-pub fn config() -> config::Store {
+pub(crate) fn config() -> config::Store {
     let reference: toml::Table = toml::from_str(config::REFERENCE).unwrap();
     reference["store"].clone().try_into().unwrap()
 }
 
 /// The built binary is the engine's child.
-pub fn options() -> EngineOptions {
+pub(crate) fn options() -> EngineOptions {
     EngineOptions { executable: PathBuf::from(env!("CARGO_BIN_EXE_flexflow")), install_missing: true }
 }
 
 impl TestStore {
     /// An engine that answers, with its tables.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let started = Self::open(&config(), tempfile::tempdir().unwrap());
         started.store.wait_ready(Duration::from_secs(300)).await.unwrap();
         started.store.migrate().await.unwrap();
@@ -40,7 +40,7 @@ impl TestStore {
     }
 
     /// A store that may not answer yet.
-    pub fn open(config: &config::Store, data_dir: tempfile::TempDir) -> Self {
+    pub(crate) fn open(config: &config::Store, data_dir: tempfile::TempDir) -> Self {
         let tasks = Tasks::new(Stop::default());
         let clock = Arc::new(SystemClock);
         let health = Health::new(clock.clone());
@@ -51,7 +51,7 @@ impl TestStore {
     }
 
     /// A second store that talks to this one's engine through another address.
-    pub fn through(&self, address: &str) -> Self {
+    pub(crate) fn through(&self, address: &str) -> Self {
         let (user, password) = self.store.engine_login().unwrap();
         let config = config::Store {
             url: Some(format!("clickhouse://{address}")),
@@ -63,12 +63,12 @@ impl TestStore {
     }
 
     /// The engine's process.
-    pub fn engine_pid(&self) -> u32 {
+    pub(crate) fn engine_pid(&self) -> u32 {
         self.try_engine_pid().unwrap()
     }
 
     /// The engine's process, if there is one.
-    pub fn try_engine_pid(&self) -> Option<u32> {
+    pub(crate) fn try_engine_pid(&self) -> Option<u32> {
         engine_on(self.data_dir.path())
     }
 }
@@ -86,7 +86,7 @@ fn engine_on(data_dir: &Path) -> Option<u32> {
 }
 
 /// A row of event `id`.
-pub fn row<'a>(id: &'a str, offset: i64, properties: &'a str) -> EventRow<'a> {
+pub(crate) fn row<'a>(id: &'a str, offset: i64, properties: &'a str) -> EventRow<'a> {
     EventRow {
         project_id: "proj",
         environment_id: "env",
