@@ -12,6 +12,7 @@
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < {capture, consumer,
 //! query} < app < cli`
 
+pub mod app;
 pub mod auth;
 pub mod capture;
 pub mod cli;

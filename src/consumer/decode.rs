@@ -494,7 +494,8 @@ mod tests {
             if let Ok(decoded) = decode(&record) {
                 let value = record.value.as_ref().unwrap();
                 prop_assert!(!decoded.text(value, Field::Id).is_empty());
-                prop_assert!(decoded.text(value, Field::Properties).starts_with('{'));
+                let is_object = decoded.text(value, Field::Properties).starts_with('{');
+                prop_assert!(is_object);
             }
         }
 

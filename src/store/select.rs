@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// Runs a statement that answers nothing.
-    pub(super) async fn execute(&self, sql: Sql) -> Result<(), StoreError> {
+    pub async fn execute(&self, sql: Sql) -> Result<(), StoreError> {
         self.select::<Nothing>(sql).await.map(|_| ())
     }
 }

@@ -1,9 +1,13 @@
 //! The integration suite: starts the real application (in process, port 0, any split of roles) against real engines.
 
+mod bad_days;
+mod bad_records;
 #[cfg(test)]
 mod cli;
+mod crash;
 #[cfg(test)]
 mod dlq;
+mod pipeline;
 #[cfg(test)]
 mod query;
 #[cfg(test)]

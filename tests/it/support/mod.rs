@@ -1,4 +1,12 @@
-//! What the tests share.
+//! What the tests share: the real application in process or as a child, an engine alone, faulty networks, and conditions
+//! with a deadline.
 
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod sandbox;
 pub(crate) mod store;
+pub(crate) mod wait;
+
+pub(crate) use process::Process;
+pub(crate) use sandbox::Sandbox;
+pub(crate) use wait::eventually;

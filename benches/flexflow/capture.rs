@@ -1,0 +1,198 @@
+//! Capture: durable answers per second, beside the same server that parses and answers without a log.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use actix_web::web;
+use async_trait::async_trait;
+use flexflow::app::{open_log, topic_specs};
+use flexflow::auth::Keys;
+use flexflow::capture::{self, Capture};
+use flexflow::config::Config;
+use flexflow::event::{RandomIds, SystemClock, Timestamp};
+use flexflow::eventlog::{
+    EventLog, FetchFrom, FetchLimits, Fetched, GroupMember, GroupSpec, LogError, NewRecord, Position,
+    TopicDescription, TopicPartition, TopicSpec,
+};
+use flexflow::lifecycle::{Health, Stop, Tasks};
+use flexflow::meta::Meta;
+
+use crate::load::{Body, Load, Outcome, post};
+
+/// A log that takes everything and keeps nothing: what is left is the price of HTTP, keys and parsing.
+struct NoLog(AtomicI64);
+
+#[async_trait]
+impl EventLog for NoLog {
+    fn kind(&self) -> &'static str {
+        "none"
+    }
+    async fn produce(&self, _: &str, records: Vec<NewRecord>) -> Vec<Result<Position, LogError>> {
+        let first = self.0.fetch_add(records.len() as i64, Ordering::Relaxed);
+        (0..records.len() as i64).map(|i| Ok(Position { partition: 0, offset: first + i })).collect()
+    }
+    async fn fetch(&self, _: &[FetchFrom], _: FetchLimits) -> Result<Vec<Fetched>, LogError> {
+        Ok(Vec::new())
+    }
+    async fn join(&self, _: GroupSpec) -> Result<Box<dyn GroupMember>, LogError> {
+        Err(LogError::Unavailable("no log".into()))
+    }
+    async fn create_topics(&self, _: &[TopicSpec]) -> Result<Vec<Arc<str>>, LogError> {
+        Ok(Vec::new())
+    }
+    async fn grow_topic(&self, _: &str, _: i32) -> Result<(), LogError> {
+        Ok(())
+    }
+    async fn delete_topic(&self, _: &str) -> Result<(), LogError> {
+        Ok(())
+    }
+    async fn topics(&self) -> Result<Vec<TopicDescription>, LogError> {
+        Ok(Vec::new())
+    }
+    async fn committed(&self, _: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
+        Ok(BTreeMap::new())
+    }
+    async fn offsets_at(&self, _: &str, _: Timestamp) -> Result<Vec<i64>, LogError> {
+        Ok(Vec::new())
+    }
+    async fn probe(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+    async fn close(&self) {}
+}
+
+const KEY: &str = "ff_bench";
+/// SHA-256 of [`KEY`].
+const KEY_SHA256: &str = "0680850e3cc139bd6588f382d3b48b80fe5baeedee03dd62338251623869bf04";
+
+/// Role capture alone, in this process, on a log.
+struct Server {
+    address: SocketAddr,
+    tasks: Tasks,
+    log: Arc<dyn EventLog>,
+}
+
+impl Server {
+    async fn start(dir: &Path, with_log: bool) -> Self {
+        let mut config = Config::from_overrides(&[("server.listen", "127.0.0.1:0")]).expect("config");
+        config.data_dir = dir.to_owned();
+        config.auth.static_keys = vec![flexflow::config::StaticKey {
+            sha256: KEY_SHA256.into(),
+            project_id: "proj_bench".into(),
+            environment_id: "env_bench".into(),
+            scopes: vec!["ingest".into()],
+        }];
+        let (clock, ids) = (Arc::new(SystemClock), Arc::new(RandomIds));
+        let health = Health::new(clock.clone());
+        let tasks = Tasks::new(Stop::default());
+        let log: Arc<dyn EventLog> = if with_log {
+            open_log(&config, &health, &tasks, clock.clone(), ids.clone()).await.expect("log")
+        } else {
+            Arc::new(NoLog(AtomicI64::new(0)))
+        };
+        log.create_topics(&topic_specs(&config)).await.expect("topics");
+        let meta = Meta::open(&config.meta, dir, clock.clone(), ids.clone(), &health).await.expect("meta");
+        meta.migrate().await.expect("migrate");
+        let keys =
+            web::Data::new(Keys::new(meta, &config.auth, clock.clone(), ids.clone(), &tasks).expect("keys"));
+        let service = web::Data::new(Capture::new(log.clone(), &config, clock.clone(), ids.clone(), &health));
+        let routes = move |routes: &mut web::ServiceConfig| {
+            routes.app_data(keys.clone()).app_data(service.clone()).configure(capture::http::routes);
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (address, serving) =
+            flexflow::http::server::serve(listen, &config.server, tasks.stop(), clock, ids, routes)
+                .expect("listen");
+        tasks.spawn_bounded(serving);
+        Self { address, tasks, log }
+    }
+
+    async fn stop(self) {
+        self.tasks.stop().soft();
+        self.tasks.drained(Duration::from_secs(30)).await;
+        self.log.close().await;
+    }
+}
+
+/// Writes event `n`, about 250 bytes.
+pub fn event_into(body: &mut String, n: u64) {
+    use std::fmt::Write as _;
+    write!(
+        body,
+        r#"{{"event":"page viewed","distinct_id":"person-{}","event_id":"bench-{n}","properties":{{"$current_url":"https://shop.example/item/{}","referrer":"https://search.example/","price":{}.95,"currency":"EUR","country":"NL","device":"phone"}}}}"#,
+        n % 10_000,
+        n % 500,
+        n % 100
+    )
+    .expect("writing to a String");
+}
+
+/// Bodies made beforehand, so that making them is not part of what is measured; capture does not look at repeated ids.
+fn prepared(requests: u64, events: u64) -> Body {
+    let bodies: Vec<Vec<u8>> = (0..requests)
+        .map(|n| {
+            let mut body = String::from(if events > 1 { "[" } else { "" });
+            for i in 0..events {
+                if i > 0 {
+                    body.push(',');
+                }
+                event_into(&mut body, n * events + i);
+            }
+            if events > 1 {
+                body.push(']');
+            }
+            body.into_bytes()
+        })
+        .collect();
+    Arc::new(move |n| bodies[usize::try_from(n).unwrap_or(0) % bodies.len()].clone())
+}
+
+async fn measure(with_log: bool, body: Body, load: Load) -> Outcome {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = Server::start(dir.path(), with_log).await;
+    let outcome = post(server.address, "/capture", KEY, body, load).await;
+    server.stop().await;
+    outcome
+}
+
+/// Single-event POSTs, 64 connections.
+pub async fn single(seconds: u64) {
+    let body = prepared(1000, 1);
+    let load = Load { connections: 64, seconds, rate: None };
+    let ceiling = measure(false, body.clone(), load).await;
+    let durable = measure(true, body.clone(), load).await;
+    let half = measure(true, body, Load { rate: Some(durable.per_second() / 2.0), ..load }).await;
+    println!(
+        "capture single: durable {:.0}/s, without the log {:.0}/s, ratio {:.2}; p50 {:.1} ms, p99 {:.1} ms; at half that rate ({:.0}/s) p50 {:.1} ms, p99 {:.1} ms; refused {}",
+        durable.per_second(),
+        ceiling.per_second(),
+        durable.per_second() / ceiling.per_second(),
+        durable.percentile(0.5),
+        durable.percentile(0.99),
+        half.per_second(),
+        half.percentile(0.5),
+        half.percentile(0.99),
+        durable.refused + half.refused,
+    );
+}
+
+/// 100 events a request.
+pub async fn bulk(seconds: u64) {
+    let body = prepared(500, 100);
+    let load = Load { connections: 32, seconds, rate: None };
+    let ceiling = measure(false, body.clone(), Load { seconds: seconds.min(15), ..load }).await;
+    let durable = measure(true, body, load).await;
+    println!(
+        "capture bulk of 100, {seconds} s: durable {:.0} events/s, without the log {:.0} events/s, ratio {:.2}; p50 {:.1} ms, p99 {:.1} ms; refused {}",
+        durable.per_second() * 100.0,
+        ceiling.per_second() * 100.0,
+        durable.per_second() / ceiling.per_second(),
+        durable.percentile(0.5),
+        durable.percentile(0.99),
+        durable.refused,
+    );
+}

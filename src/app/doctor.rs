@@ -1,0 +1,97 @@
+//! Is everything as it should be? Every dependency, topic, table and setting, each with its cure.
+
+use serde::Serialize;
+
+use super::pools::Pools;
+use super::topics;
+use crate::config::Config;
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub name: String,
+    pub ok: bool,
+    pub message: String,
+    /// What to do; empty when nothing is wrong.
+    pub cure: String,
+}
+
+impl Finding {
+    fn new(name: &str, outcome: Result<String, String>, cure: &str) -> Self {
+        let ok = outcome.is_ok();
+        let message = outcome.unwrap_or_else(|message| message);
+        Self { name: name.to_owned(), ok, message, cure: if ok { String::new() } else { cure.to_owned() } }
+    }
+}
+
+/// Looks at everything.
+pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
+    let mut findings = vec![
+        data_dir(config),
+        Finding::new(
+            "meta",
+            pools
+                .meta
+                .probe()
+                .await
+                .map(|()| "the metadata database answers".to_owned())
+                .map_err(|e| e.to_string()),
+            "see meta.url; `flexflow migrate` creates missing tables",
+        ),
+        Finding::new(
+            "eventlog",
+            pools
+                .log
+                .probe()
+                .await
+                .map(|()| format!("the {} log takes writes", pools.log.kind()))
+                .map_err(|e| e.to_string()),
+            "free disk space, or see eventlog.* in `flexflow config reference`",
+        ),
+        topics_finding(config, pools).await,
+    ];
+    if let Some(store) = &pools.store {
+        match store.check().await {
+            Ok(checked) => findings.extend(checked.into_iter().map(|finding| Finding {
+                name: finding.name,
+                ok: finding.ok,
+                message: finding.message,
+                cure: if finding.ok { String::new() } else { finding.cure },
+            })),
+            Err(error) => findings.push(Finding::new(
+                "store",
+                Err(error.to_string()),
+                "see store.url, or the engine's log below data_dir; `flexflow engine install` fetches the engine",
+            )),
+        }
+    }
+    findings
+}
+
+fn data_dir(config: &Config) -> Finding {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&config.data_dir).map(|data| data.permissions().mode() & 0o777);
+    let outcome = match mode {
+        Ok(0o700) => Ok(format!("{} is its owner's alone", config.data_dir.display())),
+        Ok(mode) => Err(format!("{} has mode {mode:o}, others may read it", config.data_dir.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    Finding::new("data_dir", outcome, &format!("chmod 700 {}", config.data_dir.display()))
+}
+
+async fn topics_finding(config: &Config, pools: &Pools) -> Finding {
+    let outcome = match pools.log.topics().await {
+        Err(error) => Err(error.to_string()),
+        Ok(there) => {
+            let comparison = topics::compare(&topics::specs(config), &there);
+            if comparison.missing.is_empty() {
+                let mut message = "all topics are there".to_owned();
+                comparison.remarks.iter().for_each(|remark| message.extend(["; ", remark]));
+                Ok(message)
+            } else {
+                Err(format!("missing: {}", comparison.missing.join(", ")))
+            }
+        }
+    };
+    Finding::new("topics", outcome, "`flexflow topics create`")
+}

@@ -1,0 +1,268 @@
+//! Routes that belong to no role: health, readiness, metrics, and what operators ask. And the one place where the
+//! roles' own routes are put together.
+
+use std::sync::Arc;
+
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::pools::Pools;
+use super::{Role, audit, doctor, lag, readiness, topics};
+use crate::auth::{self, Permission};
+use crate::capture::{self, Capture};
+use crate::config::Config;
+use crate::consumer::Control;
+use crate::dlq;
+use crate::eventlog::{TopicPartition, TopicSpec};
+use crate::http::{BodyLimits, ErrorCode, Problem, body, json, query_string};
+use crate::job;
+use crate::query::{self, Query};
+use crate::telemetry::Recorder;
+
+/// What the routes work with; cheap to clone, one a process.
+#[derive(Clone)]
+pub(super) struct Shared {
+    config: Arc<Config>,
+    roles: Arc<[Role]>,
+    pools: Pools,
+    recorder: Recorder,
+    pub capture: Option<web::Data<Capture>>,
+    query: Option<web::Data<Query>>,
+    /// How operators reach this process's consumer.
+    pub control: Option<Control>,
+}
+
+impl Shared {
+    /// Makes the services of these roles; no roles: those an operator's command needs.
+    pub(super) fn new(config: &Arc<Config>, roles: &[Role], pools: &Pools, recorder: Recorder) -> Self {
+        let runs = |role: Role| roles.contains(&role);
+        let (log, clock, ids) = (&pools.log, &pools.clock, &pools.ids);
+        let capture = runs(Role::Capture)
+            .then(|| Capture::new(log.clone(), config, clock.clone(), ids.clone(), &pools.health))
+            .map(web::Data::new);
+        let query = (runs(Role::Query) || roles.is_empty())
+            .then(|| pools.store.clone())
+            .flatten()
+            .map(|store| web::Data::new(Query::new(store, log.clone(), config, clock.clone())));
+        let control = runs(Role::Consumer).then(Control::default);
+        Self {
+            config: config.clone(),
+            roles: roles.into(),
+            pools: pools.clone(),
+            recorder,
+            capture,
+            query,
+            control,
+        }
+    }
+
+    /// Every route of this process.
+    pub(super) fn routes(&self, routes: &mut ServiceConfig) {
+        routes
+            .app_data(web::Data::new(self.clone()))
+            .app_data(self.pools.keys.clone())
+            .route("/health", web::get().to(health))
+            .route("/ready", web::get().to(ready))
+            .route("/metrics", web::get().to(metrics))
+            .route("/version", web::get().to(version))
+            .route("/api/ops/components", web::get().to(components))
+            .route("/api/ops/topics", web::get().to(list_topics))
+            .route("/api/ops/topics/create", web::post().to(create_topics))
+            .route("/api/ops/topics/grow", web::post().to(grow_topic))
+            .route("/api/ops/lag", web::get().to(list_lag))
+            .route("/api/ops/doctor", web::get().to(run_doctor))
+            .route("/api/ops/migrate", web::post().to(migrate))
+            .route("/api/ops/audit", web::get().to(run_audit))
+            .route("/api/ops/consumer/resume", web::post().to(resume_partition));
+        if let Some(capture) = &self.capture {
+            routes.app_data(capture.clone()).configure(capture::http::routes);
+        }
+        if let Some(query) = &self.query {
+            routes.app_data(query.clone()).configure(query::http::routes);
+        }
+        if self.roles.is_empty() || self.roles.contains(&Role::Auth) {
+            routes.configure(auth::http::routes);
+        }
+        routes.app_data(self.pools.jobs.clone()).configure(job::http::routes);
+        if let Some(dlq) = &self.pools.dlq {
+            routes.app_data(dlq.clone()).configure(dlq::http::routes);
+        }
+    }
+}
+
+async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "up"}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadyQuestion {
+    role: Option<String>,
+}
+
+async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let question: ReadyQuestion = query_string(request.query_string())?;
+    let roles = match question.role.as_deref() {
+        None => shared.roles.to_vec(),
+        Some(name) => {
+            let valid: Vec<&str> = shared.roles.iter().map(|role| role.as_str()).collect();
+            let role = Role::from_name(name).filter(|role| shared.roles.contains(role)).ok_or_else(|| {
+                Problem::invalid("role", format!("this process does not run role {name:?}"))
+                    .with("given", name)
+                    .with("valid", valid)
+            })?;
+            vec![role]
+        }
+    };
+    let report = readiness::report(&shared.pools.health, &roles);
+    Ok(match report.status {
+        readiness::Readiness::Unready => HttpResponse::ServiceUnavailable().json(report),
+        _ => HttpResponse::Ok().json(report),
+    })
+}
+
+async fn metrics(shared: web::Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(shared.recorder.render())
+}
+
+async fn version() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"name": "flexflow", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// Operators' routes show and change what belongs to the whole process: scope `admin`.
+async fn operator(request: &HttpRequest) -> Result<(), Problem> {
+    auth::http::authorize(request, Permission::Admin, true).await.map(|_| ())
+}
+
+async fn components(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    Ok(HttpResponse::Ok().json(readiness::report(&shared.pools.health, &shared.roles)))
+}
+
+async fn list_topics(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let there = shared.pools.log.topics().await.map_err(|error| unavailable(&error))?;
+    let comparison = topics::compare(&topics::specs(&shared.config), &there);
+    let rows: Vec<_> = there
+        .iter()
+        .map(|topic| {
+            json!({
+                "name": &*topic.name,
+                "id": topic.id.to_string(),
+                "partitions": topic.partitions.iter().map(|offsets| json!({"log_start": offsets.log_start, "end": offsets.end})).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let missing: Vec<&str> = comparison.missing.iter().map(|name| &**name).collect();
+    Ok(HttpResponse::Ok().json(json!({"topics": rows, "missing": missing, "remarks": comparison.remarks})))
+}
+
+async fn create_topics(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let specs: Vec<TopicSpec> = topics::specs(&shared.config);
+    let made = shared.pools.log.create_topics(&specs).await.map_err(|error| unavailable(&error))?;
+    let made: Vec<&str> = made.iter().map(|name| &**name).collect();
+    Ok(HttpResponse::Ok().json(json!({"created": made})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grow {
+    topic: String,
+    partitions: i32,
+}
+
+async fn grow_topic(
+    request: HttpRequest,
+    payload: web::Payload,
+    limits: web::Data<BodyLimits>,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let grow: Grow = json(&body::read(payload, &request, **limits).await?)?;
+    let there = shared.pools.log.topics().await.map_err(|error| unavailable(&error))?;
+    let topic = there.iter().find(|topic| *topic.name == *grow.topic).ok_or_else(|| {
+        let valid: Vec<&str> = there.iter().map(|topic| &*topic.name).collect();
+        Problem::invalid("topic", format!("there is no topic {:?}", grow.topic)).with("valid", valid)
+    })?;
+    let now = topic.partitions.len();
+    if usize::try_from(grow.partitions).map_or(true, |partitions| partitions <= now || partitions > 1024) {
+        return Err(Problem::invalid(
+            "partitions",
+            format!("topic {} has {now} partitions and can only grow: {} to 1024", grow.topic, now + 1),
+        )
+        .with("given", grow.partitions));
+    }
+    shared.pools.log.grow_topic(&grow.topic, grow.partitions).await.map_err(|error| unavailable(&error))?;
+    Ok(HttpResponse::Ok().json(json!({"topic": grow.topic, "partitions": grow.partitions, "before": now})))
+}
+
+async fn list_lag(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let rows = lag::all(&*shared.pools.log, &shared.config).await.map_err(|error| unavailable(&error))?;
+    Ok(HttpResponse::Ok().json(json!({"groups": rows})))
+}
+
+async fn run_doctor(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let findings = doctor::run(&shared.config, &shared.pools).await;
+    let ok = findings.iter().all(|finding| finding.ok);
+    Ok(HttpResponse::Ok().json(json!({"ok": ok, "findings": findings})))
+}
+
+async fn migrate(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let meta = shared.pools.meta.migrate().await.map_err(|error| unavailable(&error))?;
+    let store = match &shared.pools.store {
+        Some(store) => store.migrate().await.map_err(|error| unavailable(&error))?,
+        None => Vec::new(),
+    };
+    Ok(HttpResponse::Ok().json(json!({"meta": meta, "store": store})))
+}
+
+async fn run_audit(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let Some(store) = &shared.pools.store else {
+        return Err(Problem::new(
+            ErrorCode::NotFound,
+            "this process has no store: ask one that runs the consumer or query",
+        ));
+    };
+    let report =
+        audit::run(&*shared.pools.log, store, &shared.config).await.map_err(|error| unavailable(&error))?;
+    Ok(HttpResponse::Ok().json(report))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resume {
+    topic: String,
+    partition: i32,
+}
+
+async fn resume_partition(
+    request: HttpRequest,
+    payload: web::Payload,
+    limits: web::Data<BodyLimits>,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let resume: Resume = json(&body::read(payload, &request, **limits).await?)?;
+    let Some(control) = &shared.control else {
+        return Err(Problem::new(
+            ErrorCode::NotFound,
+            "this process does not run the consumer: ask the one that does",
+        ));
+    };
+    control
+        .resume(&TopicPartition::new(resume.topic.as_str(), resume.partition))
+        .map_err(|error| Problem::invalid("partition", error.to_string()))?;
+    Ok(HttpResponse::Accepted().json(json!({"topic": resume.topic, "partition": resume.partition})))
+}
+
+/// Operators see the reason itself: they are the ones who can act on it.
+fn unavailable(error: &impl std::error::Error) -> Problem {
+    Problem::unavailable(error.to_string(), std::time::Duration::from_secs(1))
+}

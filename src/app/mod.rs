@@ -1,0 +1,311 @@
+//! Assembly: the roles a process runs, the pools they share, the routes, and what operators ask. The only room that
+//! knows every role.
+//!
+//! [`App::start`] never waits for a dependency that is down: it opens the pools, starts the roles as supervised tasks
+//! and the listener, and `/ready` says what is missing until it heals. [`Running::stop`] drains in the order listener,
+//! roles, pools.
+
+mod audit;
+mod data_dir;
+mod doctor;
+mod http;
+mod lag;
+mod pools;
+mod readiness;
+mod role;
+mod schema;
+mod topics;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+
+use crate::config::Config;
+use crate::consumer::{self, ConsumerDeps, Control};
+use crate::event::{Clock, IdSource, RandomIds, SystemClock};
+use crate::eventlog::EventLog;
+use crate::http::server;
+use crate::job;
+use crate::lifecycle::{Policy, Stop, TaskFailed, Tasks};
+use crate::store::Store;
+use crate::telemetry::{self, names};
+
+pub use data_dir::{FirstRunFile, ServerFile};
+pub use pools::open_log;
+pub use readiness::Readiness;
+pub use role::Role;
+pub use topics::specs as topic_specs;
+
+use data_dir::DataDir;
+use pools::Pools;
+
+/// What a test may put in place of the real thing.
+pub struct Options {
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }
+    }
+}
+
+/// The application.
+pub struct App;
+
+/// A started application.
+pub struct Running {
+    url: String,
+    roles: Vec<Role>,
+    operator_token: String,
+    first_run: Option<FirstRunFile>,
+    /// True if this start made the first project.
+    first_start: bool,
+    /// The listener; stopped first.
+    front: Tasks,
+    /// What serves the roles; stopped before the pools.
+    work: Tasks,
+    pools: Pools,
+    shutdown_timeout: Duration,
+    data_dir: DataDir,
+}
+
+impl App {
+    /// Starts these roles; none of them: what an operator's command needs, on a free port.
+    ///
+    /// # Errors
+    /// Something that no waiting cures: `data_dir` is held or cannot be written, the address is taken, a setting
+    /// contradicts another.
+    pub async fn start(config: Config, roles: &[Role], options: Options) -> anyhow::Result<Running> {
+        let recorder = telemetry::recorder()?;
+        names::BUILD_INFO.gauge(&[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let config = Arc::new(Config { data_dir: data_dir.path().to_owned(), ..config });
+        let pools = Pools::open(&config, roles, &options).await?;
+        let work = Tasks::new(Stop::default());
+        let operator_token = pools.new_operator_token().expose_secret().to_owned();
+
+        let made = pools.first_start().await?;
+        let shared = http::Shared::new(&config, roles, &pools, recorder.clone());
+        let front = Tasks::new(Stop::default());
+        let listen = listen_address(&config, roles);
+        let routes = shared.clone();
+        let (address, serving) = server::serve(
+            listen,
+            &config.server,
+            front.stop(),
+            pools.clock.clone(),
+            pools.ids.clone(),
+            move |config| routes.routes(config),
+        )
+        .with_context(|| format!("server.listen: cannot listen on {listen}"))?;
+        let url = format!("http://{address}");
+        let first_start = made.is_some();
+        let first_run = write_first_run(&data_dir, made, &url, roles)?;
+
+        start_roles(&config, roles, &pools, &work, &shared);
+        work.spawn_until_stop("metrics upkeep", Policy::Restart(Duration::from_secs(1)), move || {
+            let recorder = recorder.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    recorder.upkeep();
+                }
+            }
+        });
+        listen_until_stopped(&front, &work, serving);
+        data_dir.write_server_file(&ServerFile {
+            pid: std::process::id(),
+            url: url.clone(),
+            roles: roles.iter().map(ToString::to_string).collect(),
+            operator_token: operator_token.clone(),
+        })?;
+        let shutdown_timeout = config.server.shutdown_timeout;
+        let roles = roles.to_vec();
+        Ok(Running {
+            url,
+            roles,
+            operator_token,
+            first_run,
+            first_start,
+            front,
+            work,
+            pools,
+            shutdown_timeout,
+            data_dir,
+        })
+    }
+}
+
+/// A lone consumer listens on its metrics port; an operator's command on any free port of the loopback.
+fn listen_address(config: &Config, roles: &[Role]) -> SocketAddr {
+    match roles {
+        [] => SocketAddr::from(([127, 0, 0, 1], 0)),
+        [Role::Consumer] => SocketAddr::new(config.server.listen.ip(), config.consumer.metrics_port),
+        _ => config.server.listen,
+    }
+}
+
+/// Serves; a listener that ends although nobody asked it to takes the process with it.
+fn listen_until_stopped(
+    front: &Tasks,
+    work: &Tasks,
+    serving: impl Future<Output = std::io::Result<()>> + Send + 'static,
+) {
+    let (stop, work) = (front.stop().clone(), work.clone());
+    front.spawn_bounded(async move {
+        let ended = serving.await;
+        if !stop.is_stopping() {
+            let reason = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+            work.fail(TaskFailed { name: "listener", reason });
+        }
+    });
+}
+
+/// Keeps `first-run.json` true: what the first start made, and the address of this one.
+fn write_first_run(
+    data_dir: &DataDir,
+    made: Option<FirstRunFile>,
+    url: &str,
+    roles: &[Role],
+) -> anyhow::Result<Option<FirstRunFile>> {
+    let Some(first_run) = made.or_else(|| data_dir.first_run_file()) else { return Ok(None) };
+    let first_run = FirstRunFile { url: url.to_owned(), ..first_run };
+    if !roles.is_empty() {
+        data_dir.write_first_run_file(&first_run)?;
+    }
+    Ok(Some(first_run))
+}
+
+/// The supervised tasks of the roles.
+fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks, shared: &http::Shared) {
+    let restart = Policy::Restart(Duration::from_secs(1));
+    if roles.is_empty() {
+        return;
+    }
+    let (log, component) = (pools.log.clone(), pools.health.component("topics"));
+    let (specs, create) = (topics::specs(config), config.server.migrate_on_start);
+    work.spawn_until_stop("topics", restart, move || {
+        topics::watch(log.clone(), specs.clone(), create, component.clone())
+    });
+    if let Some(store) = &pools.store {
+        let (store, component) = (store.clone(), pools.health.component("schema"));
+        let migrate = config.server.migrate_on_start;
+        work.spawn_until_stop("schema", restart, move || {
+            schema::watch(store.clone(), migrate, component.clone())
+        });
+    }
+    if let Some(capture) = &shared.capture {
+        capture.supervise(work);
+    }
+    if let (Some(control), Some(store), Some(dlq)) = (&shared.control, &pools.store, &pools.dlq) {
+        start_consumer(config, pools, work, store, control);
+        dlq.run_index(work, &pools.health);
+        job::run(&pools.jobs, dlq.handlers(), &pools.ids, work);
+    }
+}
+
+/// The stages of the consumer, and the sweep.
+fn start_consumer(config: &Arc<Config>, pools: &Pools, work: &Tasks, store: &Store, control: &Control) {
+    let deps = ConsumerDeps {
+        log: pools.log.clone(),
+        sink: Arc::new(store.clone()),
+        config: config.clone(),
+        clock: pools.clock.clone(),
+        ids: pools.ids.clone(),
+        health: pools.health.clone(),
+        tasks: work.clone(),
+        control: control.clone(),
+    };
+    let restart = Policy::Restart(config.consumer.backoff_min);
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    work.spawn("consumer", restart, move || consumer::run(stage.clone(), stop.clone()));
+    let stop = work.stop().clone();
+    work.spawn("sweep", restart, move || consumer::run_sweep(deps.clone(), stop.clone()));
+}
+
+impl Running {
+    /// Where it listens, such as `http://127.0.0.1:8080`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The roles it runs.
+    pub fn roles(&self) -> &[Role] {
+        &self.roles
+    }
+
+    /// A bearer token that may do everything on this process.
+    pub fn operator_token(&self) -> &str {
+        &self.operator_token
+    }
+
+    /// What the first start of this folder made.
+    pub fn first_run(&self) -> Option<FirstRunFile> {
+        self.first_run.clone()
+    }
+
+    /// True if this very start made it.
+    pub fn is_first_start(&self) -> bool {
+        self.first_start
+    }
+
+    /// The store, where a role needs one.
+    pub fn store(&self) -> Option<&Store> {
+        self.pools.store.as_ref()
+    }
+
+    /// The event log.
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.pools.log
+    }
+
+    /// Waits until every role can do its work.
+    pub async fn ready(&self) {
+        while readiness::report(&self.pools.health, &self.roles).status == Readiness::Unready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until a task that the process cannot do without has ended on its own.
+    pub async fn failed(&self) {
+        tokio::select! {
+            () = self.work.stop().soft_token().cancelled() => {}
+            () = self.pools.tasks.stop().soft_token().cancelled() => {}
+        }
+    }
+
+    /// Drains: listener, roles, pools.
+    ///
+    /// # Errors
+    /// A task had ended on its own, or the drain took longer than `server.shutdown_timeout`.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.front.stop().soft();
+        if !self.front.drained(left()).await {
+            self.front.stop().hard();
+        }
+        self.work.stop().soft();
+        let drained = self.work.drained(left()).await;
+        if !drained {
+            self.work.stop().hard();
+        }
+        self.pools.close(left()).await;
+        let failure = self.work.failure().or_else(|| self.pools.tasks.failure());
+        drop(self.data_dir);
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
+        anyhow::ensure!(
+            drained,
+            "the drain took longer than server.shutdown_timeout; what was in hand is read again at the next start"
+        );
+        Ok(())
+    }
+}

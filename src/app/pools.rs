@@ -1,0 +1,158 @@
+//! The one pool per backing system, opened once and shared by every role of the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{FirstRunFile, Options, Role};
+use crate::auth::{self, Keys};
+use crate::config::{Config, EventLogKind};
+use crate::dlq::Dlq;
+use crate::event::{Clock, IdSource};
+use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog};
+use crate::job::Jobs;
+use crate::lifecycle::{Health, Policy, Stop, Tasks};
+use crate::meta::Meta;
+use crate::store::Store;
+
+/// How often a component that nothing else uses is asked whether it answers.
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+
+/// What the roles share. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Pools {
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub health: Health,
+    /// The pools' own tasks; they outlive those of the roles.
+    pub tasks: Tasks,
+    pub meta: Meta,
+    pub keys: web::Data<Keys>,
+    pub jobs: web::Data<Jobs>,
+    pub log: Arc<dyn EventLog>,
+    /// Only where a role needs it.
+    pub store: Option<Store>,
+    /// Where there is a store.
+    pub dlq: Option<web::Data<Dlq>>,
+}
+
+impl Pools {
+    /// Opens what these roles need. Waits for nothing that is down.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or a folder that cannot be written.
+    pub(super) async fn open(config: &Config, roles: &[Role], options: &Options) -> anyhow::Result<Self> {
+        let (clock, ids) = (options.clock.clone(), options.ids.clone());
+        let health = Health::new(clock.clone());
+        let tasks = Tasks::new(Stop::default());
+        let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
+        meta.migrate().await?;
+        let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
+        let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone());
+        let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
+        let needs_store = roles.is_empty() || roles.contains(&Role::Consumer) || roles.contains(&Role::Query);
+        let store = if needs_store {
+            Some(Store::open(&config.store, &config.data_dir, &tasks, &health, clock.clone(), ids.clone())?)
+        } else {
+            None
+        };
+        let dlq =
+            store.clone().map(|store| web::Data::new(Dlq::new(log.clone(), store, config, clock.clone())));
+        let pools = Self {
+            clock,
+            ids,
+            health,
+            tasks,
+            meta,
+            keys: web::Data::new(keys),
+            jobs: web::Data::new(jobs),
+            log,
+            store,
+            dlq,
+        };
+        pools.watch();
+        Ok(pools)
+    }
+
+    /// Asks what nothing else may be using.
+    fn watch(&self) {
+        let pools = self.clone();
+        self.tasks.spawn_until_stop("probe", Policy::Restart(Duration::from_secs(1)), move || {
+            let pools = pools.clone();
+            async move {
+                let log = pools.health.component("eventlog");
+                loop {
+                    match pools.log.probe().await {
+                        Ok(()) => log.up(),
+                        Err(error) => log.down(&error.to_string()),
+                    }
+                    if let Err(error) = pools.meta.probe().await {
+                        tracing::warn!(error = %error, "the metadata database does not answer");
+                    }
+                    tokio::time::sleep(PROBE_EVERY).await;
+                }
+            }
+        });
+    }
+
+    /// Makes this process's operator token and lets it in.
+    pub(super) fn new_operator_token(&self) -> SecretString {
+        let token = auth::new_operator_token(&*self.ids);
+        self.keys.set_operator_token(&token);
+        token
+    }
+
+    /// On an empty metadata database: makes the first project and says what it made.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(super) async fn first_start(&self) -> anyhow::Result<Option<FirstRunFile>> {
+        let Some(made) = auth::first_run(&self.keys).await? else { return Ok(None) };
+        Ok(Some(FirstRunFile {
+            url: String::new(),
+            project_id: made.scope.project.to_string(),
+            environment_id: made.scope.environment.to_string(),
+            api_key: made.api_key.expose_secret().to_owned(),
+        }))
+    }
+
+    /// Closes all of them, the log and the store last used first.
+    pub(super) async fn close(&self, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        let left =
+            || deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(1));
+        self.tasks.stop().soft();
+        if !self.tasks.drained(left()).await {
+            self.tasks.stop().hard();
+        }
+        self.log.close().await;
+        if let Some(store) = &self.store {
+            store.close(left()).await;
+        }
+        self.meta.close().await;
+    }
+}
+
+/// The log that the configuration names.
+///
+/// # Errors
+/// Its folder cannot be written, or what stands there cannot be read.
+pub async fn open_log(
+    config: &Config,
+    health: &Health,
+    tasks: &Tasks,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+) -> anyhow::Result<Arc<dyn EventLog>> {
+    match config.eventlog.kind {
+        EventLogKind::Embedded => {
+            let options = EmbeddedOptions::from_config(&config.eventlog);
+            let log =
+                EmbeddedLog::open(&config.data_dir.join("eventlog"), options, clock, ids, health, tasks)
+                    .await?;
+            Ok(Arc::new(log))
+        }
+    }
+}

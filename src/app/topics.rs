@@ -1,0 +1,141 @@
+//! The topics this process needs: found missing before `/ready` says yes, created at start, watched ever after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::consumer::dead_letter_bytes_max;
+use crate::dlq;
+use crate::eventlog::{EventLog, LogError, Retention, TopicDescription, TopicSpec};
+use crate::lifecycle::Component;
+use crate::telemetry::names;
+
+/// How often the topics are looked at while the process runs.
+const WATCH_EVERY: Duration = Duration::from_secs(10);
+/// The same until they are all there for the first time.
+const START_EVERY: Duration = Duration::from_millis(250);
+
+/// Every topic the product uses, as it is created.
+pub fn specs(config: &Config) -> Vec<TopicSpec> {
+    let retention = Retention {
+        age_max: config.eventlog.retention_age,
+        bytes_max: config.eventlog.retention_bytes.map(|bytes| bytes.as_u64()),
+    };
+    let record_bytes_max = usize::try_from(config.eventlog.record_bytes_max.as_u64()).unwrap_or(usize::MAX);
+    let topic = |name: &str, record_bytes_max: usize, group: &str| TopicSpec {
+        name: name.into(),
+        partitions: config.eventlog.partitions,
+        retention,
+        record_bytes_max,
+        required_groups: vec![group.into()],
+    };
+    vec![
+        topic(&config.topics.events, record_bytes_max, &config.consumer.group_id),
+        topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), dlq::INDEX_GROUP),
+    ]
+}
+
+/// How the topics that should be compare with those that are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Comparison {
+    pub missing: Vec<Arc<str>>,
+    /// Things to know that stop nothing, such as another number of partitions than configured.
+    pub remarks: Vec<String>,
+}
+
+/// Compares; changes nothing.
+pub(super) fn compare(wanted: &[TopicSpec], there: &[TopicDescription]) -> Comparison {
+    let there: BTreeMap<&str, &TopicDescription> = there.iter().map(|topic| (&*topic.name, topic)).collect();
+    let mut comparison = Comparison::default();
+    for spec in wanted {
+        match there.get(&*spec.name) {
+            None => comparison.missing.push(spec.name.clone()),
+            Some(topic) if topic.partitions.len() != usize::try_from(spec.partitions).unwrap_or(0) => {
+                comparison.remarks.push(format!(
+                    "topic {} has {} partitions, eventlog.partitions says {}: it keeps its own; \
+                     `flexflow topics grow` adds some",
+                    spec.name,
+                    topic.partitions.len(),
+                    spec.partitions
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    comparison
+}
+
+/// Creates what is missing until all topics are there once (if `create` allows it), then watches: a topic that vanishes
+/// later is named, not made again, because whoever deleted it may be about to make it differently.
+pub(super) async fn watch(
+    log: Arc<dyn EventLog>,
+    specs: Vec<TopicSpec>,
+    create: bool,
+    component: Component,
+) -> anyhow::Result<()> {
+    let mut complete_once = false;
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        match look(&*log, &specs, create && !complete_once).await {
+            Ok(comparison) => {
+                for remark in comparison.remarks.iter().filter(|remark| !told.contains(remark)) {
+                    tracing::warn!("{remark}");
+                }
+                told = comparison.remarks;
+                #[expect(clippy::cast_precision_loss, reason = "a handful of topics")]
+                names::EVENTLOG_TOPICS_MISSING.gauge(&[]).set(comparison.missing.len() as f64);
+                if comparison.missing.is_empty() {
+                    complete_once = true;
+                    component.up();
+                } else {
+                    component.down(&format!(
+                        "missing: {}; `flexflow topics create` makes them",
+                        comparison.missing.join(", ")
+                    ));
+                }
+            }
+            Err(error) => component.down(&error.to_string()),
+        }
+        tokio::time::sleep(if complete_once { WATCH_EVERY } else { START_EVERY }).await;
+    }
+}
+
+async fn look(log: &dyn EventLog, specs: &[TopicSpec], create: bool) -> Result<Comparison, LogError> {
+    let comparison = compare(specs, &log.topics().await?);
+    if !create || comparison.missing.is_empty() {
+        return Ok(comparison);
+    }
+    let missing: Vec<TopicSpec> =
+        specs.iter().filter(|spec| comparison.missing.contains(&spec.name)).cloned().collect();
+    let made = log.create_topics(&missing).await?;
+    tracing::info!(topics = made.join(", "), "created missing topics");
+    Ok(compare(specs, &log.topics().await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::eventlog::{PartitionOffsets, TopicId};
+
+    #[test]
+    fn a_missing_topic_is_named_and_another_size_is_only_remarked() {
+        let spec = |name: &str| TopicSpec {
+            name: name.into(),
+            partitions: 4,
+            retention: Retention::default(),
+            record_bytes_max: 1,
+            required_groups: vec![],
+        };
+        let there = TopicDescription {
+            name: "events".into(),
+            id: TopicId(Uuid::nil()),
+            partitions: vec![PartitionOffsets { log_start: 0, end: 0 }; 2],
+        };
+        let comparison = compare(&[spec("events"), spec("events-dlq")], &[there]);
+        assert_eq!(comparison.missing, vec![Arc::from("events-dlq")]);
+        assert_eq!(comparison.remarks.len(), 1);
+    }
+}

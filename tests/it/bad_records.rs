@@ -1,0 +1,109 @@
+//! Records that cannot be stored: each becomes a dead letter with a reason, and none of its neighbours suffers.
+
+use bytes::Bytes;
+use flexflow::event::Timestamp;
+use flexflow::eventlog::NewRecord;
+use serde_json::{Value, json};
+
+use crate::support::{Sandbox, eventually};
+
+/// A record as another producer of the topic might write it.
+fn record(value: impl Into<Bytes>) -> NewRecord {
+    NewRecord {
+        key: Some(Bytes::from_static(b"ada")),
+        value: value.into(),
+        headers: vec![],
+        timestamp: Timestamp::EPOCH,
+    }
+}
+
+/// A good event of the first project.
+fn good(app: &Sandbox, id: &str) -> NewRecord {
+    let first = app.running.first_run().unwrap();
+    record(
+        json!({
+            "id": id, "project_id": first.project_id, "environment_id": first.environment_id, "event_name": "good",
+            "distinct_id": "ada", "timestamp": "2026-01-31T11:00:00Z", "received_at": "2026-01-31T11:00:01Z",
+            "schema_version": 1, "properties": {"n": 1}
+        })
+        .to_string(),
+    )
+}
+
+async fn produce(app: &Sandbox, records: Vec<NewRecord>) {
+    for outcome in app.running.log().produce("events", records).await {
+        outcome.unwrap();
+    }
+}
+
+async fn dead_letters(app: &Sandbox, count: usize) -> Vec<Value> {
+    eventually(&format!("{count} dead letters are listed"), || async {
+        let (status, page) = app.client.operator_get("/api/dlq?limit=500").await;
+        let letters = page["dead_letters"].as_array().cloned().unwrap_or_default();
+        if status == 200 && letters.len() == count { Ok(letters) } else { Err(format!("{status} {page}")) }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_between_good_records_becomes_dead_letters_with_reasons() {
+    let app = Sandbox::start().await;
+    let poison: [(&[u8], &str); 4] = [
+        (b"not json", "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        (b"{\"id\":\"x\"}", "missing_field"),
+        (b"{\"id\":\"x\",\"project_id\":\"p\",\"environment_id\":\"e\",\"event_name\":\"n\",\"distinct_id\":\"d\",\"timestamp\":\"2026-01-31T11:00:00Z\",\"received_at\":\"2026-01-31T11:00:00Z\",\"schema_version\":99}", "unknown_schema_version"),
+    ];
+    let mut records = vec![good(&app, "first")];
+    for (i, (bytes, _)) in poison.iter().enumerate() {
+        records.push(record(bytes.to_vec()));
+        records.push(good(&app, &format!("good-{i}")));
+    }
+    produce(&app, records).await;
+    app.client.settled(5).await;
+    let letters = dead_letters(&app, 4).await;
+    let mut kinds: Vec<&str> = letters.iter().map(|letter| letter["error_kind"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["invalid_json", "invalid_json", "missing_field", "unknown_schema_version"]);
+    let audit = app.client.audit().await;
+    assert_eq!((&audit["balanced"], &audit["totals"]["records"]), (&json!(true), &json!(9)), "{audit}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_letters() {
+    let app = Sandbox::with(&[("eventlog.partitions", "1")]).await;
+    produce(&app, (0..3000).map(|i| record(format!("poison {i}"))).collect()).await;
+    eventually("/ready names the partition and the command", || async {
+        let answer = app
+            .client
+            .http
+            .get(format!("{}/ready", app.client.url))
+            .send()
+            .await
+            .map_err(|e| e.to_string())?;
+        let body = answer.text().await.map_err(|e| e.to_string())?;
+        if body.contains("resume") && body.contains("events") { Ok(()) } else { Err(body) }
+    })
+    .await;
+    let (_, stats) = app.client.operator_get("/api/dlq?limit=500").await;
+    assert!(
+        stats["dead_letters"].as_array().unwrap().len() < 500,
+        "the topic was poured into the dead letters"
+    );
+    assert_eq!(app.client.lag().await.unwrap(), 3000, "nothing was passed over");
+    let (status, _) = app
+        .client
+        .operator_post("/api/ops/consumer/resume", &json!({"topic": "events", "partition": 0}))
+        .await;
+    assert_eq!(status, 202);
+    eventually("after the operator's word the records become dead letters", || async {
+        match app.client.lag().await? {
+            0 => Ok(()),
+            lag => Err(format!("lag {lag}")),
+        }
+    })
+    .await;
+    assert_eq!(app.client.audit().await["balanced"], true);
+    app.stop().await;
+}

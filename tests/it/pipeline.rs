@@ -1,0 +1,84 @@
+//! The main job: an event in, an answer out, once, whatever the sender does twice.
+
+use serde_json::json;
+
+use crate::support::{Sandbox, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_accepted_found_and_traced() {
+    let app = Sandbox::start().await;
+    let ids = app
+        .client
+        .accept(&json!({"event": "signed up", "distinct_id": "ada", "properties": {"plan": "pro"}}))
+        .await;
+    let events = app.client.settled(1).await;
+    assert_eq!(events[0]["event_id"], ids[0]);
+    assert_eq!(events[0]["event"], "signed up");
+    assert_eq!(events[0]["properties"], json!({"plan": "pro"}));
+    let (status, trace) = app.client.get(&format!("/api/query/events/{}/trace", ids[0])).await;
+    assert_eq!((status, &trace["status"]), (200, &json!("stored")), "{trace}");
+    let audit = app.client.audit().await;
+    assert_eq!(audit["balanced"], true, "{audit}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time() {
+    let app = Sandbox::start().await;
+    let event = |timestamp: &str| json!({"event": "paid", "distinct_id": "ada", "event_id": "order-1", "timestamp": timestamp});
+    let (morning, evening) = ("2026-01-31T08:00:00Z", "2026-01-31T20:00:00Z");
+    app.client.accept(&json!([event(morning), event(morning), event(evening)])).await;
+    app.client.settled(1).await;
+    app.client.accept(&event(morning)).await;
+    app.client.accept(&event(evening)).await;
+    app.client.settled(1).await;
+    let app = app.restart(&[]).await;
+    app.client.accept(&event("2026-01-30T08:00:00Z")).await;
+    app.client.accept(&json!({"event": "other", "distinct_id": "ada"})).await;
+    let events = app.client.settled(2).await;
+    let kept = events.iter().find(|event| event["event_id"] == "order-1").unwrap();
+    assert_eq!(kept["timestamp"], "2026-01-31T08:00:00.000Z", "the first one stays");
+    let audit = app.client.audit().await;
+    assert_eq!(audit["balanced"], true, "{audit}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_one_project_and_environment_see_no_others_rows() {
+    let app = Sandbox::start().await;
+    let (status, other) = app.client.operator_post("/api/projects", &json!({"name": "other"})).await;
+    assert_eq!(status, 201, "{other}");
+    let project = other["id"].as_str().unwrap();
+    let environment = other["environments"][0]["id"].as_str().unwrap();
+    let (status, key) = app
+        .client
+        .operator_post(
+            &format!("/api/projects/{project}/api-keys"),
+            &json!({"name": "test", "environment_id": environment, "scopes": ["ingest", "query"]}),
+        )
+        .await;
+    assert_eq!(status, 201, "{key}");
+    let mut stranger = app.client.clone();
+    stranger.key = key["api_key"].as_str().unwrap().to_owned();
+    app.client.accept(&json!({"event": "mine", "distinct_id": "ada", "event_id": "same"})).await;
+    stranger.accept(&json!({"event": "theirs", "distinct_id": "ada", "event_id": "same"})).await;
+    let events = eventually("the stranger's event is visible", || async {
+        let events = stranger.events().await?;
+        if events.is_empty() { Err("nothing".to_owned()) } else { Ok(events) }
+    })
+    .await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["event"], "theirs");
+    let mine = app.client.settled(1).await;
+    assert_eq!(mine[0]["event"], "mine");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pool_is_opened_once() {
+    let app = Sandbox::start().await;
+    let (_, components) = app.client.operator_get("/api/ops/components").await;
+    let opened = &components["pools_opened"];
+    assert_eq!(opened, &json!({"eventlog": 1, "meta": 1, "store": 1}), "{components}");
+    app.stop().await;
+}

@@ -1,0 +1,111 @@
+//! The built binary as a child process: for what only a process can suffer, `kill -9` first of all.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+use super::eventually;
+use super::sandbox::Client;
+
+/// `flexflow serve` on a folder. Dropping it kills it.
+pub(crate) struct Process {
+    child: Child,
+    data_dir: PathBuf,
+    pub(crate) client: Client,
+}
+
+impl Process {
+    /// Starts it and waits until it says it is ready.
+    pub(crate) async fn serve(data_dir: &Path, args: &[&str]) -> Self {
+        let process = Self::spawn(data_dir, args).await;
+        process.client.wait_ready().await;
+        process
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) async fn spawn(data_dir: &Path, args: &[&str]) -> Self {
+        // A killed process leaves its file behind.
+        std::fs::remove_file(data_dir.join("server.json")).ok();
+        let child = Command::new(env!("CARGO_BIN_EXE_flexflow"))
+            .arg("serve")
+            .args(["--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let pid = child.id();
+        let (url, token) = eventually("server.json is written", || async {
+            let text = std::fs::read(data_dir.join("server.json")).map_err(|e| e.to_string())?;
+            let server: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+            if server["pid"] != pid {
+                return Err(format!("pid {} instead of {pid}", server["pid"]));
+            }
+            Ok((
+                server["url"].as_str().unwrap().to_owned(),
+                server["operator_token"].as_str().unwrap().to_owned(),
+            ))
+        })
+        .await;
+        let first: Value =
+            serde_json::from_slice(&std::fs::read(data_dir.join("first-run.json")).unwrap()).unwrap();
+        let key = first["api_key"].as_str().unwrap().to_owned();
+        let client = Client { http: reqwest::Client::new(), url, key, operator_token: token };
+        Self { child, data_dir: data_dir.to_owned(), client }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, and waits until the kernel has let go of it.
+    pub(crate) fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.data_dir.clone()
+    }
+
+    /// SIGTERM, and waits for the exit.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Process {
+    /// Process ids of its children: the embedded engine.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let mut children = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            // "pid (name) state ppid …"; the name may hold anything but ends at the last ')'.
+            let parent =
+                stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+            if parent == Some(self.pid()) {
+                children.push(pid);
+            }
+        }
+        children
+    }
+}
+
+/// Sends a signal by name (`KILL`, `STOP`, `CONT`) to a process this test started.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -{name} {pid}");
+}

@@ -1,0 +1,189 @@
+//! The real application in this process, on a folder and a port of its own.
+
+use std::sync::Arc;
+
+use flexflow::app::{App, Options, Role, Running};
+use flexflow::config::Config;
+use flexflow::event::Clock;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// A running application with a client for it. Stopping drains it; dropping it without stopping leaves it to the end of
+/// the test's runtime, as a crash would.
+pub(crate) struct Sandbox {
+    pub(crate) running: Running,
+    pub(crate) client: Client,
+    dir: TempDir,
+}
+
+/// Requests with the first key.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) http: reqwest::Client,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    pub(crate) operator_token: String,
+}
+
+impl Sandbox {
+    /// All roles on embedded defaults.
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// All roles, with settings changed.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), Role::ALL, settings, Options::default()).await
+    }
+
+    /// All roles under a clock of the test's.
+    pub(crate) async fn with_clock(clock: Arc<dyn Clock>, settings: &[(&str, &str)]) -> Self {
+        let options = Options { clock, ..Options::default() };
+        Self::build(tempfile::tempdir().unwrap(), Role::ALL, settings, options).await
+    }
+
+    /// Starts again on the folder of one that was stopped.
+    pub(crate) async fn restart(self, settings: &[(&str, &str)]) -> Self {
+        let Self { running, dir, .. } = self;
+        running.stop().await.expect("a clean stop");
+        Self::build(dir, Role::ALL, settings, Options::default()).await
+    }
+
+    /// These roles on this folder.
+    pub(crate) async fn build(
+        dir: TempDir,
+        roles: &[Role],
+        settings: &[(&str, &str)],
+        options: Options,
+    ) -> Self {
+        let data_dir = dir.path().join("data").display().to_string();
+        let mut all =
+            vec![("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0"), ("server.workers", "2")];
+        all.extend_from_slice(settings);
+        let config = Config::from_overrides(&all).expect("settings");
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let running = App::start(config, roles, options).await.expect("start");
+        let client = Client {
+            http: reqwest::Client::new(),
+            url: running.url().to_owned(),
+            key: running.first_run().map(|first| first.api_key).unwrap_or_default(),
+            operator_token: running.operator_token().to_owned(),
+        };
+        let sandbox = Self { running, client, dir };
+        sandbox.client.wait_ready().await;
+        sandbox
+    }
+
+    /// The folder everything lives in.
+    pub(crate) fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Drains and stops.
+    pub(crate) async fn stop(self) {
+        self.running.stop().await.expect("a clean stop");
+    }
+}
+
+impl Client {
+    /// Waits until `/ready` says 200.
+    pub(crate) async fn wait_ready(&self) {
+        eventually("/ready says 200", || async {
+            let answer =
+                self.http.get(format!("{}/ready", self.url)).send().await.map_err(|e| e.to_string())?;
+            let status = answer.status();
+            let body = answer.text().await.map_err(|e| e.to_string())?;
+            if status == 200 { Ok(()) } else { Err(body) }
+        })
+        .await;
+    }
+
+    /// Posts a body to `/capture` with the key.
+    pub(crate) async fn capture(&self, body: &Value) -> (u16, Value) {
+        self.post("/capture", body).await
+    }
+
+    /// Captures and insists on 202.
+    pub(crate) async fn accept(&self, body: &Value) -> Vec<String> {
+        let (status, answer) = self.capture(body).await;
+        assert_eq!(status, 202, "{answer}");
+        answer["event_ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.http.post(format!("{}{path}", self.url)).header("X-API-Key", &self.key).json(body);
+        send(request).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        send(self.http.get(format!("{}{path}", self.url)).header("X-API-Key", &self.key)).await
+    }
+
+    /// With the operator's token: what the command line may do.
+    pub(crate) async fn operator_get(&self, path: &str) -> (u16, Value) {
+        send(self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.operator_token)).await
+    }
+
+    /// With the operator's token: what the command line may do.
+    pub(crate) async fn operator_post(&self, path: &str, body: &Value) -> (u16, Value) {
+        send(self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.operator_token).json(body)).await
+    }
+
+    /// Every visible event (newest first), over all pages.
+    pub(crate) async fn events(&self) -> Result<Vec<Value>, String> {
+        let mut events = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (status, page) = self.get(&format!("/api/query/events?limit=500{cursor}")).await;
+            if status != 200 {
+                return Err(page.to_string());
+            }
+            events.extend(page["events"].as_array().unwrap().iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(events),
+            }
+        }
+    }
+
+    /// Waits until exactly `count` events are visible and the consumer has nothing left, and returns them.
+    pub(crate) async fn settled(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} events are visible and nothing is left"), || async {
+            let lag = self.lag().await?;
+            let events = self.events().await?;
+            if lag == 0 && events.len() == count {
+                Ok(events)
+            } else {
+                Err(format!("{} events, lag {lag}", events.len()))
+            }
+        })
+        .await
+    }
+
+    /// Records that the store stage has not committed.
+    pub(crate) async fn lag(&self) -> Result<i64, String> {
+        let (status, answer) = self.operator_get("/api/ops/lag").await;
+        if status != 200 {
+            return Err(answer.to_string());
+        }
+        let groups = answer["groups"].as_array().ok_or("no groups")?;
+        Ok(groups.iter().filter(|row| row["topic"] == "events").filter_map(|row| row["lag"].as_i64()).sum())
+    }
+
+    /// The accounting of every record, which must balance.
+    pub(crate) async fn audit(&self) -> Value {
+        let (status, report) = self.operator_get("/api/ops/audit").await;
+        assert_eq!(status, 200, "{report}");
+        report
+    }
+}
+
+async fn send(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    let text = answer.text().await.expect("a body");
+    let body = serde_json::from_str(&text).unwrap_or_else(|_| json!({ "not_json": text }));
+    (status, body)
+}
