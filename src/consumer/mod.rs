@@ -22,6 +22,8 @@ mod observer;
 mod sink;
 mod stage;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::sync::Arc;

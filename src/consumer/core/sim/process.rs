@@ -211,11 +211,6 @@ impl Process {
 
     /// Records in batches that are neither finished nor released.
     pub(super) fn in_flight(&self) -> u64 {
-        self.core
-            .lanes
-            .iter()
-            .filter_map(|lane| lane.flight.as_ref())
-            .map(super::super::flight::Flight::live_records)
-            .sum()
+        self.core.lanes.iter().filter_map(|lane| lane.flight.as_ref()).map(Flight::live_records).sum()
     }
 }
