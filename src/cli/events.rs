@@ -20,7 +20,18 @@ const SEEN_MAX: usize = 20_000;
 pub(super) async fn trace(args: &Trace, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
     let id = segment(&args.event_id);
     let trace: Value = operator.get(&format!("/api/query/events/{id}/trace"), &[]).await?;
-    output.object(&trace)?;
+    if output.json {
+        output.value(&trace)?;
+        return Ok(Ended::Done);
+    }
+    output.line(format_args!("{}: {}", cell(&trace["status"]), cell(&trace["message"])))?;
+    output.list(&trace["steps"], &["at", "step", "detail"])?;
+    if trace["dead_letters"].as_array().is_some_and(|letters| !letters.is_empty()) {
+        output.list(&trace["dead_letters"], &["id", "dlq_ts", "error_kind", "error_message"])?;
+    }
+    if let Some(lag) = trace["backlog"]["lag"].as_i64() {
+        output.talk(format_args!("the store is {lag} records behind the log"));
+    }
     Ok(Ended::Done)
 }
 

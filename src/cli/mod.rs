@@ -12,6 +12,7 @@ mod generate;
 mod operator;
 mod output;
 mod scopes;
+mod serve;
 mod settings;
 mod status;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use serde_json::json;
 use self::args::{Cli, Command, Consumer, ConsumerCommand, Global, Listen, Remote, Scope};
 use self::operator::Operator;
 use self::output::Output;
+use crate::app::Role;
 use crate::config::{self, Config, ConfigError, Loaded, Origin, Sources};
 use crate::lifecycle::wait_for_signal;
 use crate::telemetry::logs::{self, Target};
@@ -111,7 +113,8 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
         }
         _ => {}
     }
-    let mut loaded = load(&cli.global, listen(&cli.command), sources)?;
+    let roles = serve::roles(&cli.command);
+    let mut loaded = load(&cli.global, listen(&cli.command), roles.as_deref(), sources)?;
     match &cli.command {
         Command::Config(command) => return Ok(settings::run(command, &loaded, output)?),
         Command::Engine(command) => return engine::run(command, &loaded.config, output),
@@ -119,6 +122,11 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        if let Some(roles) = roles {
+            logs::install(&loaded.config.log, Target::Stdout)?;
+            warn(&loaded);
+            return serve::run(loaded.config, &roles).await;
+        }
         quiet(&mut loaded);
         logs::install(&loaded.config.log, Target::Stderr)?;
         warn(&loaded);
@@ -127,7 +135,12 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
 }
 
 /// All layers of the configuration, with the flags that are short for a key.
-fn load(global: &Global, listen: Option<&Listen>, mut sources: Sources) -> anyhow::Result<Loaded> {
+fn load(
+    global: &Global,
+    listen: Option<&Listen>,
+    roles: Option<&[Role]>,
+    mut sources: Sources,
+) -> anyhow::Result<Loaded> {
     for file in &global.config {
         sources.file(file);
     }
@@ -144,6 +157,12 @@ fn load(global: &Global, listen: Option<&Listen>, mut sources: Sources) -> anyho
             sources.set(flag, key, value);
         }
     }
+    // A lone consumer listens on its own port; a wrong address is told by server.listen.
+    if roles == Some(&[Role::Consumer])
+        && let Some((_, port)) = listen.and_then(|address| address.rsplit_once(':'))
+    {
+        sources.set("--listen", "consumer.metrics_port", port);
+    }
     Ok(config::load(&sources)?)
 }
 
@@ -157,12 +176,13 @@ fn listen(command: &Command) -> Option<&Listen> {
     }
 }
 
-/// Commands other than `serve` keep quiet unless asked: what they have to say is their output.
+/// Commands other than `serve` keep quiet unless asked: what they have to say is their output. The client of the
+/// store calls every connection that ends an error.
 fn quiet(loaded: &mut Loaded) {
     let is_default =
         |setting: &config::Setting| setting.key == "log.level" && setting.origin == Origin::Default;
     if loaded.settings.iter().any(is_default) {
-        "warn".clone_into(&mut loaded.config.log.level);
+        "warn,klickhouse=off".clone_into(&mut loaded.config.log.level);
     }
 }
 
@@ -184,7 +204,7 @@ async fn interruptible(command: impl Future<Output = anyhow::Result<Ended>>) -> 
 async fn command(command: Command, config: Config, output: Output) -> anyhow::Result<Ended> {
     match command {
         Command::Generate(args) => generate::run(&args, &config, output).await,
-        command => interruptible(operate(command, config, output)).await,
+        command => operate(command, config, output).await,
     }
 }
 
@@ -199,12 +219,20 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
         Command::Audit(args) => (&Scope::default(), &args.remote),
         _ => (&Scope::default(), &nowhere),
     };
-    let operator = Operator::connect(&config, remote).await?;
-    let ended = async {
+    let connecting = operator::connect(&config, remote);
+    let (operator, own) = tokio::select! {
+        connected = connecting => connected?,
+        Ok(_) = wait_for_signal() => return Ok(Ended::Interrupted),
+    };
+    let ended = interruptible(async {
         let operator = operator.scoped(scope).await?;
         ask(&command, &config, &operator, output).await
-    };
-    ended.await
+    });
+    let ended = ended.await;
+    if let Some(own) = own {
+        own.stop().await?;
+    }
+    ended
 }
 
 async fn ask(
@@ -231,7 +259,7 @@ async fn ask(
             let topic = topic.as_deref().unwrap_or(&config.topics.events);
             return status::resume(topic, *partition, operator, output).await;
         }
-        _ => anyhow::bail!("this command needs the application, which is not assembled yet"),
+        other => unreachable!("{other:?} asks no server"),
     }
     Ok(Ended::Done)
 }

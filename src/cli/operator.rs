@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Usage;
 use super::args::{Remote, Scope};
+use crate::app::{App, Options, Running};
 use crate::config::Config;
 
 /// Longest wait for an answer; audits read the whole log.
@@ -102,35 +103,55 @@ fn facts(details: &Value) -> String {
     if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) }
 }
 
-impl Operator {
-    /// The server of this `data_dir`, or one started here.
-    ///
-    /// # Errors
-    /// Neither answers.
-    pub(super) async fn local(config: &Config) -> anyhow::Result<Self> {
-        if let Some(server) = running(&config.data_dir)? {
-            let operator = Self::at(&server.url, Some(server.operator_token.clone()))?;
-            match operator.client.get(operator.address("/health")).send().await {
-                Ok(_) => return Ok(operator),
-                Err(error) if error.is_connect() => {}
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("process {} on {} does not answer", server.pid, server.url)
-                    });
-                }
+/// The server that `remote` names, else the one that runs on this `data_dir`, else one started here; that one is
+/// answered too, and is to be stopped when the command is done.
+///
+/// # Errors
+/// None answers; the folder is held by a process that has not said where it listens.
+pub(super) async fn connect(config: &Config, remote: &Remote) -> anyhow::Result<(Operator, Option<Running>)> {
+    if let Some(url) = &remote.url {
+        return Ok((Operator::at(url, remote.api_key.clone().map(SecretString::from))?, None));
+    }
+    if let Some(server) = running(&config.data_dir)? {
+        let operator = Operator::at(&server.url, Some(server.operator_token.clone()))?;
+        match operator.client.get(operator.address("/health")).send().await {
+            Ok(_) => return Ok((operator, None)),
+            // Left behind by a process that was killed, and its number is somebody else's by now.
+            Err(error) if error.is_connect() => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("process {} on {} does not answer", server.pid, server.url));
             }
         }
-        bail!("no server runs on {}: start one with `flexflow serve`", config.data_dir.display())
     }
+    let running = App::start(config.clone(), &[], Options::default()).await?;
+    let token = SecretString::from(running.operator_token().to_owned());
+    let operator = Operator { young: true, ..Operator::at(running.url(), Some(token))? };
+    operator.wait_until_heard().await?;
+    Ok((operator, Some(running)))
+}
 
-    /// The server that `remote` names, else as [`Operator::local`].
-    ///
-    /// # Errors
-    /// None answers, or a key is given without a server.
-    pub(super) async fn connect(config: &Config, remote: &Remote) -> anyhow::Result<Self> {
-        match (&remote.url, &remote.api_key) {
-            (Some(url), key) => Self::at(url, key.clone().map(SecretString::from)),
-            (None, _) => Self::local(config).await,
+#[derive(Deserialize)]
+struct Components {
+    components: Vec<Component>,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    state: String,
+}
+
+impl Operator {
+    /// Waits until every part has said for the first time how it is, or long enough.
+    async fn wait_until_heard(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let answer: Components = self.get("/api/ops/components", &[]).await?;
+            let starting = answer.components.iter().any(|component| component.state == "starting");
+            if !starting || Instant::now() > deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 

@@ -60,7 +60,8 @@ impl Config {
     /// The values that make no sense, and what deserves a warning.
     pub(super) fn validate(&self) -> (Vec<Fault>, Vec<String>) {
         let mut faults = Faults::default();
-        self.check_bounds(&mut faults);
+        self.check_counts(&mut faults);
+        self.check_sizes_and_durations(&mut faults);
         self.check_pairs(&mut faults);
         self.check_names(&mut faults);
         self.check_static_keys(&mut faults);
@@ -77,7 +78,7 @@ impl Config {
         (faults.0, warnings)
     }
 
-    fn check_bounds(&self, faults: &mut Faults) {
+    fn check_counts(&self, faults: &mut Faults) {
         let (capture, query, consumer) = (&self.capture, &self.query, &self.consumer);
         faults.positive(&[
             ("capture.batch_events_max", capture.batch_events_max),
@@ -105,6 +106,17 @@ impl Config {
         if self.jobs.open_max == 0 {
             faults.add("jobs.open_max", "is zero", "1 or more");
         }
+        if self.eventlog.partitions < 1 {
+            faults.add("eventlog.partitions", "is less than one", "1 or more");
+        }
+        let ratio = consumer.flood_ratio_max;
+        if !(ratio > 0.0 && ratio <= 1.0) {
+            faults.add("consumer.flood_ratio_max", "is not a share", "more than 0 and at most 1");
+        }
+    }
+
+    fn check_sizes_and_durations(&self, faults: &mut Faults) {
+        let (capture, query, consumer) = (&self.capture, &self.query, &self.consumer);
         faults.not_empty(&[
             ("server.body_bytes_max", self.server.body_bytes_max),
             ("capture.body_bytes_max", capture.body_bytes_max),
@@ -136,9 +148,6 @@ impl Config {
             ("jobs.step_timeout", self.jobs.step_timeout),
             ("jobs.backoff_min", self.jobs.backoff_min),
         ]);
-        if self.eventlog.partitions < 1 {
-            faults.add("eventlog.partitions", "is less than one", "1 or more");
-        }
         if self.eventlog.retention_age.is_some_and(|age| age.is_zero()) {
             faults.add(
                 "eventlog.retention_age",
@@ -148,10 +157,6 @@ impl Config {
         }
         if self.eventlog.retention_bytes.is_some_and(|bytes| bytes.0 == 0) {
             faults.add("eventlog.retention_bytes", "is zero", "1 B or more, or \"\" for no bound");
-        }
-        let ratio = consumer.flood_ratio_max;
-        if !(ratio > 0.0 && ratio <= 1.0) {
-            faults.add("consumer.flood_ratio_max", "is not a share", "more than 0 and at most 1");
         }
     }
 
