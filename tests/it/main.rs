@@ -9,6 +9,8 @@ mod crash;
 mod dlq;
 mod pipeline;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod query;
 #[cfg(test)]
 mod store;
