@@ -7,9 +7,9 @@ mod cli;
 mod crash;
 #[cfg(test)]
 mod dlq;
-mod pipeline;
 #[cfg(test)]
 mod docs;
+mod pipeline;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
