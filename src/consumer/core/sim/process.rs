@@ -111,7 +111,7 @@ impl Process {
                 }
                 Effect::CancelRebuild { .. } => {}
                 Effect::Fetch { lane, fetch, from, .. } => {
-                    self.requests.push(Request::Fetch { lane, fetch, from })
+                    self.requests.push(Request::Fetch { lane, fetch, from });
                 }
                 Effect::ProduceLetters { attempt, batch, letters } => {
                     self.requests.push(Request::Letters { attempt, batch, letters });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::broker::{GroupNews, LogRecord, TOPIC};
+use super::broker::{GroupNews, LogRecord};
 use super::process::Request;
 use super::warehouse::{Insert, Row};
 use super::*;
@@ -11,7 +11,7 @@ use crate::event::{ErrorKind, Timestamp};
 use crate::eventlog::PartitionOffsets;
 
 /// Something that is still on its way although nobody waits for it.
-enum Late {
+pub(super) enum Late {
     Insert { token: String, rows: Vec<Row> },
     Commit { member: usize, generation: i64, offsets: BTreeMap<TopicPartition, i64> },
 }
@@ -22,9 +22,9 @@ pub(super) struct World {
     pub(super) broker: Broker,
     pub(super) store: Warehouse,
     pub(super) processes: Vec<Process>,
-    late: Vec<Late>,
-    now: Now,
-    mapper: u32,
+    pub(super) late: Vec<Late>,
+    pub(super) now: Now,
+    pub(super) mapper: u32,
     members: usize,
     pub(super) next_id: u32,
     flood: FloodLimits,
@@ -61,7 +61,7 @@ impl World {
         world
     }
 
-    fn start(&mut self) -> Process {
+    pub(super) fn start(&mut self) -> Process {
         let settings = Settings {
             namespace: "live",
             table: "events".into(),
@@ -243,7 +243,7 @@ impl World {
             Request::Fetch { lane, fetch, from } => self.fetch(number, lane, fetch, &from),
             Request::Letters { attempt, batch, letters } => self.letters(number, attempt, &batch, &letters),
             Request::Insert { attempt, batch, rows, token } => {
-                self.insert(number, attempt, &batch, &rows, token)
+                self.insert(number, attempt, &batch, &rows, token);
             }
             Request::Commit { member, batch, attempt, generation, offsets } => {
                 let outcome = self.commit(member, generation, &offsets)?;
@@ -369,7 +369,7 @@ impl World {
         self.processes[number].inbox.push_back(Input::LettersProduced { batch: batch.id, attempt, outcomes });
     }
 
-    fn rows(&self, number: usize, batch: &Batch<LogRecord>, rows: &[RowRef]) -> Vec<Row> {
+    pub(super) fn rows(&self, number: usize, batch: &Batch<LogRecord>, rows: &[RowRef]) -> Vec<Row> {
         let row = |row: &RowRef| {
             let (part, item) = (&batch.parts[row.part as usize], batch.item(*row));
             let record = item.payload;
@@ -435,7 +435,7 @@ impl World {
         self.processes[number].inbox.push_back(Input::Inserted { batch: batch.id, attempt, outcome });
     }
 
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         member: usize,
         generation: i64,
@@ -473,14 +473,14 @@ impl World {
         self.rebalance();
     }
 
-    fn rebalance(&mut self) {
+    pub(super) fn rebalance(&mut self) {
         self.complete_rebalance();
         for (member, news) in self.broker.prepare() {
             self.tell(member, news);
         }
     }
 
-    fn complete_rebalance(&mut self) {
+    pub(super) fn complete_rebalance(&mut self) {
         // A partition that was given back although the group had changed its mind begins another round.
         let orphan = self.broker.partitions.iter().any(|partition| partition.owner.is_none());
         if self.broker.preparing.is_none() && orphan && !self.broker.members.is_empty() {
@@ -514,7 +514,7 @@ impl World {
     }
 
     /// A member that is out hears of it at some time, and joins again.
-    fn lose_all(&mut self, member: usize) {
+    pub(super) fn lose_all(&mut self, member: usize) {
         let partitions = (0..self.broker.partitions.len()).map(Broker::name).collect();
         if let Some(process) = self.processes.iter_mut().find(|process| process.member == member) {
             process.inbox.push_back(Input::Lost { partitions });
@@ -522,142 +522,12 @@ impl World {
         }
     }
 
-    fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         for process in &mut self.processes {
             for partition in std::mem::take(&mut process.stopped) {
                 process.inbox.push_back(Input::Resume { partition });
             }
         }
-    }
-
-    /// One of the late things lands, or is lost for good.
-    fn land(&mut self) -> Result<(), String> {
-        if self.late.is_empty() {
-            return Ok(());
-        }
-        let index = self.rng.below(self.late.len());
-        match self.late.swap_remove(index) {
-            Late::Insert { token, rows } if self.rng.percent(80) => {
-                self.store.insert(&token, &rows, None);
-            }
-            Late::Commit { member, generation, offsets } if self.rng.percent(80) => {
-                self.commit(member, generation, &offsets)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn fault(&mut self) -> Result<(), String> {
-        let number = self.rng.below(self.processes.len());
-        match self.rng.below(100) {
-            0..14 => self.crash(number),
-            14..24 => self.processes[number].asleep = true,
-            24..36 => self.processes[number].asleep = false,
-            36..48 => self.land()?,
-            48..54 => self.rebalance(),
-            54..62 => self.complete_rebalance(),
-            62..64 => self.expel_dead(),
-            64..68 => self.store.down = !self.store.down,
-            68..70 => self.broker.letters_down = !self.broker.letters_down,
-            70..72 => self.broker.down = !self.broker.down,
-            72..77 => self.store.expire_tokens(&mut self.rng),
-            77..80 => self.expel(number),
-            80..84 => self.retention(),
-            84..87 => self.recreate(),
-            87..91 => self.deploy()?,
-            91..94 => self.resume(),
-            94..97 => self.processes[number].inbox.push_back(Input::Stop),
-            _ => {
-                let jump = Duration::from_secs(self.rng.below(3600) as u64);
-                self.now.wall =
-                    if self.rng.percent(50) { self.now.wall.plus(jump) } else { self.now.wall.minus(jump) };
-            }
-        }
-        Ok(())
-    }
-
-    /// What was sent may still arrive after the sender is gone.
-    fn crash(&mut self, number: usize) {
-        for request in std::mem::take(&mut self.processes[number].requests) {
-            match request {
-                Request::Insert { batch, rows, token, .. } => {
-                    let rows = self.rows(number, &batch, &rows);
-                    self.late.push(Late::Insert { token, rows });
-                }
-                Request::Commit { member, generation, offsets, .. } => {
-                    self.late.push(Late::Commit { member, generation, offsets });
-                }
-                _ => {}
-            }
-        }
-        if self.rng.percent(70) {
-            let member = self.processes[number].member;
-            self.broker.expel(member);
-        }
-        self.processes[number] = self.start();
-    }
-
-    /// The group gives a member up that it has not heard of.
-    fn expel(&mut self, number: usize) {
-        let member = self.processes[number].member;
-        self.broker.expel(member);
-        self.lose_all(member);
-        self.rebalance();
-    }
-
-    /// Members that crashed send no heartbeats.
-    fn expel_dead(&mut self) {
-        for member in self.broker.members.clone() {
-            if !self.processes.iter().any(|process| process.member == member) {
-                self.broker.expel(member);
-            }
-        }
-        self.rebalance();
-    }
-
-    fn retention(&mut self) {
-        let number = self.rng.below(self.broker.partitions.len());
-        let partition = &mut self.broker.partitions[number];
-        let span = partition.records.len() as i64 - partition.log_start;
-        let log_start = partition.log_start + self.rng.below(span as usize / 2 + 1) as i64;
-        for offset in partition.committed.unwrap_or(0).max(partition.log_start)..log_start {
-            partition.expired.insert(offset);
-        }
-        partition.log_start = log_start;
-    }
-
-    /// The topic is deleted and made again: all positions are void, and the group begins anew.
-    fn recreate(&mut self) {
-        let partitions = self.broker.partitions.len();
-        self.broker.create(partitions);
-        self.broker.preparing = None;
-        self.broker.generation += 1;
-        for member in self.broker.members.clone() {
-            let process = self.processes.iter_mut().find(|process| process.member == member);
-            if let Some(process) = process {
-                process.inbox.push_back(Input::TopicMissing { topic: TOPIC.into() });
-                process.inbox.push_back(Input::TopicBack { topic: TOPIC.into() });
-            }
-        }
-        self.rebalance();
-    }
-
-    /// All processes end, what they sent is settled, and a version starts whose mapper makes other sort keys.
-    fn deploy(&mut self) -> Result<(), String> {
-        for number in 0..self.processes.len() {
-            self.crash(number);
-        }
-        while !self.late.is_empty() {
-            self.land()?;
-        }
-        self.mapper += 1;
-        for number in 0..self.processes.len() {
-            let member = self.processes[number].member;
-            self.broker.expel(member);
-            self.processes[number] = self.start();
-        }
-        Ok(())
     }
 }
 
