@@ -195,3 +195,96 @@ impl BacklogReader {
             .ok_or_else(|| LogError::TopicMissing(name.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{ManualClock, RandomIds};
+    use crate::eventlog::{GroupEvent, GroupSpec, MemoryLog, NewRecord, Retention, TopicSpec};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn reader() -> (Arc<MemoryLog>, BacklogReader) {
+        let clock = Arc::new(ManualClock::at(NOW));
+        let log = Arc::new(MemoryLog::new(clock.clone(), Arc::new(RandomIds)));
+        (log.clone(), BacklogReader::new(log, "events", "event-consumers", clock))
+    }
+
+    async fn create(log: &MemoryLog) {
+        let topic = TopicSpec {
+            name: "events".into(),
+            partitions: 1,
+            retention: Retention::default(),
+            record_bytes_max: 1000,
+            required_groups: Vec::new(),
+        };
+        log.create_topics(&[topic]).await.unwrap();
+    }
+
+    async fn produce(log: &MemoryLog, millis: i64) {
+        let record = NewRecord {
+            key: None,
+            value: Bytes::from_static(b"{}"),
+            headers: Vec::new(),
+            timestamp: Timestamp::from_millis(millis),
+        };
+        assert!(log.produce("events", vec![record]).await.iter().all(Result::is_ok));
+    }
+
+    async fn commit(log: &MemoryLog, offset: i64) {
+        let spec = GroupSpec {
+            group: "event-consumers".into(),
+            topics: vec!["events".into()],
+            client_id: "test".into(),
+            instance_id: None,
+        };
+        let mut member = log.join(spec).await.unwrap();
+        loop {
+            if let GroupEvent::Assigned { generation, .. } = member.next().await.unwrap() {
+                let offsets = BTreeMap::from([(TopicPartition::new("events", 0), offset)]);
+                member.committer().commit(generation, &offsets).await.unwrap();
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_complete_to_the_first_record_that_is_not_committed() {
+        let (log, reader) = reader();
+        assert_eq!(reader.complete_to().await, None, "without the topic nothing can be said");
+        create(&log).await;
+        assert_eq!(reader.find_complete_to().await, Ok(Some(NOW)));
+        produce(&log, 500).await;
+        produce(&log, 700).await;
+        assert_eq!(reader.find_complete_to().await, Ok(Some(Timestamp::from_millis(500))));
+        commit(&log, 1).await;
+        assert_eq!(reader.find_complete_to().await, Ok(Some(Timestamp::from_millis(700))));
+        let partitions = reader.partitions().await.unwrap();
+        let seen = (partitions[0].committed_offset, partitions[0].end_offset, partitions[0].lag);
+        assert_eq!(seen, (Some(1), 2, 1));
+        commit(&log, 2).await;
+        assert_eq!(reader.find_complete_to().await, Ok(Some(NOW)));
+    }
+
+    #[tokio::test]
+    async fn a_look_through_the_log_is_bounded_and_says_so() {
+        let (log, reader) = reader();
+        create(&log).await;
+        for millis in 0..10 {
+            produce(&log, millis).await;
+        }
+        commit(&log, 2).await;
+        for (part, records_max, whole, offsets) in [
+            (Part::Uncommitted, 100, true, 2..10),
+            (Part::Uncommitted, 3, false, 2..5),
+            (Part::Newest, 3, false, 7..10),
+        ] {
+            let mut seen = Vec::new();
+            let show = |_: i32, record: &Record| seen.push(record.offset);
+            assert_eq!(reader.look_through("events", part, records_max, show).await, Ok(whole));
+            assert_eq!(seen, offsets.collect::<Vec<i64>>());
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! A page's cursor is the place of its last event in this order, so what arrives before it or after it moves nothing.
 //!
 //! The table is not sorted by the time of day, and reading it deduplicated takes every key column. So a page is found
-//! in two steps (see [`Search`]): places are picked from rows as they were inserted, in slices of time that begin with
+//! in two steps (see `Search`): places are picked from rows as they were inserted, in slices of time that begin with
 //! one day and widen; then those keys, and only those, are read deduplicated. A row that counts is itself one of the
 //! rows picked from, so nothing is missed; an older version of an event is only a hint and drops out in the second step.
 

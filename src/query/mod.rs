@@ -104,22 +104,10 @@ impl Query {
     /// Waits for a turn.
     ///
     /// # Errors
-    /// 503: as many questions as `query.concurrency` allows are in the store, and none ended in
-    /// `query.queue_timeout`.
+    /// See [`turn`].
     async fn begin(&self) -> Result<Asked, Problem> {
         let began = Instant::now();
-        let waited =
-            tokio::time::timeout(self.limits.queue_timeout, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = waited else {
-            let (limit, wait) = (self.limits.concurrency, self.limits.queue_timeout);
-            let message = format!(
-                "{limit} questions (query.concurrency) are in the store, and none ended within {wait:?} \
-                 (query.queue_timeout): try again after a moment"
-            );
-            return Err(
-                Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.concurrency")
-            );
-        };
+        let turn = turn(&self.turns, &self.limits).await?;
         // Before the store is read, so that it is true of what will be read.
         let complete_to = self.backlog.complete_to().await;
         Ok(Asked { began, complete_to, _turn: turn })
@@ -134,6 +122,23 @@ impl Query {
         };
         self.store.select_within(sql, limits).await.map_err(problem)
     }
+}
+
+/// A turn to ask the store; it ends when it is dropped.
+///
+/// # Errors
+/// 503: as many questions as `query.concurrency` allows are in the store, and none ended in `query.queue_timeout`.
+async fn turn(turns: &Arc<Semaphore>, limits: &config::Query) -> Result<OwnedSemaphorePermit, Problem> {
+    let wait = limits.queue_timeout;
+    if let Ok(Ok(turn)) = tokio::time::timeout(wait, turns.clone().acquire_owned()).await {
+        return Ok(turn);
+    }
+    let message = format!(
+        "{} questions (query.concurrency) are in the store, and none ended within {wait:?} (query.queue_timeout): \
+         try again after a moment",
+        limits.concurrency
+    );
+    Err(Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.concurrency"))
 }
 
 /// What the store's error means to whoever asked.

@@ -145,6 +145,21 @@ fn every_read_of_the_table_stands_beside_its_scope() {
     }
 }
 
+#[tokio::test]
+async fn a_question_without_a_turn_is_told_which_setting_bounds_it() {
+    let limits = config::Query { concurrency: 1, queue_timeout: Duration::from_millis(10), ..limits() };
+    let turns = Arc::new(Semaphore::new(limits.concurrency));
+    let first = turn(&turns, &limits).await.unwrap();
+    let problem = turn(&turns, &limits).await.unwrap_err();
+    assert_eq!(
+        (problem.code.status().as_u16(), problem.details["setting"].as_str()),
+        (503, Some("query.concurrency"))
+    );
+    assert!(problem.retry_after.is_some());
+    drop(first);
+    assert!(turn(&turns, &limits).await.is_ok());
+}
+
 #[test]
 fn the_stores_errors_name_the_bound_and_hide_the_rest() {
     let message = || "DB::Exception (1): secret".to_owned();

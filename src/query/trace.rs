@@ -11,7 +11,7 @@ use crate::dlq::DeadLetter;
 use crate::event::{ErrorKind, LogEvent, Scope, Timestamp};
 use crate::eventlog::{LogError, Record};
 use crate::http::Problem;
-use crate::store::{Row, RowCells, Sql, StoreError};
+use crate::store::{DeadLetterOrigin, Row, RowCells, Sql, StoreError};
 
 pub use super::backlog::PartitionBacklog;
 
@@ -88,6 +88,12 @@ pub struct Letter {
     pub log: LogPlace,
     pub attempts: u32,
     pub recoveries: u32,
+    /// What became of it: `open`, `replayed` or `discarded`; null while the index of dead letters does not answer.
+    pub status: Option<String>,
+    /// Why it was discarded.
+    pub reason: Option<String>,
+    #[serde(skip)]
+    origin: DeadLetterOrigin,
 }
 
 /// How far the store is behind the log.
@@ -221,6 +227,7 @@ async fn look_in_log(
         Err(LogError::TopicMissing(_)) => true,
         Err(error) => return Err(error),
     };
+    tell_what_became_of(query, &mut dead_letters).await;
     let backlog = Backlog {
         topic: reader.topic().to_owned(),
         group: reader.group().to_owned(),
@@ -230,6 +237,26 @@ async fn look_in_log(
         dead_letters_looked_through,
     };
     Ok(InLog { waiting, dead_letters, backlog })
+}
+
+/// Fills in what the index of dead letters knows; one that it does not have yet is open.
+async fn tell_what_became_of(query: &Query, letters: &mut [Letter]) {
+    if letters.is_empty() {
+        return;
+    }
+    let origins: Vec<_> = letters.iter().map(|letter| letter.origin.clone()).collect();
+    let known = match query.store.dead_letters_at(&origins).await {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::warn!(%error, "a trace goes without the index of dead letters");
+            return;
+        }
+    };
+    for letter in letters {
+        let entry = known.iter().find(|entry| entry.origin == letter.origin);
+        letter.status = Some(entry.map_or_else(|| "open".to_owned(), |entry| entry.status.clone()));
+        letter.reason = entry.map(|entry| entry.reason.clone()).filter(|reason| !reason.is_empty());
+    }
 }
 
 /// When capture took the event, if this record is it.
@@ -253,6 +280,12 @@ fn letter(record: &Record, scope: &Scope, event_id: &str) -> Option<Letter> {
         return None;
     }
     let letter = DeadLetter::from_record(record).ok()?;
+    let origin = DeadLetterOrigin {
+        topic: letter.source_topic.clone(),
+        topic_id: letter.source_topic_id.0,
+        partition: letter.source_partition,
+        offset: letter.source_offset,
+    };
     Some(Letter {
         id: letter.id(),
         error_kind: letter.error_kind,
@@ -266,6 +299,9 @@ fn letter(record: &Record, scope: &Scope, event_id: &str) -> Option<Letter> {
         },
         attempts: letter.attempts,
         recoveries: letter.recoveries,
+        status: None,
+        reason: None,
+        origin,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Trends: how many events, or people, a day (hour, week, …), in series that stand beside each other.
 //!
-//! Typed request → [`Plan`] → one statement a series → answer. The statement counts between boundaries that were
+//! Typed request → `Plan` → one statement a series → answer. The statement counts between boundaries that were
 //! computed here, so that every bucket is there, in the zone's calendar, empty ones with 0.
 //!
 //! With a breakdown, a series becomes one for each of the property's `limit` most frequent values (ties by value), in

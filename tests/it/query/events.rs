@@ -240,6 +240,7 @@ async fn a_trace_follows_an_event_from_the_log_to_its_row_or_its_dead_letter() {
     assert_eq!(dead["status"], "dead_lettered");
     assert_eq!(dead["dead_letters"][0]["error_kind"], "out_of_range");
     assert_eq!(dead["dead_letters"][0]["id"], "events-1-9");
+    assert_eq!(dead["dead_letters"][0]["status"], "open");
     assert_eq!(steps(&dead), "dead_lettered");
     sandbox.end().await;
 }
