@@ -1,5 +1,6 @@
 //! The integration suite: starts the real application (in process, port 0, any split of roles) against real engines.
 
+#[cfg(test)]
 mod auth;
 mod bad_days;
 mod bad_records;
