@@ -73,12 +73,3 @@ async fn settings_of_one_project_and_environment_see_no_others_rows() {
     assert_eq!(mine[0]["event"], "mine");
     app.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_pool_is_opened_once() {
-    let app = Sandbox::start().await;
-    let (_, components) = app.client.operator_get("/api/ops/components").await;
-    let opened = &components["pools_opened"];
-    assert_eq!(opened, &json!({"eventlog": 1, "meta": 1, "store": 1}), "{components}");
-    app.stop().await;
-}

@@ -178,3 +178,20 @@ fn unsafe_code_stands_in_the_engines_file_alone() {
     assert!(places.iter().all(|place| place.starts_with("src/store/engine")), "unsafe code in {places:?}");
     assert!(places.len() <= 1, "unsafe code in more than one file: {places:?}");
 }
+
+#[test]
+fn every_pool_is_opened_in_one_place() {
+    for open in ["EmbeddedLog::open(", "Some(Store::open(", "Meta::open("] {
+        let places: Vec<String> = sources()
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("tests.rs") && !path.to_string_lossy().contains("/tests/"))
+            .flat_map(|(path, text)| {
+                // What stands behind the first test module is a test.
+                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+                let found = code_lines(&code).filter(|(_, line)| line.contains(open)).count();
+                std::iter::repeat_n(path.display().to_string(), found)
+            })
+            .collect();
+        assert_eq!(places, ["src/app/pools.rs"], "{open}…): one pool a backing system");
+    }
+}
