@@ -36,19 +36,16 @@ async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing() {
     for round in 0..rounds {
         let process = Process::serve(&data_dir, &args).await;
         let stop = Arc::new(AtomicBool::new(false));
-        let senders: Vec<_> = (0..4)
-            .map(|sender| {
-                let (client, ledger, stop) = (process.client.clone(), ledger.clone(), stop.clone());
-                tokio::spawn(send_until(client, ledger, stop, format!("{round}-{sender}")))
-            })
-            .collect();
+        let mut senders = tokio::task::JoinSet::new();
+        for sender in 0..4 {
+            let (client, ledger, stop) = (process.client.clone(), ledger.clone(), stop.clone());
+            senders.spawn(send_until(client, ledger, stop, format!("{round}-{sender}")));
+        }
         // The moment is what is tested, so it is drawn, not waited for.
         tokio::time::sleep(Duration::from_millis(rng.random_range(30..900))).await;
         process.kill();
         stop.store(true, Ordering::SeqCst);
-        for sender in senders {
-            sender.await.unwrap();
-        }
+        senders.join_all().await;
     }
     let process = Process::serve(&data_dir, &args).await;
     check(&process.client, &*ledger.lock().await).await;
@@ -72,7 +69,7 @@ async fn send_until(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<Atomic
             let sent = client.http.post(url).header("X-API-Key", &client.key).json(&body).send().await;
             match sent {
                 Ok(answer) if answer.status() == 202 => {
-                    ledger.lock().await.acknowledged.extend(ids.iter().cloned())
+                    ledger.lock().await.acknowledged.extend(ids.iter().cloned());
                 }
                 Ok(_) => {}
                 Err(_) => return,

@@ -2,15 +2,19 @@
 
 #[cfg(test)]
 mod auth;
+#[cfg(test)]
 mod bad_days;
+#[cfg(test)]
 mod bad_records;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod dlq;
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod query;
@@ -18,4 +22,5 @@ mod query;
 mod store;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
 mod tidy;

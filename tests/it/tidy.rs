@@ -112,7 +112,7 @@ fn a_room_imports_only_from_rooms_to_its_left() {
                 match rank.get(import.as_str()) {
                     Some(other) if import == room || other < own => {}
                     Some(_) => {
-                        wrong.push(format!("{}:{line}: {room} may not import {import}", path.display()))
+                        wrong.push(format!("{}:{line}: {room} may not import {import}", path.display()));
                     }
                     None => wrong.push(format!("{}:{line}: {import} is not a room", path.display())),
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::flood::Flood;
-use super::types::OffsetSet;
+use super::protocol::OffsetSet;
 use super::{
     Core, Dependency, Effect, FetchPosition, Notice, Partition, Phase, Rebuild, RebuildId, RunningRebuild,
     ScanId, StoredId,

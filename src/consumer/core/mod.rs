@@ -17,11 +17,11 @@ mod breaker;
 mod flight;
 mod flood;
 mod membership;
+mod protocol;
 mod reading;
 #[cfg(test)]
 mod sim;
 mod token;
-mod types;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +30,11 @@ use std::time::Duration;
 
 use flight::Flight;
 use flood::Flood;
-use types::{AckedLetters, OffsetSet};
+use protocol::{AckedLetters, OffsetSet};
 
 pub use breaker::{Breaker, BreakerState, Jitter};
 pub use flood::FloodLimits;
-pub use types::*;
+pub use protocol::*;
 pub use window::{IdHash, IdWindow};
 
 use crate::eventlog::{Generation, TopicId, TopicPartition};

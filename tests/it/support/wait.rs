@@ -32,7 +32,7 @@ where
         match condition().await {
             Ok(value) => return value,
             Err(seen) => {
-                assert!(started.elapsed() < limit, "{what}: not within {limit:?}; last seen: {seen}")
+                assert!(started.elapsed() < limit, "{what}: not within {limit:?}; last seen: {seen}");
             }
         }
         tokio::time::sleep(PAUSE).await;
