@@ -19,6 +19,8 @@ mod pipeline;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;
