@@ -1,10 +1,18 @@
 //! Bad days: each of them ends with every accepted event visible once, or a dead letter with a reason, without a restart.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
+use flexflow::app::{Options, Role};
+use flexflow::event::Timestamp;
+use flexflow::eventlog::NewRecord;
+use flexflow::store::{Sql, Tombstone, VOID_VERSION};
 use serde_json::{Value, json};
 
 use crate::support::process::signal;
+use crate::support::sandbox::Client;
 use crate::support::{Process, Sandbox, eventually};
 
 fn batch(name: &str, count: usize) -> Value {
@@ -66,7 +74,7 @@ async fn a_dropped_table_pauses_the_consumer_and_migrate_heals_it() {
     let app = Sandbox::start().await;
     app.client.accept(&batch("before", 10)).await;
     app.client.settled(10).await;
-    app.running.store().unwrap().execute(flexflow::store::Sql::new("DROP TABLE events SYNC")).await.unwrap();
+    app.running.store().unwrap().execute(Sql::new("DROP TABLE events SYNC")).await.unwrap();
     app.client.accept(&batch("after", 10)).await;
     eventually("/ready names the cure", || async {
         let answer = app
@@ -102,7 +110,7 @@ async fn a_dropped_table_pauses_the_consumer_and_migrate_heals_it() {
 async fn a_clock_that_jumps_back_loses_nothing_and_doubles_nothing() {
     use std::sync::Arc;
 
-    use flexflow::event::{ManualClock, Timestamp};
+    use flexflow::event::ManualClock;
     let noon = Timestamp::parse("2026-06-01T12:00:00Z").unwrap();
     let clock = Arc::new(ManualClock::at(noon));
     let app = Sandbox::with_clock(clock.clone(), &[]).await;
@@ -113,5 +121,196 @@ async fn a_clock_that_jumps_back_loses_nothing_and_doubles_nothing() {
     app.client.accept(&batch("morning", 50)).await;
     app.client.settled(100).await;
     assert_eq!(app.client.audit().await["balanced"], true);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again() {
+    let app = Sandbox::with(&[("eventlog.partitions", "1")]).await;
+    let first = app.running.first_run().unwrap();
+    let event = json!({
+        "event": "paid", "distinct_id": "ada", "event_id": "gone", "timestamp": "2026-01-31T08:00:00Z"
+    });
+    app.client.accept(&json!([event, {"event": "other", "distinct_id": "ada"}])).await;
+    let stored = app.client.settled(2).await;
+    let gone = stored.iter().find(|event| event["event_id"] == "gone").unwrap();
+    let time = |field: &str| Timestamp::parse(gone[field].as_str().unwrap()).unwrap();
+    let tombstone = Tombstone {
+        project_id: first.project_id.clone(),
+        environment_id: first.environment_id.clone(),
+        event_id: "gone".to_owned(),
+        event_name: "paid".to_owned(),
+        distinct_id: "ada".to_owned(),
+        timestamp: time("timestamp"),
+        received_at: time("received_at"),
+        version: VOID_VERSION,
+    };
+    app.running.store().unwrap().tombstone(&[tombstone]).await.unwrap();
+    app.client.settled(1).await;
+
+    app.client.accept(&event).await;
+    app.client.settled(1).await;
+    // After a restart the rows are merged: only the tombstone is left of it, and no id window knows it.
+    app.running.store().unwrap().execute(Sql::new("OPTIMIZE TABLE events FINAL")).await.unwrap();
+    let app = app.restart(&[("consumer.dedupe_memory_max", "0 B")]).await;
+    app.client.accept(&event).await;
+    app.client.settled(1).await;
+    // A dead letter of the same event, made storable: with another name it would be another row.
+    let record = json!({
+        "id": "gone", "project_id": first.project_id, "environment_id": first.environment_id,
+        "event_name": "paid", "timestamp": "2026-01-31T09:00:00Z", "received_at": "2026-01-31T09:00:00Z",
+        "schema_version": 1
+    });
+    let record = NewRecord {
+        key: Some("ada".into()),
+        value: record.to_string().into(),
+        headers: vec![],
+        timestamp: Timestamp::EPOCH,
+    };
+    app.running.log().produce("events", vec![record]).await.remove(0).unwrap();
+    app.client.settled(1).await;
+    let replay = json!({"selection": {"all": true}, "fix": {"distinct_id": "ada"}});
+    let (status, started) = app.client.operator_post("/api/dlq/replay", &replay).await;
+    assert_eq!(status, 202, "{started}");
+    let job = format!("/api/jobs/{}", started["job_id"].as_str().unwrap());
+    eventually("the replay has written it back", || async {
+        let (_, job) = app.client.operator_get(&job).await;
+        let done = job["state"] == "succeeded" && job["progress"]["outcomes"]["replayed"] == 1;
+        if done { Ok(()) } else { Err(job.to_string()) }
+    })
+    .await;
+    let left = app.client.settled(1).await;
+    assert_eq!(left[0]["event"], "other");
+    let audit = app.client.audit().await;
+    assert_eq!((&audit["balanced"], &audit["totals"]["records"]), (&json!(true), &json!(6)), "{audit}");
+    app.stop().await;
+}
+
+/// The value of a metric, summed over its labels.
+async fn metric(client: &Client, name: &str) -> f64 {
+    let answer = client.http.get(format!("{}/metrics", client.url)).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let samples = text.lines().filter(|line| line.starts_with(name));
+    samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--set", "store.request_timeout=2s", "--set", "consumer.backoff_max=500ms"];
+    let process = Process::serve(&dir.path().join("data"), &args).await;
+    let client = &process.client;
+    client.accept(&batch("before", 100)).await;
+    client.settled(100).await;
+    let engines = process.children();
+    assert_eq!(engines.len(), 1, "one engine");
+    signal(engines[0], "STOP");
+    let during = Cell::new(0);
+    eventually("an insert has waited in vain", || async {
+        client.accept(&batch(&format!("during-{}", during.get()), 10)).await;
+        during.set(during.get() + 10);
+        // Its outcome is unknown: the engine may have its rows or not.
+        if metric(client, "consumer_insert_errors_total").await > 0.0 {
+            Ok(())
+        } else {
+            Err("not yet".to_owned())
+        }
+    })
+    .await;
+    let accepted = 100 + during.get();
+    assert!(client.lag().await.unwrap() > 0, "what was accepted meanwhile waits");
+    let (_, ready) = client.get("/ready?role=capture").await;
+    assert_eq!(ready["status"], "ready", "capture goes on: {ready}");
+    signal(engines[0], "CONT");
+    eventually("everything is visible once", || async {
+        let (lag, events) = (client.lag().await?, client.events().await?);
+        let ids: BTreeSet<_> = events.iter().map(|event| event["event_id"].as_str()).collect();
+        if lag == 0 && events.len() == accepted && ids.len() == accepted {
+            Ok(())
+        } else {
+            Err(format!("{} events, {} ids of {accepted}, lag {lag}", events.len(), ids.len()))
+        }
+    })
+    .await;
+    assert_eq!(process.children(), engines, "it was not restarted");
+    assert_eq!(client.audit().await["balanced"], true);
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_parts_pause_the_consumer_and_make_no_dead_letter() {
+    let app = Sandbox::with(&[("consumer.backoff_max", "500ms")]).await;
+    app.client.accept(&batch("before", 10)).await;
+    app.client.settled(10).await;
+    let store = app.running.store().unwrap();
+    let strict = "ALTER TABLE events MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1";
+    store.execute(Sql::new(strict)).await.unwrap();
+    app.client.accept(&batch("after", 10)).await;
+    eventually("/ready says why the consumer waits", || async {
+        let (status, ready) = app.client.get("/ready?role=consumer").await;
+        let said = ready["components"].to_string();
+        if status == 503 && said.contains("Too many parts") { Ok(()) } else { Err(ready.to_string()) }
+    })
+    .await;
+    let (_, ready) = app.client.get("/ready?role=capture").await;
+    assert_eq!(ready["status"], "ready", "capture goes on: {ready}");
+    assert_eq!(app.client.lag().await.unwrap(), 10, "nothing is passed over");
+    store
+        .execute(Sql::new("ALTER TABLE events RESET SETTING parts_to_delay_insert, parts_to_throw_insert"))
+        .await
+        .unwrap();
+    app.client.settled(20).await;
+    app.client.wait_ready().await;
+    let audit = app.client.audit().await;
+    let totals = &audit["totals"];
+    assert_eq!((&totals["stored"], &totals["dead_lettered"]), (&json!(20), &json!({})), "{audit}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_503_until_somebody_makes_room() {
+    const MIB: u64 = 1 << 20;
+    // A file system that nothing else writes to, where there is one: its room is what the test is about.
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let stat = rustix::fs::statvfs(dir.path()).unwrap();
+    let enough = stat.f_bavail * stat.f_frsize - 128 * MIB;
+    let settings = [("eventlog.disk_free_min", &*format!("{enough} B"))];
+    let hog = dir.path().join("hog");
+    let roles = [Role::Capture, Role::Auth];
+    let app = Sandbox::build(dir, &roles, &settings, Options::default()).await;
+    let accepted = Cell::new(0);
+    let capture = async || {
+        let (status, answer) = app.client.capture(&batch("full", 10)).await;
+        match status {
+            202 => accepted.set(accepted.get() + 10),
+            _ => assert_eq!((status, &answer["code"]), (503, &json!("service_unavailable")), "{answer}"),
+        }
+        status
+    };
+    let until = async |status: u16| {
+        eventually(&format!("capture answers {status}"), || async {
+            match capture().await {
+                seen if seen == status => Ok(()),
+                seen => Err(seen.to_string()),
+            }
+        })
+        .await;
+    };
+    until(202).await;
+
+    let file = std::fs::File::create(&hog).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 256 * MIB).unwrap();
+    until(503).await;
+    let (status, ready) = app.client.get("/ready?role=capture").await;
+    let said = ready["components"].to_string();
+    assert!(status == 503 && said.contains("disk_free_min"), "{ready}");
+    drop(file);
+    std::fs::remove_file(&hog).unwrap();
+    until(202).await;
+    app.client.wait_ready().await;
+    let topics = app.running.log().topics().await.unwrap();
+    let written: i64 = topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.end).sum();
+    assert_eq!(written, accepted.get(), "what was answered with 503 is not in the log, the rest is");
     app.stop().await;
 }

@@ -7,6 +7,8 @@ mod bad_days;
 #[cfg(test)]
 mod bad_records;
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;
