@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::block::columns;
 use super::error::MIGRATE;
+use super::migrate::TABLES;
 use super::{Finding, Sql, Store, StoreError, settings};
 
-const TABLES: [&str; 2] = ["events", "events_dlq"];
 /// What every insert depends on beside the columns that it names.
 const OTHER_COLUMNS: [&str; 5] = ["ingested_at", "ingestion_id", "id", "external_customer_id", "tenant_id"];
 /// Merging cannot keep up long before inserts are refused (at 3,000 parts of one partition).
@@ -117,8 +117,7 @@ impl Store {
 
 const FORBIDDEN: &str = "let the user of store.user change this setting, or set it in the server's profile";
 const ALTER: &str = "ALTER TABLE … MODIFY SETTING with the expected value";
-const RECREATE: &str =
-    "restore the table, or drop schema_migrations and run `flexflow migrate` to make it anew";
+const RECREATE: &str = "restore the table, or run `flexflow migrate` to make what is missing anew, empty";
 
 /// The settings that a table was made or altered with, from `engine_full`.
 fn table_settings(engine_full: &str) -> HashMap<&str, &str> {

@@ -9,8 +9,12 @@ const MIGRATIONS: [(&str, &str); 2] = [
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
 ];
 
+/// The tables that all of them make together.
+pub(super) const TABLES: [&str; 2] = ["events", "events_dlq"];
+
 impl Store {
-    /// Applies what has not been applied, and answers its names.
+    /// Applies what has not been applied, and answers its names. Where a table has gone missing, every migration counts
+    /// as not applied: they change nothing that is there.
     ///
     /// # Errors
     /// See [`StoreError`]. What was applied before the error stays; running it again goes on there.
@@ -24,10 +28,11 @@ impl Store {
              fsync_part_directory = 1",
         ))
         .await?;
+        let rebuild = !self.missing_tables().await?.is_empty();
         let pending = self.pending_migrations().await?;
         let mut applied = Vec::new();
         for (name, statement) in MIGRATIONS {
-            if pending.iter().any(|pending| pending == name) {
+            if rebuild || pending.iter().any(|pending| pending == name) {
                 self.execute(Sql::new(statement)).await?;
                 self.execute(Sql::new("INSERT INTO schema_migrations (name) VALUES (").arg(name).push(")"))
                     .await?;
@@ -36,6 +41,13 @@ impl Store {
             }
         }
         Ok(applied)
+    }
+
+    /// Tables that the migrations make and that are not there.
+    async fn missing_tables(&self) -> Result<Vec<&'static str>, StoreError> {
+        let sql = Sql::new("SELECT name AS name FROM system.tables WHERE database = currentDatabase()");
+        let there: Vec<(String,)> = self.select(sql).await?;
+        Ok(TABLES.into_iter().filter(|table| there.iter().all(|(name,)| name != table)).collect())
     }
 
     /// The names of the migrations that have not been applied.
