@@ -176,13 +176,12 @@ fn listen(command: &Command) -> Option<&Listen> {
     }
 }
 
-/// Commands other than `serve` keep quiet unless asked: what they have to say is their output. The client of the
-/// store calls every connection that ends an error.
+/// Commands other than `serve` keep quiet unless asked: what they have to say is their output.
 fn quiet(loaded: &mut Loaded) {
     let is_default =
         |setting: &config::Setting| setting.key == "log.level" && setting.origin == Origin::Default;
     if loaded.settings.iter().any(is_default) {
-        "warn,klickhouse=off".clone_into(&mut loaded.config.log.level);
+        "warn".clone_into(&mut loaded.config.log.level);
     }
 }
 

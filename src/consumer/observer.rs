@@ -83,12 +83,9 @@ impl Observer {
                 self.standstill(topic_partition, stopped, reason);
             }
             Notice::TopicMissing { topic, missing } => {
-                let gauge = names::EVENTLOG_TOPICS_MISSING.gauge(&[]);
                 if missing {
-                    gauge.increment(1.0);
                     self.missing.insert(topic);
                 } else {
-                    gauge.decrement(1.0);
                     self.missing.remove(&topic);
                 }
                 self.show();

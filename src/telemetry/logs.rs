@@ -27,11 +27,24 @@ pub fn install(log: &Log, target: Target) -> anyhow::Result<()> {
     }
 }
 
+/// Libraries that speak of their own affairs at `info`, and one that calls every closed connection an error; a level that
+/// names them is obeyed.
+const QUIET: [(&str, &str); 4] =
+    [("fjall", "warn"), ("lsm_tree", "warn"), ("actix_server", "warn"), ("klickhouse", "off")];
+
+fn directives(level: &str) -> String {
+    let mut directives = level.to_owned();
+    for (library, quiet) in QUIET.iter().filter(|(library, _)| !level.contains(library)) {
+        directives.extend([",", library, "=", quiet]);
+    }
+    directives
+}
+
 fn install_to<W>(log: &Log, writer: W, terminal: bool) -> anyhow::Result<()>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.level)
+    let filter = EnvFilter::try_new(directives(&log.level))
         .map_err(|error| anyhow::anyhow!("log.level: {error}; given {:?}, try \"info\"", log.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let pretty = match log.format {
@@ -45,4 +58,17 @@ where
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     };
     installed.map_err(|error| anyhow::anyhow!("logs: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        assert_eq!(
+            directives("debug,fjall=trace"),
+            "debug,fjall=trace,lsm_tree=warn,actix_server=warn,klickhouse=off"
+        );
+    }
 }
