@@ -69,6 +69,9 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// What it is, headers, body, and the status and code it is answered with.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_body_is_refused_with_a_stable_code_and_the_request_id() {
     let app = capture_alone(&[], None).await;
@@ -79,7 +82,7 @@ async fn a_bad_body_is_refused_with_a_stable_code_and_the_request_id() {
         format!(r#"{{"event":"a","distinct_id":"b","properties":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
     let huge = json!({"event": "a", "distinct_id": "b", "properties": {"text": "x".repeat(800_000)}});
     let gzipped: &[(&str, &str)] = &[("Content-Encoding", "gzip")];
-    let cases: [(&str, &[(&str, &str)], Vec<u8>, u16, &str); 18] = [
+    let cases: [Case<'_>; 18] = [
         ("not JSON", &[], b"event=a".to_vec(), 400, "validation_error"),
         ("JSON cut off", &[], br#"{"event":"a","#.to_vec(), 400, "validation_error"),
         ("not an event", &[], b"17".to_vec(), 400, "validation_error"),

@@ -1,5 +1,9 @@
 //! The main job: an event in, an answer out, once, whatever the sender does twice.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexflow::event::{ManualClock, Timestamp};
 use serde_json::json;
 
 use crate::support::{Sandbox, eventually};
@@ -40,6 +44,31 @@ async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_an
     assert_eq!(kept["timestamp"], "2026-01-31T08:00:00.000Z", "the first one stays");
     let audit = app.client.audit().await;
     assert_eq!(audit["balanced"], true, "{audit}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_hours_and_days_later_counts_once() {
+    let noon = Timestamp::parse("2026-06-01T12:00:00Z").unwrap();
+    let clock = Arc::new(ManualClock::at(noon));
+    let app = Sandbox::with_clock(clock.clone(), &[]).await;
+    let event = json!({"event": "paid", "distinct_id": "ada", "event_id": "order-1"});
+    let mut dated = event.clone();
+    dated["timestamp"] = json!(noon.to_string());
+    let hours = |hours: u64| clock.set(noon.plus(Duration::from_secs(hours * 3600)));
+    app.client.accept(&dated).await;
+    app.client.settled(1).await;
+    // On another day, since without a time it happened when it came: the id window knows it.
+    hours(20);
+    app.client.accept(&event).await;
+    app.client.settled(1).await;
+    // Long after the id window has forgotten it, as an SDK sends it again: its row has the same key.
+    hours(24 * 6);
+    app.client.accept(&dated).await;
+    let kept = app.client.settled(1).await;
+    assert_eq!(kept[0]["timestamp"], noon.to_string(), "the first one stays");
+    let totals = app.client.audit().await;
+    assert_eq!((&totals["balanced"], &totals["totals"]["records"]), (&json!(true), &json!(3)), "{totals}");
     app.stop().await;
 }
 
