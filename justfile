@@ -1,10 +1,13 @@
 # The only door: every task of this project is a recipe here, and CI calls the same ones.
 
+# `just` itself may be where only ./justw finds it.
+just := quote(just_executable())
+
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 # List the recipes.
 default:
-    @just --list
+    @{{ just }} --list
 
 # Build and run the whole product on embedded defaults.
 serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
@@ -14,17 +17,17 @@ serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install n
 
 # Install what the tests need and run all of them.
 test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
-    @just timed build cargo build --locked --tests --bins
-    @just timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
-    @just timed unit cargo test --locked --lib --bins -- {{ args }}
-    @just timed integration cargo test --locked --test it -- {{ args }}
+    @{{ just }} timed build cargo build --locked --tests --bins
+    @{{ just }} timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
+    @{{ just }} timed unit cargo test --locked --lib --bins -- {{ args }}
+    @{{ just }} timed integration cargo test --locked --test it -- {{ args }}
 
 # What a change must pass before it lands, besides the tests.
 check:
-    @just timed fmt cargo fmt --check
-    @just timed clippy cargo clippy --locked --all-targets -- -D warnings
-    @just timed doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-    @if command -v cargo-deny >/dev/null; then just timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
+    @{{ just }} timed fmt cargo fmt --check
+    @{{ just }} timed clippy cargo clippy --locked --all-targets -- -D warnings
+    @{{ just }} timed doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+    @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
 # Measure; results belong into benches/RESULTS.md with machine, commit and command.
 bench name="all" *args:
