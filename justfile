@@ -3,6 +3,8 @@
 # `just` itself may be where only ./justw finds it.
 just := quote(just_executable())
 
+export RUSTDOCFLAGS := "-D warnings"
+
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 # List the recipes.
@@ -26,7 +28,7 @@ test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install np
 check:
     @{{ just }} timed fmt cargo fmt --check
     @{{ just }} timed clippy cargo clippy --locked --all-targets -- -D warnings
-    @{{ just }} timed doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+    @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
 # Measure; results belong into benches/RESULTS.md with machine, commit and command.

@@ -34,7 +34,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What [`load`] reads, later wins: files in order < environment < flags in order.
+/// What [`load()`] reads, later wins: files in order < environment < flags in order.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     files: Vec<PathBuf>,

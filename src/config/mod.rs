@@ -1,7 +1,7 @@
 //! One [`Config`] of sections, read from defaults < files < environment < command line.
 //!
 //! The defaults file `config/flexflow.toml` is the reference of every key, compiled in: what it holds is what may be
-//! set, and the type of a default is the type of its key. [`load`] refuses an unknown key or variable by name, with the
+//! set, and the type of a default is the type of its key. [`load()`] refuses an unknown key or variable by name, with the
 //! nearest right one, and a value that does not fit with the key, the value, where it came from and what would fit.
 //! It reports every mistake at once. Secrets are `SecretString`s and never printed.
 
@@ -28,7 +28,7 @@ impl Config {
     /// `&[("server.listen", "127.0.0.1:0"), ("data_dir", "/tmp/x")]`.
     ///
     /// # Errors
-    /// As [`load`].
+    /// As [`load()`].
     pub fn from_overrides(overrides: &[(&str, &str)]) -> Result<Self, ConfigError> {
         let mut sources = Sources::default();
         for (key, value) in overrides {

@@ -1,6 +1,6 @@
 //! The ClickHouse engine as a supervised child process.
 //!
-//! [`locate`] finds it, [`install`] gets it through `npm`, [`Supervisor`] runs it: a thread of its own that lives until
+//! [`locate()`] finds it, [`install()`] gets it through `npm`, [`Supervisor`] runs it: a thread of its own that lives until
 //! [`Supervisor::stop`], because the kernel ties a child's end to the *thread* that spawned it. The engine listens on a
 //! free port of the loopback device, for one user with a password made at each start.
 
