@@ -26,7 +26,7 @@ pub struct Tombstone {
     /// Any moment of the row's day; the row's own, so that the tombstone lands in the same partition.
     pub timestamp: Timestamp,
     pub received_at: Timestamp,
-    /// Hides rows of this key with a smaller or the same version.
+    /// Hides rows of this key with a smaller version; of the same version, those inserted before it.
     pub version: u64,
 }
 
@@ -67,7 +67,8 @@ impl Row for Twin {
 
 impl Store {
     /// Hides the rows of these keys. Doing it again changes nothing; rows that are inserted later under the same key
-    /// with a smaller or the same version stay hidden.
+    /// with a smaller version stay hidden. Of the same version the row inserted last counts, so whoever deletes for
+    /// good writes [`VOID_VERSION`].
     ///
     /// # Errors
     /// See [`InsertError`]; whatever it is, doing it again is safe.

@@ -9,10 +9,14 @@ use flexflow::app::{Options, Role};
 use flexflow::event::Timestamp;
 use flexflow::eventlog::NewRecord;
 use flexflow::store::{Sql, Tombstone, VOID_VERSION};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::support::process::signal;
+use crate::support::proxy::Proxy;
 use crate::support::sandbox::Client;
+use crate::support::store::TestStore;
 use crate::support::{Process, Sandbox, eventually};
 
 fn batch(name: &str, count: usize) -> Value {
@@ -181,6 +185,8 @@ async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again() {
     .await;
     let left = app.client.settled(1).await;
     assert_eq!(left[0]["event"], "other");
+    let (_, trace) = app.client.get("/api/query/events/gone/trace").await;
+    assert_eq!(trace["status"], "deleted", "{trace}");
     let audit = app.client.audit().await;
     assert_eq!((&audit["balanced"], &audit["totals"]["records"]), (&json!(true), &json!(6)), "{audit}");
     app.stop().await;
@@ -235,6 +241,44 @@ async fn an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing()
     assert_eq!(process.children(), engines, "it was not restarted");
     assert_eq!(client.audit().await["balanced"], true);
     assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_after_the_rows_double_nothing() {
+    let engine = TestStore::start().await;
+    let proxy = Proxy::to(engine.store.address().unwrap().parse().unwrap()).await;
+    let (user, password) = engine.store.engine_login().unwrap();
+    let settings = [
+        ("store.url", &*format!("clickhouse://{}", proxy.address)),
+        ("store.user", &user),
+        ("store.password", &password),
+        ("consumer.backoff_max", "500ms"),
+    ];
+    let app = Sandbox::with(&settings).await;
+    app.client.accept(&batch("before", 10)).await;
+    app.client.settled(10).await;
+    proxy.cut_after_data();
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut rows = batch("during", 500);
+    for row in rows.as_array_mut().unwrap() {
+        // Nothing that compresses: the proxy tells rows from questions by their size on the wire.
+        let noise: String = (0..16).map(|_| format!("{:016x}", rng.random::<u64>())).collect();
+        row["properties"] = json!({"noise": noise});
+    }
+    app.client.accept(&rows).await;
+    eventually("answers to rows were lost twice", || async {
+        if proxy.cut() >= 2 { Ok(()) } else { Err(proxy.cut().to_string()) }
+    })
+    .await;
+    assert!(app.client.lag().await.unwrap() > 0, "what is not confirmed is not committed");
+    proxy.heal();
+    app.client.settled(510).await;
+    let rows: Vec<(u64,)> =
+        app.running.store().unwrap().select(Sql::new("SELECT count() AS rows FROM events")).await.unwrap();
+    assert_eq!(rows, [(510,)], "not even below FINAL");
+    assert_eq!(app.client.audit().await["balanced"], true);
+    app.stop().await;
+    engine.store.close(Duration::from_secs(20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

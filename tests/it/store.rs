@@ -266,6 +266,11 @@ async fn a_tombstone_wins_over_every_replay() {
         assert_eq!(left, [("b".to_owned(),)]);
         let _: Vec<(u8,)> = ask(&test, Sql::new("OPTIMIZE TABLE events FINAL")).await;
     }
+    let corrected = EventRow { version: 1, ..row("a", 8, "{}") };
+    test.store.insert_events(&block([corrected]), "corrected").await.unwrap();
+    let left: Vec<(String,)> =
+        ask(&test, Sql::new("SELECT event_id AS id FROM events FINAL ORDER BY id")).await;
+    assert_eq!(left, [("a".to_owned(),), ("b".to_owned(),)], "of the same version the last one counts");
     test.store.close(CLOSE).await;
 }
 
