@@ -11,6 +11,8 @@ use flexflow::store::engine::EngineOptions;
 use flexflow::store::{EventRow, Store};
 use uuid::Uuid;
 
+use super::eventually;
+
 /// The store with what keeps it alive.
 pub(crate) struct TestStore {
     pub(crate) store: Store,
@@ -35,7 +37,11 @@ impl TestStore {
     pub(crate) async fn start() -> Self {
         let started = Self::open(&config(), tempfile::tempdir().unwrap());
         started.store.wait_ready(Duration::from_secs(300)).await.unwrap();
-        started.store.migrate().await.unwrap();
+        // As the application does: an engine that dies while it starts is started again by its supervisor.
+        eventually("the store is migrated", || async {
+            started.store.migrate().await.map_err(|e| e.to_string())
+        })
+        .await;
         started
     }
 
