@@ -21,6 +21,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
@@ -38,6 +39,10 @@ pub use projects::{Project, Projects};
 use crate::config;
 use crate::event::{Clock, IdSource, Timestamp};
 use crate::lifecycle::{Component, Health};
+
+/// How long a start waits for a database that others hold, and how often it tries.
+const MIGRATE_PATIENCE: Duration = Duration::from_secs(5);
+const MIGRATE_AGAIN: Duration = Duration::from_millis(50);
 
 /// The metadata database of this process.
 #[derive(Clone)]
@@ -88,7 +93,18 @@ impl Meta {
     /// # Errors
     /// The database does not answer, or was written by another version.
     pub async fn migrate(&self) -> Result<Vec<String>, MetaError> {
-        let applied = self.track(migrations::migrate(self).await)?;
+        // SQLite answers "locked" at once, without its busy timeout, while another process turns the file to WAL: the
+        // very first moment of several that start together.
+        let patience = Instant::now() + MIGRATE_PATIENCE;
+        let applied = loop {
+            match migrations::migrate(self).await {
+                Err(error) if error.is_unavailable() && Instant::now() < patience => {
+                    tracing::info!(error = %error, "the metadata database is not free yet: trying again");
+                    tokio::time::sleep(MIGRATE_AGAIN).await;
+                }
+                ended => break self.track(ended)?,
+            }
+        };
         self.0.component.up();
         Ok(applied)
     }
