@@ -35,3 +35,12 @@ pub fn resident_mib(pid: u32) -> u64 {
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
         .map_or(0, |kib| kib / 1024)
 }
+
+/// CPU seconds a process has used, in user and kernel mode.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    // The kernel counts in hundredths of a second on every Linux that FlexFlow runs on.
+    (ticks(11) + ticks(12)) / 100.0
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::load::{Body, Load, post};
-use crate::machine::resident_mib;
+use crate::machine::{cpu_seconds, resident_mib};
 
 /// `flexflow serve` on a folder; killed when dropped.
 pub struct Served {
@@ -119,17 +119,22 @@ impl Served {
         resident_mib(self.child.id())
     }
 
-    fn engine_memory_mib(&self) -> u64 {
+    fn engines(&self) -> Vec<u32> {
         let children = Command::new("pgrep").args(["-P", &self.child.id().to_string()]).output();
         children
             .map(|output| {
-                String::from_utf8_lossy(&output.stdout)
-                    .lines()
-                    .filter_map(|pid| pid.parse().ok())
-                    .map(resident_mib)
-                    .sum()
+                String::from_utf8_lossy(&output.stdout).lines().filter_map(|pid| pid.parse().ok()).collect()
             })
-            .unwrap_or(0)
+            .unwrap_or_default()
+    }
+
+    fn engine_memory_mib(&self) -> u64 {
+        self.engines().into_iter().map(resident_mib).sum()
+    }
+
+    /// CPU seconds so far: this process, its engine.
+    fn cpu(&self) -> (f64, f64) {
+        (cpu_seconds(self.child.id()), self.engines().into_iter().map(cpu_seconds).sum())
     }
 
     /// SIGTERM, and the exit.
@@ -235,11 +240,16 @@ pub async fn catch_up(millions: u64) {
         Served::start(dir.path(), &["--role", "consumer", "--role", "query", "--role", "auth"]).await;
     let started = Instant::now();
     let before = consumer.lag().await;
+    let (own_before, engine_before) = consumer.cpu();
     consumer.caught_up().await;
     let seconds = started.elapsed().as_secs_f64();
+    let (own, engine) = consumer.cpu();
+    let micros_a_row = |cpu: f64| cpu * 1e6 / before as f64;
     println!(
-        "catch-up: {before} records in {seconds:.1} s: {:.0} rows/s; resident {} MiB, engine {} MiB",
+        "catch-up: {before} records in {seconds:.1} s: {:.0} rows/s; CPU a row: own {:.1} us, engine {:.1} us (merges so far included); resident {} MiB, engine {} MiB",
         before as f64 / seconds,
+        micros_a_row(own - own_before),
+        micros_a_row(engine - engine_before),
         consumer.memory_mib(),
         consumer.engine_memory_mib()
     );
