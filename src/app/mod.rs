@@ -90,7 +90,8 @@ impl App {
         let work = Tasks::new(Stop::default());
         let operator_token = pools.new_operator_token().expose_secret().to_owned();
 
-        let made = pools.first_start().await?;
+        // A command without roles asks; it does not found an installation.
+        let made = if roles.is_empty() { None } else { pools.first_start().await? };
         let shared = http::Shared::new(&config, roles, &pools, recorder.clone());
         let front = Tasks::new(Stop::default());
         let listen = listen_address(&config, roles);

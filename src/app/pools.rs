@@ -48,7 +48,12 @@ impl Pools {
         let health = Health::new(clock.clone());
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
-        meta.migrate().await?;
+        if config.server.migrate_on_start {
+            meta.migrate().await?;
+        } else {
+            // The component says what is missing, and the cure.
+            meta.probe().await.ok();
+        }
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone());
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
@@ -104,11 +109,15 @@ impl Pools {
         token
     }
 
-    /// On an empty metadata database: makes the first project and says what it made.
+    /// On an empty metadata database that has its tables: makes the first project and says what it made.
     ///
     /// # Errors
     /// The database does not answer.
     pub(super) async fn first_start(&self) -> anyhow::Result<Option<FirstRunFile>> {
+        if let Err(error) = self.meta.probe().await {
+            tracing::warn!(error = %error, "no first project is made: the metadata database is not ready");
+            return Ok(None);
+        }
         let Some(made) = auth::first_run(&self.keys).await? else { return Ok(None) };
         Ok(Some(FirstRunFile {
             url: String::new(),

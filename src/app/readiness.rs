@@ -42,10 +42,11 @@ fn of_role(role: Role, components: &[ComponentStatus]) -> Readiness {
         .map(|name| {
             let state = components.iter().find(|status| status.name == *name).map(|status| status.state);
             match state {
-                Some(ComponentState::Up) | None => Readiness::Ready,
+                Some(ComponentState::Up) => Readiness::Ready,
                 Some(ComponentState::Degraded) => Readiness::Degraded,
                 Some(ComponentState::Down) if *name == "meta" && role != Role::Auth => Readiness::Degraded,
-                Some(ComponentState::Starting | ComponentState::Down) => Readiness::Unready,
+                // One that has not shown itself yet is not ready either.
+                None | Some(ComponentState::Starting | ComponentState::Down) => Readiness::Unready,
             }
         })
         .max()
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn capture_needs_the_log_and_not_the_store() {
         let health = Health::new(Arc::new(ManualClock::default()));
-        for name in ["eventlog", "topics", "meta"] {
+        for name in ["eventlog", "topics", "capture", "meta"] {
             health.component(name).up();
         }
         health.component("store").down("refused");
@@ -75,7 +76,7 @@ mod tests {
     #[test]
     fn a_lost_metadata_database_degrades_capture_and_stops_auth() {
         let health = Health::new(Arc::new(ManualClock::default()));
-        for name in ["eventlog", "topics"] {
+        for name in ["eventlog", "topics", "capture"] {
             health.component(name).up();
         }
         health.component("meta").down("locked");

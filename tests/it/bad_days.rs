@@ -358,3 +358,50 @@ async fn a_full_disk_is_503_until_somebody_makes_room() {
     assert_eq!(written, accepted.get(), "what was answered with 503 is not in the log, the rest is");
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_may_not_migrate_changes_nothing_and_names_the_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let command = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_flexflow"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        )
+    };
+    let running = {
+        let folder = data_dir.display().to_string();
+        let config = flexflow::config::Config::from_overrides(&[
+            ("data_dir", folder.as_str()),
+            ("server.listen", "127.0.0.1:0"),
+            ("server.migrate_on_start", "false"),
+        ])
+        .unwrap();
+        flexflow::app::App::start(config, Role::ALL, Options::default()).await.unwrap()
+    };
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let url = format!("{}/ready", running.url());
+    eventually("/ready says which commands are missing", || async {
+        let answer = reqwest::get(&url).await.map_err(|e| e.to_string())?;
+        let (status, body) = (answer.status(), answer.text().await.map_err(|e| e.to_string())?);
+        let named = body.contains("flexflow migrate") && body.contains("flexflow topics create");
+        if status == 503 && named { Ok(()) } else { Err(body) }
+    })
+    .await;
+    assert!(running.first_run().is_none(), "nothing was made");
+    running.stop().await.unwrap();
+
+    for line in [["migrate", "--json"], ["topics", "create"]] {
+        let (done, said) = command(&line);
+        assert!(done, "{line:?}: {said}");
+    }
+    let process = Process::serve(&data_dir, &["--set", "server.migrate_on_start=false"]).await;
+    process.client.accept(&batch("after", 3)).await;
+    process.client.settled(3).await;
+}
