@@ -1,10 +1,12 @@
-//! How operators reach a running consumer: which partitions the flood rule stopped, and how they go on.
+//! How others reach a running consumer: operators, which partitions the flood rule stopped and how they go on; the
+//! sweep, what it should look at before its time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
+use crate::event::Timestamp;
 use crate::eventlog::TopicPartition;
 
 /// A partition that is not stopped cannot be resumed.
@@ -23,11 +25,17 @@ pub struct Control(Arc<Inner>);
 struct Inner {
     resume: broadcast::Sender<TopicPartition>,
     stopped: Mutex<BTreeMap<TopicPartition, String>>,
+    /// Rows received since then want a sweep.
+    unswept: watch::Sender<Option<Timestamp>>,
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Self(Arc::new(Inner { resume: broadcast::Sender::new(64), stopped: Mutex::default() }))
+        Self(Arc::new(Inner {
+            resume: broadcast::Sender::new(64),
+            stopped: Mutex::default(),
+            unswept: watch::Sender::new(None),
+        }))
     }
 }
 
@@ -66,6 +74,24 @@ impl Control {
     /// Notes that a partition goes on. True: it was stopped.
     pub(super) fn goes_on(&self, partition: &TopicPartition) -> bool {
         self.lock().remove(partition).is_some()
+    }
+
+    /// Wants the rows received since then compared with the others soon.
+    pub(super) fn ask_for_sweep(&self, since: Timestamp) {
+        self.0.unswept.send_modify(|unswept| *unswept = Some(unswept.map_or(since, |old| old.min(since))));
+    }
+
+    /// Waits until a sweep is asked for, and takes the wish. Cancel-safe.
+    pub(super) async fn sweep_asked_for(&self) -> Timestamp {
+        let mut unswept = self.0.unswept.subscribe();
+        loop {
+            if let Some(since) = self.0.unswept.send_replace(None) {
+                return since;
+            }
+            if unswept.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, String>> {

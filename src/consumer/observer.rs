@@ -100,6 +100,7 @@ impl Observer {
                     lag.gauge.set(0.0);
                 }
             }
+            Notice::Uncompared { stored_since } => self.control.ask_for_sweep(stored_since),
         }
     }
 

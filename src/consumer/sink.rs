@@ -24,7 +24,7 @@ pub trait Sink: Send + Sync + 'static {
         limit: u64,
     ) -> Box<dyn IdStream>;
     async fn probe(&self) -> Result<(), StoreError>;
-    async fn sweep(&self, since: Timestamp) -> Result<Swept, StoreError>;
+    async fn sweep(&self, since: Timestamp, among: Option<Timestamp>) -> Result<Swept, StoreError>;
 }
 
 /// Stored ids, newest first.
@@ -70,7 +70,7 @@ impl Sink for Store {
         Self::probe(self).await
     }
 
-    async fn sweep(&self, since: Timestamp) -> Result<Swept, StoreError> {
-        Self::sweep(self, since).await
+    async fn sweep(&self, since: Timestamp, among: Option<Timestamp>) -> Result<Swept, StoreError> {
+        Self::sweep(self, since, among).await
     }
 }

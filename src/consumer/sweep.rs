@@ -1,5 +1,6 @@
 //! The sweep: finds events stored under more than one key (a resend that changed its day, name or distinct id outside
-//! of the id window) and hides all but the first.
+//! of the id window) and hides all but the first. All of the horizon at every interval; at once, what was stored while
+//! an id window was being rebuilt and so was not compared with it.
 
 use tokio::time::Instant;
 
@@ -9,16 +10,21 @@ use crate::telemetry::names;
 
 pub(super) async fn run(deps: &ConsumerDeps, stop: &Stop) {
     let config = &deps.config.consumer;
+    let mut due = Instant::now() + config.sweep_interval;
     loop {
-        tokio::select! {
+        let (reach, stored_since) = tokio::select! {
             () = stop.soft_token().cancelled() => return,
-            () = tokio::time::sleep(config.sweep_interval) => {}
+            () = tokio::time::sleep_until(due) => (config.sweep_horizon, None),
+            stored_since = deps.control.sweep_asked_for() => (config.dedupe_window, Some(stored_since)),
+        };
+        if stored_since.is_none() {
+            due = Instant::now() + config.sweep_interval;
         }
-        let since = deps.clock.now().minus(config.sweep_horizon);
+        let since = deps.clock.now().minus(reach);
         let began = Instant::now();
         let swept = tokio::select! {
             () = stop.soft_token().cancelled() => return,
-            swept = deps.sink.sweep(since) => swept,
+            swept = deps.sink.sweep(since, stored_since) => swept,
         };
         match swept {
             Ok(swept) => {
@@ -30,7 +36,16 @@ pub(super) async fn run(deps: &ConsumerDeps, stop: &Stop) {
                     "sweep done"
                 );
             }
-            Err(error) => tracing::warn!(%error, "sweep failed: tried again at the next interval"),
+            Err(error) => {
+                tracing::warn!(%error, "sweep failed: tried again");
+                if let Some(stored_since) = stored_since {
+                    deps.control.ask_for_sweep(stored_since);
+                }
+                tokio::select! {
+                    () = stop.soft_token().cancelled() => return,
+                    () = tokio::time::sleep(config.backoff_max) => {}
+                }
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ impl Sink for CountingSink {
         Ok(())
     }
 
-    async fn sweep(&self, _: Timestamp) -> Result<Swept, StoreError> {
+    async fn sweep(&self, _: Timestamp, _: Option<Timestamp>) -> Result<Swept, StoreError> {
         Ok(Swept::default())
     }
 }
@@ -84,6 +84,8 @@ struct Table {
     refused_id: Mutex<Option<String>>,
     /// Times its ids were read back.
     rebuilds: AtomicUsize,
+    /// Reading its ids back waits for a permit.
+    rebuild_turns: tokio::sync::Semaphore,
 }
 
 impl Table {
@@ -97,6 +99,7 @@ impl Table {
             faults: Mutex::default(),
             refused_id: Mutex::default(),
             rebuilds: AtomicUsize::new(0),
+            rebuild_turns: tokio::sync::Semaphore::new(tokio::sync::Semaphore::MAX_PERMITS),
         })
     }
 
@@ -188,6 +191,7 @@ impl Stage for Table {
         _: usize,
         found: mpsc::Sender<Vec<StoredId>>,
     ) -> Result<(), StoreError> {
+        let _turn = self.rebuild_turns.acquire().await.unwrap();
         let rows = self.rows.lock().unwrap().clone();
         let ids = rows.iter().rev().map(|row| StoredId {
             topic_partition: row.partition.clone(),
@@ -516,4 +520,26 @@ async fn a_dead_letter_that_is_refused_holds_its_partition_back_until_it_is_take
     running.stop().await;
     assert_eq!(fixture.letters().await, 1);
     assert_eq!(fixture.table.ids(), ["a"]);
+}
+
+#[tokio::test]
+async fn what_is_stored_while_the_id_window_is_rebuilt_is_swept_when_that_ends() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.start();
+    fixture.produce(vec![event("a", "paid")]).await;
+    fixture.committed_reaches(1).await;
+    consumer.stop().await;
+    let permits = fixture.table.rebuild_turns.available_permits();
+    fixture.table.rebuild_turns.forget_permits(permits);
+    let consumer = fixture.start();
+    fixture.produce(vec![event("a", "paid again")]).await;
+    fixture.committed_reaches(2).await;
+    assert_eq!(fixture.table.ids(), ["a", "a"], "the window does not know it yet");
+    let asked = fixture.control.sweep_asked_for();
+    tokio::pin!(asked);
+    assert!(futures::poll!(&mut asked).is_pending());
+    fixture.table.rebuild_turns.add_permits(permits);
+    let since = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("a sweep is asked for");
+    assert_eq!(since, Timestamp::parse("2026-01-31T11:00:01Z").unwrap(), "when the row was received");
+    consumer.stop().await;
 }

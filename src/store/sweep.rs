@@ -118,18 +118,18 @@ impl Store {
 
     /// Finds the events received at or after `since` that are stored under more than one key (they were sent again
     /// with another day, name or distinct id) and hides all but the first: the one received first, then the one of the
-    /// smaller partition and offset.
+    /// smaller partition and offset. `among`: only events of which a row was received at or after then.
     ///
     /// # Errors
     /// See [`StoreError`]. What was hidden before the error stays hidden; doing it again goes on.
-    pub async fn sweep(&self, since: Timestamp) -> Result<Swept, StoreError> {
+    pub async fn sweep(&self, since: Timestamp, among: Option<Timestamp>) -> Result<Swept, StoreError> {
         let rows: Vec<(u64,)> = self
             .select(Sql::new("SELECT count() AS rows FROM events WHERE received_at >= ").arg(since))
             .await?;
         let slices = rows.first().map_or(0, |(rows,)| *rows).div_ceil(SLICE_IDS).max(1);
         let mut swept = Swept::default();
         for slice in 0..slices {
-            let twins: Vec<Twin> = self.select(twins(since, slice, slices)).await?;
+            let twins: Vec<Twin> = self.select(twins(since, among, slice, slices)).await?;
             let (events, tombstones) = all_but_the_first(twins);
             self.tombstone(&tombstones).await.map_err(|error| match error {
                 InsertError::Schema { message, cure } => StoreError::Schema { message, cure },
@@ -144,13 +144,22 @@ impl Store {
 }
 
 /// Rows of events with more than one key, those of one event together and the first of them first.
-fn twins(since: Timestamp, slice: u64, slices: u64) -> Sql {
-    let of_slice = Sql::new("received_at >= ")
+fn twins(since: Timestamp, among: Option<Timestamp>, slice: u64, slices: u64) -> Sql {
+    let mut of_slice = Sql::new("received_at >= ")
         .arg(since)
         .push(" AND cityHash64(project_id, environment_id, event_id) % ")
         .arg(slices)
         .push(" = ")
         .arg(slice);
+    if let Some(among) = among {
+        of_slice = of_slice
+            .push(
+                " AND cityHash64(project_id, environment_id, event_id) IN (SELECT cityHash64(project_id, \
+                 environment_id, event_id) FROM events WHERE received_at >= ",
+            )
+            .arg(among)
+            .push(")");
+    }
     Sql::new(
         "SELECT project_id AS project_id, environment_id AS environment_id, event_id AS event_id, event_name AS \
          event_name, distinct_id AS distinct_id, timestamp AS timestamp, received_at AS received_at, version AS \

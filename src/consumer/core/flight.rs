@@ -432,6 +432,10 @@ impl<P> Core<P> {
                     (fate, item.remembered())
                 {
                     self.window.insert(&part.topic_partition, id, received_at);
+                    if let Some(running) = &mut self.rebuild {
+                        let since = running.stored_since.map_or(received_at, |since| since.min(received_at));
+                        running.stored_since = Some(since);
+                    }
                 }
             }
         }

@@ -222,7 +222,7 @@ impl<P> Core<P> {
     }
 
     /// Rebuilds the id windows of partitions that are new, while work goes on. Until that is done a resend with
-    /// another sort key may pass; the sweep finds it.
+    /// another sort key may pass; a sweep of what was stored meanwhile finds it when the rebuild ends.
     pub(super) fn start_rebuild(&mut self) {
         if self.rebuild.is_some() || self.stopping || self.now.mono < self.rebuild_after {
             return;
@@ -240,7 +240,7 @@ impl<P> Core<P> {
             tenures.insert(name.clone(), partition.tenure);
             partitions.push((name.clone(), partition.topic_id));
         }
-        self.rebuild = Some(RunningRebuild { id, tenures, since });
+        self.rebuild = Some(RunningRebuild { id, stored_since: None, tenures, since });
         let limit = self.window.ids_max().saturating_sub(self.window.ids());
         self.effects.push(Effect::Rebuild { rebuild: id, partitions, since, limit });
     }
@@ -276,7 +276,9 @@ impl<P> Core<P> {
             Err(_) => {
                 self.rebuild_failures = self.rebuild_failures.saturating_add(1);
                 self.rebuild_after = self.backoff(self.rebuild_failures);
-                self.rebuild = None;
+                if let Some(running) = self.rebuild.take() {
+                    self.ask_for_sweep(&running);
+                }
                 for partition in self.partitions.values_mut() {
                     if partition.rebuild == Rebuild::Running(rebuild) {
                         partition.rebuild = Rebuild::Wanted;
@@ -289,6 +291,7 @@ impl<P> Core<P> {
     /// Ends the running rebuild; without `complete_since`, memory was full before its end.
     fn end_rebuild(&mut self, complete_since: Option<crate::event::Timestamp>) {
         let Some(running) = self.rebuild.take() else { return };
+        self.ask_for_sweep(&running);
         for (name, tenure) in &running.tenures {
             let Some(partition) = self.partitions.get_mut(name).filter(|p| p.tenure == *tenure) else {
                 continue;
@@ -297,6 +300,13 @@ impl<P> Core<P> {
             if let Some(since) = complete_since {
                 self.window.rebuilt(name, since);
             }
+        }
+    }
+
+    /// What was stored while a rebuild ran may have a twin among the ids that it had yet to read.
+    fn ask_for_sweep(&mut self, running: &RunningRebuild) {
+        if let Some(stored_since) = running.stored_since {
+            self.effects.push(Effect::Tell(Notice::Uncompared { stored_since }));
         }
     }
 

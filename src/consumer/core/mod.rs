@@ -133,6 +133,9 @@ struct Fetching {
 #[derive(Debug)]
 struct RunningRebuild {
     id: RebuildId,
+    /// The earliest receipt among the rows stored since it began: they were not compared with what it still had to
+    /// read.
+    stored_since: Option<crate::event::Timestamp>,
     tenures: BTreeMap<TopicPartition, u64>,
     since: crate::event::Timestamp,
 }

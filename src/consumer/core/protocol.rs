@@ -382,6 +382,10 @@ pub enum Notice {
     Gone {
         topic_partition: TopicPartition,
     },
+    /// Rows received since then were stored while the id window was being rebuilt: look for their twins.
+    Uncompared {
+        stored_since: Timestamp,
+    },
 }
 
 /// What became of a batch. The counts of a part add up to its records.
