@@ -21,6 +21,7 @@
 //! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
 //! the answer; everything before and after the store is pure.
 
+mod actor;
 mod backlog;
 pub mod events;
 pub mod filter;
@@ -45,6 +46,7 @@ use crate::event::{Clock, Timestamp};
 use crate::eventlog::EventLog;
 use crate::http::{ErrorCode, Problem};
 use crate::store::{Limits, Row, Sql, Store, StoreError};
+use actor::Merged;
 use backlog::BacklogReader;
 
 pub use filter::{Filter, Operator, PropertyKind};
@@ -59,6 +61,7 @@ pub struct Query {
     dlq_topic: Arc<str>,
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
+    merged: Arc<Merged>,
 }
 
 /// What an answer says about itself.
@@ -98,7 +101,7 @@ impl Query {
         let limits = config.query.clone();
         let turns = Arc::new(Semaphore::new(limits.concurrency.max(1)));
         let dlq_topic = config.consumer.dlq_topic.as_str().into();
-        Self { store, backlog, limits, dlq_topic, clock, turns }
+        Self { store, backlog, limits, dlq_topic, clock, turns, merged: Arc::default() }
     }
 
     /// Waits for a turn.

@@ -1,6 +1,7 @@
 //! The one place that names the table of events: every statement of this room begins here, with the project and the
 //! environment already in it, so that no question can forget them (a test reads the sources and makes sure).
 
+use super::actor::Actors;
 use super::range::Range;
 use crate::event::{Scope, Timestamp};
 use crate::store::Sql;
@@ -36,6 +37,7 @@ impl View {
 pub(super) struct Select {
     head: Sql,
     view: View,
+    actors: Option<Actors>,
     keys: Vec<Sql>,
     conditions: Vec<Sql>,
     tail: Sql,
@@ -50,6 +52,7 @@ pub(super) fn events(scope: &Scope, view: View, columns: &Sql) -> Select {
     Select {
         head: Sql::new("SELECT ").append(columns).push(" FROM events"),
         view,
+        actors: None,
         keys: Vec::new(),
         conditions: of_scope.into(),
         tail: Sql::default(),
@@ -57,6 +60,12 @@ pub(super) fn events(scope: &Scope, view: View, columns: &Sql) -> Select {
 }
 
 impl Select {
+    /// Joins what the statement names of the acting people: [`Actors::id`], [`Actors::property`].
+    pub(super) fn actors(mut self, actors: &Actors) -> Self {
+        self.actors = Some(actors.clone());
+        self
+    }
+
     /// Only rows for which this holds.
     pub(super) fn and(mut self, condition: Sql) -> Self {
         self.conditions.push(condition);
@@ -94,15 +103,25 @@ impl Select {
 
     /// The statement.
     pub(super) fn sql(&self) -> Sql {
+        let mut rest = Sql::default();
+        if !self.keys.is_empty() {
+            rest = rest.push(" PREWHERE ").join(" AND ", &self.keys);
+        }
+        rest = rest.push(" WHERE ").join(" AND ", &self.conditions);
+        if !self.tail.is_empty() {
+            rest = rest.push(" ").append(&self.tail);
+        }
         let mut sql = self.head.clone();
         if self.view == View::Deduplicated {
             sql = sql.push(" FINAL");
         }
-        if !self.keys.is_empty() {
-            sql = sql.push(" PREWHERE ").join(" AND ", &self.keys);
+        match &self.actors {
+            Some(actors) => {
+                let joins = actors.joins(&Sql::new("").append(&self.head).append(&rest));
+                sql.append(&joins).append(&rest)
+            }
+            None => sql.append(&rest),
         }
-        sql = sql.push(" WHERE ").join(" AND ", &self.conditions);
-        if self.tail.is_empty() { sql } else { sql.push(" ").append(&self.tail) }
     }
 }
 

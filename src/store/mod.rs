@@ -17,6 +17,7 @@ mod ids;
 mod insert;
 mod migrate;
 mod offsets;
+mod persons;
 mod pool;
 mod property;
 mod row;
@@ -37,6 +38,7 @@ use crate::config;
 use crate::event::{Clock, IdSource};
 use crate::lifecycle::{Component, Health, Policy, Tasks};
 use engine::{Endpoint, EngineOptions, Supervisor};
+use persons::Generations;
 use pool::Pool;
 
 pub use block::{EventBlock, EventRow};
@@ -44,6 +46,7 @@ pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, Dead
 pub use error::{Finding, InsertError, StoreError};
 pub use ids::{RecentId, RecentIds};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
+pub use persons::{PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
 pub use property::Property;
 pub use row::{Cell, FromCell, Row, RowCells};
 pub use select::{Limits, RowStream};
@@ -67,6 +70,7 @@ struct Inner {
     database: String,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
+    generations: Generations,
 }
 
 impl Store {
@@ -124,6 +128,7 @@ impl Store {
                 database: config.database.clone(),
                 request_timeout: config.request_timeout,
                 clock,
+                generations: Generations::default(),
             }),
         };
         if server {
@@ -227,6 +232,10 @@ impl Store {
 
     fn database(&self) -> &str {
         &self.inner.database
+    }
+
+    fn generations(&self) -> &Generations {
+        &self.inner.generations
     }
 
     fn request_timeout(&self) -> Duration {

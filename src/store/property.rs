@@ -16,23 +16,26 @@ pub struct Property {
 impl Property {
     /// The top-level property `key`.
     pub fn new(key: &str) -> Self {
-        let (raw, string) = match column_of(key) {
-            Some(column) => {
-                let column = Sql::default().name(column);
-                // Most texts have no escapes: what stands between the quotes is the text.
-                let inside = Sql::new("if(position(")
-                    .append(&column)
-                    .push(", '\\\\') = 0, substring(")
-                    .append(&column);
-                let inside = inside.push(", 2, length(").append(&column).push(") - 2), JSONExtractString(");
-                (column.clone(), inside.append(&column).push("))"))
-            }
+        match column_of(key) {
+            Some(column) => Self::of_json(Sql::default().name(column)),
             None => {
                 let key = Sql::default().arg(key);
                 let of = |function| Sql::new(function).push("(properties, ").append(&key).push(")");
-                (of("JSONExtractRaw"), of("JSONExtractString"))
+                Self::of_parts(of("JSONExtractRaw"), of("JSONExtractString"))
             }
-        };
+        }
+    }
+
+    /// The property whose JSON text `json` is: an expression of type `String`, empty where it is absent.
+    pub fn of_json(json: Sql) -> Self {
+        // Most texts have no escapes: what stands between the quotes is the text.
+        let inside = Sql::new("if(position(").append(&json).push(", '\\\\') = 0, substring(").append(&json);
+        let inside = inside.push(", 2, length(").append(&json).push(") - 2), JSONExtractString(");
+        let string = inside.append(&json).push("))");
+        Self::of_parts(json, string)
+    }
+
+    fn of_parts(raw: Sql, string: Sql) -> Self {
         let text = Sql::new("multiIf(")
             .append(&raw)
             .push(" IN ('', 'null'), NULL, startsWith(")

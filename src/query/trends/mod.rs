@@ -14,6 +14,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+use super::actor::Actors;
 use super::filter::{self, Filter, PropertyKind};
 use super::interval::{Buckets, Calendar, Interval, WeekStart};
 use super::range::{self, Asked, Begin, Range};
@@ -75,7 +77,7 @@ pub enum Math {
     /// Events.
     #[default]
     Total,
-    /// Distinct ids that have at least one event in the bucket.
+    /// People who have at least one event in the bucket.
     Dau,
 }
 
@@ -177,10 +179,11 @@ pub(super) async fn trends(query: &Query, scope: &Scope, question: &Trends) -> R
         None
     };
     let plan = checked.plan(first, &query.limits)?;
+    let actors = query.actors(scope).await?;
     let names = answer::BucketNames::of(&plan);
     let mut results = Vec::new();
     for series in &plan.series {
-        let rows: Vec<answer::Row> = query.select(sql::statement(scope, &plan, series)).await?;
+        let rows: Vec<answer::Row> = query.select(sql::statement(scope, &plan, series, &actors)).await?;
         results.append(&mut answer::lines(&plan, series, &names, &rows));
     }
     let zoned = |at: Timestamp| plan.calendar.zoned(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
@@ -238,7 +241,8 @@ impl Trends {
         let checked = self.check(limits, now)?;
         let first = (checked.begin == Begin::FirstEvent).then(|| sql::first_event(scope));
         let plan = checked.plan(None, limits)?;
-        let of_series = plan.series.iter().map(|series| sql::statement(scope, &plan, series));
+        let actors = Actors::new(scope, false);
+        let of_series = plan.series.iter().map(|series| sql::statement(scope, &plan, series, &actors));
         Ok(first.into_iter().chain(of_series).collect())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Math, Plan, PlannedBreakdown, PlannedSeries};
 use crate::event::Scope;
+use crate::query::actor::Actors;
 use crate::query::interval::Buckets;
 use crate::query::statement::{self, Select, View};
 use crate::store::{Property, Sql};
@@ -9,10 +10,10 @@ use crate::store::{Property, Sql};
 /// The statement of a series. Its rows are (bucket, count, place, value): without a breakdown place 0 and no value; with
 /// one, places from 1 on, the one after the last for all other values together. A bucket is the milliseconds at which it
 /// begins; empty ones are absent.
-pub(super) fn statement(scope: &Scope, plan: &Plan, series: &PlannedSeries) -> Sql {
+pub(super) fn statement(scope: &Scope, plan: &Plan, series: &PlannedSeries, actors: &Actors) -> Sql {
     match &plan.breakdown {
-        None => plain(scope, plan, series),
-        Some(breakdown) => broken_down(scope, plan, series, breakdown),
+        None => plain(scope, plan, series, actors),
+        Some(breakdown) => broken_down(scope, plan, series, breakdown, actors),
     }
 }
 
@@ -21,33 +22,41 @@ pub(super) fn first_event(scope: &Scope) -> Sql {
     statement::events(scope, View::Deduplicated, &Sql::new("minOrNull(timestamp) AS first")).sql()
 }
 
-fn plain(scope: &Scope, plan: &Plan, series: &PlannedSeries) -> Sql {
+fn plain(scope: &Scope, plan: &Plan, series: &PlannedSeries, actors: &Actors) -> Sql {
     let columns = Sql::new("")
         .append(&bucket(&plan.buckets))
         .push(" AS bucket, ")
-        .push(match series.math {
-            Math::Total => "count()",
-            Math::Dau => "uniqExact(distinct_id)",
+        .append(&match series.math {
+            Math::Total => Sql::new("count()"),
+            Math::Dau => Sql::new("uniqExact(").append(&actors.id()).push(")"),
         })
         .push(" AS value, toUInt64(0) AS place, '' AS label");
-    rows(scope, plan, series, &columns).then(Sql::new("GROUP BY bucket ORDER BY bucket")).sql()
+    rows(scope, plan, series, &columns).actors(actors).then(Sql::new("GROUP BY bucket ORDER BY bucket")).sql()
 }
 
 /// One read: count by bucket and value, give every value its place by the sum over its buckets, then merge all values
 /// after the last place into one.
-fn broken_down(scope: &Scope, plan: &Plan, series: &PlannedSeries, breakdown: &PlannedBreakdown) -> Sql {
+fn broken_down(
+    scope: &Scope,
+    plan: &Plan,
+    series: &PlannedSeries,
+    breakdown: &PlannedBreakdown,
+    actors: &Actors,
+) -> Sql {
+    let people = Sql::new("uniqExactState(").append(&actors.id()).push(")");
     let (state, total, merged) = match series.math {
-        Math::Total => ("count()", "state", "sum(state)"),
-        Math::Dau => ("uniqExactState(distinct_id)", "finalizeAggregation(state)", "uniqExactMerge(state)"),
+        Math::Total => (Sql::new("count()"), "state", "sum(state)"),
+        Math::Dau => (people, "finalizeAggregation(state)", "uniqExactMerge(state)"),
     };
     let columns = Sql::new("")
         .append(&bucket(&plan.buckets))
         .push(" AS bucket, ifNull(")
         .append(&Property::new(&breakdown.property).text())
         .push(", '') AS label, ")
-        .push(state)
+        .append(&state)
         .push(" AS state");
-    let counted = rows(scope, plan, series, &columns).then(Sql::new("GROUP BY bucket, label")).sql();
+    let counted =
+        rows(scope, plan, series, &columns).actors(actors).then(Sql::new("GROUP BY bucket, label")).sql();
     let summed = Sql::new("SELECT bucket, label, state, sum(")
         .push(total)
         .push(") OVER (PARTITION BY label) AS total FROM (")

@@ -1,0 +1,243 @@
+//! Who acted: questions count people, not distinct ids.
+//!
+//! An acting person's id is a `UInt64`: the hash of the distinct id that the person is named after. A distinct id that
+//! was never merged is a person of its own, so its hash, which stands in the table's key, is the answer without any
+//! join. Only in a scope that has merges, the few distinct ids that belong to somebody else are looked up.
+//!
+//! Person properties are *current*: the value that the person has now holds for all of their events, whenever they
+//! happened and in whichever order the events arrived.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Query;
+use crate::event::Scope;
+use crate::http::Problem;
+use crate::store::{Property, Sql};
+
+/// How long a scope that was merged by another process may be taken for one without merges. Merges by this process
+/// are known at once.
+const KNOWN: Duration = Duration::from_secs(1);
+/// Scopes that are remembered at most.
+const SCOPES_MAX: usize = 10_000;
+
+/// How one scope's events find their people. Cheap to clone; clones know the same properties.
+#[derive(Clone, Debug)]
+pub(super) struct Actors(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    scope: Scope,
+    merged: bool,
+    /// Person properties that were asked for; a place here is a column of the join.
+    keys: Mutex<Vec<String>>,
+}
+
+impl Actors {
+    /// Of a scope that has merges, or has not.
+    pub(super) fn new(scope: &Scope, merged: bool) -> Self {
+        Self(Arc::new(Inner { scope: scope.clone(), merged, keys: Mutex::default() }))
+    }
+
+    /// `UInt64`: the acting person of an event row.
+    pub(super) fn id(&self) -> Sql {
+        if self.0.merged {
+            Sql::new("if(merged_actor = 0, cityHash64(distinct_id), merged_actor)")
+        } else {
+            Sql::new("cityHash64(distinct_id)")
+        }
+    }
+
+    /// The acting person's property `key`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "filters and breakdowns on people are to use it"))]
+    pub(super) fn property(&self, key: &str) -> Property {
+        let mut keys = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = keys.iter().position(|known| known == key).unwrap_or_else(|| {
+            keys.push(key.to_owned());
+            keys.len() - 1
+        });
+        Property::of_json(column(place))
+    }
+
+    /// What stands behind the table of events: the joins of what `statement` names, nothing else.
+    pub(super) fn joins(&self, statement: &Sql) -> Sql {
+        let names = |name: &str| statement.text().contains(name);
+        let keys = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let used: Vec<(usize, &str)> = keys
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| names(column(*place).text()))
+            .map(|(place, key)| (place, key.as_str()))
+            .collect();
+        let mut joins = Sql::default();
+        if self.0.merged && (!used.is_empty() || names("merged_actor")) {
+            joins = joins
+                .push(" ANY LEFT JOIN (SELECT id_hash AS merged_id, actor AS merged_actor FROM ")
+                .append(&self.overrides())
+                .push(") AS merged ON merged_id = cityHash64(distinct_id)");
+        }
+        if !used.is_empty() {
+            joins = joins
+                .push(" ANY LEFT JOIN (")
+                .append(&self.properties(&used))
+                .push(") AS person_properties ON property_actor = ")
+                .append(&self.id());
+        }
+        joins
+    }
+
+    /// The distinct ids that belong to somebody else.
+    fn overrides(&self) -> Sql {
+        Sql::new("person_overrides FINAL WHERE ").append(&self.scoped()).push(" AND distinct_id != person")
+    }
+
+    /// One row a person who has any of these properties.
+    fn properties(&self, used: &[(usize, &str)]) -> Sql {
+        let columns: Vec<Sql> = used
+            .iter()
+            .map(|(place, key)| value_of(Some(key)).push(" AS ").append(&column(*place)))
+            .collect();
+        let who = if self.0.merged { "if(owner = 0, id_hash, owner)" } else { "id_hash" };
+        let facts = Sql::new("SELECT id_hash, key, kind, value, version FROM person_properties FINAL WHERE ")
+            .append(&self.scoped())
+            .push(" AND key IN ")
+            .list(used.iter().map(|(_, key)| *key));
+        let rows = Sql::new("SELECT ").push(who).push(" AS property_actor, ").join(", ", &columns);
+        let rows = rows.push(" FROM (").append(&facts).push(") AS facts");
+        let rows = if self.0.merged {
+            rows.push(" ANY LEFT JOIN (SELECT id_hash AS owned_id, actor AS owner FROM ")
+                .append(&self.overrides())
+                .push(") AS owners ON owned_id = id_hash")
+        } else {
+            rows
+        };
+        rows.push(" GROUP BY property_actor")
+    }
+
+    fn scoped(&self) -> Sql {
+        let Scope { project, environment } = &self.0.scope;
+        Sql::new("project_id = ")
+            .arg(project.as_str())
+            .push(" AND environment_id = ")
+            .arg(environment.as_str())
+    }
+}
+
+/// The value of a property over all ids of a person, from rows (key, kind, value, version): what was set last, else
+/// what was set first once. `None`: of the key that is grouped by.
+fn value_of(key: Option<&str>) -> Sql {
+    let when = |kind: &'static str| {
+        let of_kind = Sql::new(kind);
+        match key {
+            Some(key) => of_kind.push(" AND key = ").arg(key),
+            None => of_kind,
+        }
+    };
+    let (set, once) = (when("kind = 0"), when("kind = 1"));
+    Sql::new("if(countIf(")
+        .append(&set)
+        .push(") > 0, argMaxIf(value, version, ")
+        .append(&set)
+        .push("), argMaxIf(value, version, ")
+        .append(&once)
+        .push("))")
+}
+
+fn column(place: usize) -> Sql {
+    Sql::default().name(&format!("person_property_{place}_"))
+}
+
+/// Which scopes have merges, as far as this process knows.
+#[derive(Debug, Default)]
+pub(super) struct Merged(Mutex<HashMap<Scope, Known>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    at: Instant,
+    /// Of the store's count of merges, when it was asked.
+    generation: u64,
+    merged: bool,
+}
+
+impl Query {
+    /// How the events of `scope` find their people: says whether the scope has merges.
+    ///
+    /// # Errors
+    /// 503 for what the store does not answer.
+    pub(super) async fn actors(&self, scope: &Scope) -> Result<Actors, Problem> {
+        // Before the store is asked: a merge in between makes the next question ask again.
+        let generation = self.store.persons_generation(scope);
+        if let Some(known) = self.merged.get(scope)
+            && known.generation == generation
+            && known.at.elapsed() < KNOWN
+        {
+            return Ok(Actors::new(scope, known.merged));
+        }
+        let overrides = Actors::new(scope, true).overrides();
+        let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
+        let merged = !self.select::<(u8,)>(sql).await?.is_empty();
+        self.merged.set(scope, Known { at: Instant::now(), generation, merged });
+        Ok(Actors::new(scope, merged))
+    }
+}
+
+impl Merged {
+    fn get(&self, scope: &Scope) -> Option<Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(scope).copied()
+    }
+
+    fn set(&self, scope: &Scope, known: Known) {
+        let mut scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if scopes.len() >= SCOPES_MAX {
+            scopes.retain(|_, known| known.at.elapsed() < KNOWN);
+        }
+        scopes.insert(scope.clone(), known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::statement::{self, View};
+
+    fn scope() -> Scope {
+        Scope::new("proj", "env")
+    }
+
+    fn count(actors: &Actors, what: Sql) -> String {
+        statement::events(&scope(), View::Deduplicated, &what).actors(actors).sql().text().to_owned()
+    }
+
+    #[test]
+    fn nothing_is_joined_where_nobody_was_merged() {
+        let actors = Actors::new(&scope(), false);
+        let text = count(&actors, Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
+        assert!(!text.contains("JOIN"), "{text}");
+        assert!(text.contains("uniqExact(cityHash64(distinct_id))"), "{text}");
+    }
+
+    #[test]
+    fn merges_are_joined_by_statements_that_ask_for_people_alone() {
+        let actors = Actors::new(&scope(), true);
+        let people = count(&actors, Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
+        assert_eq!(people.matches("JOIN").count(), 1, "{people}");
+        assert!(!count(&actors, Sql::new("count() AS value")).contains("JOIN"));
+    }
+
+    #[test]
+    fn a_person_property_is_joined_by_the_statement_that_names_it() {
+        for (merged, joins) in [(false, 1), (true, 3)] {
+            let actors = Actors::new(&scope(), merged);
+            let email = actors.property("e'mail").text();
+            let plan = actors.property("plan").text();
+            assert_eq!(actors.property("e'mail").text(), email, "a key has one column");
+            let one = count(&actors, Sql::new("count() AS value, any(").append(&email).push(") AS label"));
+            assert_eq!(one.matches("JOIN").count(), joins, "{one}");
+            assert!(one.contains(r"key IN ('e\'mail')") && !one.contains("'plan'"), "{one}");
+            assert_eq!(one.matches("environment_id = 'env'").count(), joins + 1, "{one}");
+            let both = count(&actors, Sql::new("any(").append(&email).push(") AS a, any(").append(&plan));
+            assert!(both.contains(r"key IN ('e\'mail', 'plan')"), "{both}");
+        }
+    }
+}
