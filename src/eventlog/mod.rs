@@ -16,6 +16,8 @@
 mod conformance;
 mod embedded;
 mod groups;
+#[expect(dead_code, reason = "the log on top of its connections follows")]
+mod kafka;
 mod memory;
 mod partitioner;
 
@@ -31,6 +33,7 @@ use uuid::Uuid;
 use crate::event::Timestamp;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, FreeBytes};
+pub use kafka::{Compression, KafkaOptions, SaslMechanism, SaslOptions, TlsOptions};
 pub use memory::{Fault, MemoryLog, Operation};
 pub use partitioner::{murmur2, partition_for_key};
 
