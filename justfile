@@ -21,6 +21,7 @@ serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install n
 test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
     @{{ just }} timed build cargo build --locked --tests --bins
     @{{ just }} timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
+    @{{ just }} timed kafka {{ just }} kafka
     @{{ just }} timed unit cargo test --locked --lib --bins -- {{ args }}
     @{{ just }} timed integration cargo test --locked --test it -- {{ args }}
 
@@ -49,6 +50,12 @@ up:
 
 down:
     docker compose down
+
+# Fetch the Kafka that the tests start; a JDK and Maven are installed where that is allowed.
+[private]
+kafka:
+    @if ! { command -v java && command -v mvn; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends default-jdk-headless maven; fi
+    scripts/kafka fetch
 
 [private]
 needs tool cure:

@@ -17,6 +17,8 @@ mod dlq;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod kafka;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod query;

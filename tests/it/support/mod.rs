@@ -1,6 +1,7 @@
 //! What the tests share: the real application in process or as a child, an engine alone, faulty networks, and conditions
 //! with a deadline.
 
+pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod sandbox;

@@ -1,0 +1,3 @@
+//! FlexFlow on a real Kafka.
+
+mod harness;
