@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flexflow::auth::{Access, Permissions};
-use flexflow::capture::Capture;
+use flexflow::capture::{Capture, Words};
 use flexflow::config::Config;
 use flexflow::event::{Clock, RandomIds, Scope, SystemClock};
 use flexflow::eventlog::MemoryLog;
@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     for with_ids in [true, false] {
         let body = body(with_ids);
         let spent = nanoseconds(|| {
-            let mut batch = capture.batch(&access, clock.now(), body.len() * 2);
+            let mut batch = capture.batch(&access, clock.now(), body.len() * 2, &Words::CAPTURE);
             let read = futures::executor::block_on(capture.read(black_box(&body), &mut batch));
             assert!(read.is_ok() && batch.seen() == EVENTS);
             black_box(&batch);

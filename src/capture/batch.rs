@@ -8,12 +8,16 @@ use serde::Serialize;
 
 use super::Rules;
 use super::parse::{Given, Incoming, Unreadable};
+use super::words::Words;
 use crate::auth::{Access, EnvironmentMismatch};
 use crate::event::{IdSource, SCHEMA_VERSION, Timestamp};
 use crate::eventlog::{Header, NewRecord};
 
 /// Longest name or id, in characters.
 pub const TEXT_CHARACTERS_MAX: usize = 200;
+
+/// What the person of an event without one begins with; its event id follows.
+const ANONYMOUS: &str = "anon_";
 
 /// Longest piece of what was sent that a message repeats, in characters.
 const ECHO_CHARACTERS_MAX: usize = 60;
@@ -59,6 +63,7 @@ pub struct Batch<'r> {
     rules: &'r Rules,
     ids: &'r dyn IdSource,
     access: &'r Access,
+    words: &'static Words,
     received_at: Timestamp,
     /// `","project_id":"…","environment_id":"…","event_name":"`, the same in every record.
     belonging: String,
@@ -127,6 +132,7 @@ impl<'r> Batch<'r> {
         access: &'r Access,
         received_at: Timestamp,
         bytes_expected: usize,
+        words: &'static Words,
     ) -> Self {
         let scope = &access.scope;
         let belonging = format!(
@@ -140,6 +146,7 @@ impl<'r> Batch<'r> {
             rules,
             ids,
             access,
+            words,
             received_at,
             belonging,
             receipt,
@@ -150,6 +157,11 @@ impl<'r> Batch<'r> {
             seen: 0,
             mismatch: None,
         }
+    }
+
+    /// The words of the surface.
+    pub(super) fn words(&self) -> &'static Words {
+        self.words
     }
 
     /// Items taken so far, refused ones included.
@@ -165,7 +177,10 @@ impl<'r> Batch<'r> {
             Ok(incoming) => self
                 .draft(index, &incoming)
                 .map_err(|refused| (refused.code, Some(refused.field), refused.message)),
-            Err(Unreadable { field, message }) => Err((RejectionCode::ValidationError, field, message)),
+            Err(Unreadable { field, message }) => {
+                let field = field.map(|field| self.words.of(field));
+                Err((RejectionCode::ValidationError, field, message))
+            }
         };
         if let Err((code, field, message)) = outcome {
             self.rejected.push(Rejection { index, code, message, field });
@@ -173,9 +188,12 @@ impl<'r> Batch<'r> {
     }
 
     fn draft(&mut self, index: usize, item: &Incoming<'_>) -> Result<(), Refused> {
-        let event = required("event", item.event, true)?;
-        let distinct_id = required("distinct_id", item.distinct_id, false)?;
+        let event = required(self.words.event, item.event, true)?;
         let event_id = text("event_id", item.event_id, false)?;
+        let distinct_id = text(self.words.distinct_id, item.distinct_id, false)?;
+        if distinct_id.is_none() {
+            self.check_anonymous(item.by_type, event_id.as_ref())?;
+        }
         let customer_id = optional("customer_id", item.customer_id)?;
         let session_id = optional("session_id", item.session_id)?;
         let source = optional("source", item.source)?;
@@ -200,7 +218,13 @@ impl<'r> Batch<'r> {
         self.out.extend_from_slice(event.raw.as_bytes());
         self.out.extend_from_slice(b"\",\"distinct_id\":\"");
         let key_from = self.out.len();
-        self.out.extend_from_slice(distinct_id.raw.as_bytes());
+        match &distinct_id {
+            Some(given) => self.out.extend_from_slice(given.raw.as_bytes()),
+            None => {
+                self.out.extend_from_slice(ANONYMOUS.as_bytes());
+                self.out.extend_from_within(id.clone());
+            }
+        }
         let mut key = key_from..self.out.len();
         for (name, value) in [
             ("\",\"customer_id\":\"", &customer_id),
@@ -224,12 +248,34 @@ impl<'r> Batch<'r> {
         }
         self.out.push(b'}');
         let value = from..self.out.len();
-        if let Cow::Owned(said) = &distinct_id.said {
-            // The key is what the id says, which its escaped form in the value does not spell.
-            key = self.out.len()..self.out.len() + said.len();
+        // The key is what the id says, which its escaped form in the value does not spell.
+        let said = match (&distinct_id, &event_id) {
+            (Some(Checked { said: Cow::Owned(said), .. }), _) => Some(("", said)),
+            (None, Some(Checked { said: Cow::Owned(said), .. })) => Some((ANONYMOUS, said)),
+            _ => None,
+        };
+        if let Some((prefix, said)) = said {
+            key = self.out.len()..self.out.len() + prefix.len() + said.len();
+            self.out.extend_from_slice(prefix.as_bytes());
             self.out.extend_from_slice(said.as_bytes());
         }
         self.drafts.push(Draft { index, value, key, id });
+        Ok(())
+    }
+
+    /// An event without a person will do where its surface says so, if its id can stand in.
+    fn check_anonymous(&self, by_type: bool, event_id: Option<&Checked<'_>>) -> Result<(), Refused> {
+        let field = self.words.distinct_id;
+        let room = TEXT_CHARACTERS_MAX - ANONYMOUS.len();
+        if !by_type {
+            return Err(refused(field, format!("{field} is required")));
+        }
+        if event_id.is_some_and(|id| id.said.chars().count() > room) {
+            let message = format!(
+                "{field} is required: an event_id of more than {room} characters cannot stand in for it"
+            );
+            return Err(refused(field, message));
+        }
         Ok(())
     }
 

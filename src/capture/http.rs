@@ -4,6 +4,8 @@
 //! taken for JSON. 202 with what was accepted and what was rejected; when every item was rejected, the error body with
 //! the same `rejected` in it and the status of the rejections: 403 or 413 if all are of that kind, else 400.
 
+mod events;
+
 use std::time::{Duration, Instant};
 
 use actix_web::http::header;
@@ -11,7 +13,7 @@ use actix_web::web::{Data, Payload, ServiceConfig, post, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::{Capture, InFlight, NotABatch, Receipt, Refusal, Rejection, RejectionCode, Unread};
+use super::{Capture, InFlight, NotABatch, Receipt, Refusal, Rejection, RejectionCode, Unread, Words};
 use crate::auth::Permission;
 use crate::auth::http::authorize;
 use crate::eventlog::LogError;
@@ -29,6 +31,7 @@ pub fn routes(config: &mut ServiceConfig) {
     for path in ["/capture", "/capture/batch"] {
         config.service(resource(path).route(post().to(capture)));
     }
+    events::routes(config);
 }
 
 async fn capture(
@@ -38,7 +41,7 @@ async fn capture(
     id: RequestId,
 ) -> HttpResponse {
     let begun = Instant::now();
-    let response = match ingest(&request, payload, &capture).await {
+    let response = match ingest(&request, payload, &capture, &Words::CAPTURE, PRODUCER).await {
         Ok(receipt) => answer(&receipt, &id),
         Err(problem) => HttpResponse::from_error(problem),
     };
@@ -46,7 +49,14 @@ async fn capture(
     response
 }
 
-async fn ingest(request: &HttpRequest, payload: Payload, capture: &Capture) -> Result<Receipt, Problem> {
+/// Reads a request and gives its events to the log.
+async fn ingest(
+    request: &HttpRequest,
+    payload: Payload,
+    capture: &Capture,
+    words: &'static Words,
+    producer: &'static str,
+) -> Result<Receipt, Problem> {
     let rules = capture.rules();
     let allowed = async {
         let access = authorize(request, Permission::Ingest, rules.require_api_key).await?;
@@ -69,10 +79,10 @@ async fn ingest(request: &HttpRequest, payload: Payload, capture: &Capture) -> R
     };
     let mut in_flight = capture.in_flight();
     let bytes = body::read_within(payload, request, limits, &mut in_flight).await?;
-    let mut batch = capture.batch(&access, capture.now(), bytes.len() + RECORD_BYTES_MORE);
+    let mut batch = capture.batch(&access, capture.now(), bytes.len() + RECORD_BYTES_MORE, words);
     capture.read(&bytes, &mut batch).await.map_err(|unread| unread_problem(unread, &bytes))?;
     drop(bytes);
-    Ok(capture.produce(batch, PRODUCER, in_flight).await?)
+    Ok(capture.produce(batch, producer, in_flight).await?)
 }
 
 impl Budget for InFlight<'_> {
@@ -166,13 +176,24 @@ fn unread_problem(unread: Unread, body: &[u8]) -> Problem {
             "the body must be a JSON object that is an event or has a batch, or an array of events; \
              it is something else",
         ),
-        Unread::NotABatch(NotABatch::BatchIsNotAnArray) => {
-            Problem::invalid("batch", "batch must be an array of events")
+        Unread::NotABatch(NotABatch::NotAnArray(envelope)) => {
+            Problem::invalid(envelope, format!("{envelope} must be an array of events"))
+        }
+        Unread::NotABatch(NotABatch::NotOne) => Problem::new(
+            ErrorCode::ValidationError,
+            "the body must be one event, a JSON object; send many to /v1/events/bulk",
+        ),
+        Unread::NotABatch(NotABatch::NotMany(envelope)) => {
+            Problem::invalid(envelope, format!("{envelope} is required: an array of events"))
         }
         Unread::Empty => {
             Problem::new(ErrorCode::ValidationError, "there is no event in the body: send at least one")
         }
-        Unread::TooMany { events_max } => {
+        Unread::TooMany { events_max, of_surface: true } => {
+            let message = format!("events may have {events_max} items here: send it in parts");
+            Problem::invalid("events", message).with("max", events_max)
+        }
+        Unread::TooMany { events_max, of_surface: false } => {
             let message = format!(
                 "a request may have {events_max} events (capture.batch_events_max): send it in parts"
             );

@@ -4,8 +4,8 @@
 //! # The core and its surfaces
 //!
 //! The core knows no HTTP: [`Items`] reads a body, [`Batch`] checks items and writes records, [`Capture::produce`]
-//! gives them to the log. [`http`] is the surface `/capture`; another surface is another reader in front of the same
-//! [`Batch`].
+//! gives them to the log. [`http`] has the surfaces: `/capture`, and `/v1/events` as FlexPrice's SDKs know it. A surface
+//! is its [`Words`] and its answers, nothing else.
 //!
 //! # What an answer means
 //!
@@ -33,6 +33,7 @@ pub mod http;
 mod metrics;
 mod parse;
 mod scan;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +52,7 @@ use crate::lifecycle::{Health, Policy, Tasks};
 pub use batch::{Batch, Rejection, RejectionCode, TEXT_CHARACTERS_MAX};
 pub use parse::{Given, Incoming, Items, NotABatch, Unreadable};
 pub use scan::Text;
+pub use words::{BULK_EVENTS_MAX, Takes, Words};
 
 use batch::{Drafted, Sealed};
 use breaker::Breaker;
@@ -137,9 +139,11 @@ pub enum Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unread {
     NotABatch(NotABatch),
-    /// More than `capture.batch_events_max` items.
+    /// More than `capture.batch_events_max` items, or than the surface takes.
     TooMany {
         events_max: usize,
+        /// It is the surface's bound, whatever the configuration says.
+        of_surface: bool,
     },
     /// Not one item.
     Empty,
@@ -290,14 +294,16 @@ impl Capture {
         self.0.clock.now()
     }
 
-    /// An empty batch for events that `access` lets in, received at `received_at`; `bytes_expected` sizes its buffer.
+    /// An empty batch for events that `access` lets in, received at `received_at`, on the surface with these `words`;
+    /// `bytes_expected` sizes its buffer.
     pub fn batch<'c>(
         &'c self,
         access: &'c Access,
         received_at: Timestamp,
         bytes_expected: usize,
+        words: &'static Words,
     ) -> Batch<'c> {
-        Batch::new(&self.0.rules, &*self.0.ids, access, received_at, bytes_expected)
+        Batch::new(&self.0.rules, &*self.0.ids, access, received_at, bytes_expected, words)
     }
 
     /// Reads a body's items into `batch`, in steps between which other requests of the thread get their turn.
@@ -306,11 +312,16 @@ impl Capture {
     /// The body as a whole will not do; the batch must be forgotten.
     pub async fn read(&self, body: &[u8], batch: &mut Batch<'_>) -> Result<(), Unread> {
         let rules = &self.0.rules;
-        let mut items = Items::new(body, rules.properties_depth_max, rules.properties_keys_max)?;
+        let words = batch.words();
+        let mut items = Items::new(body, rules.properties_depth_max, rules.properties_keys_max, words)?;
+        let (events_max, of_surface) = match words.events_max {
+            Some(max) if max < rules.batch_events_max => (max, true),
+            _ => (rules.batch_events_max, false),
+        };
         let mut turn_over = STEP_BYTES;
         while let Some(item) = items.next_item()? {
-            if batch.seen() == rules.batch_events_max {
-                return Err(Unread::TooMany { events_max: rules.batch_events_max });
+            if batch.seen() == events_max {
+                return Err(Unread::TooMany { events_max, of_surface });
             }
             batch.push(item);
             if items.passed() >= turn_over {

@@ -1,10 +1,12 @@
-//! A body's events, borrowed from its bytes: one event, an array of them, or `{"batch":[…]}`.
+//! A body's events, borrowed from its bytes: one event, an array of them, or `{"batch":[…]}` (which forms a surface
+//! takes, and how it calls things, its [`Words`] say).
 //!
 //! Lexical only: which fields an item has and what they look like. Whether they will do is [`super::Batch`]'s business.
 //! An item that cannot be read is told from its neighbours and does not sink them, be it bad JSON or bad UTF-8; a body
 //! whose brackets do not close is refused as a whole (it may be half of what was meant).
 
 use super::scan::{Caps, Fault, FaultKind, Scanner, Text, element_end};
+use super::words::{Takes, Words};
 
 /// A field's value as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Incoming<'a> {
     pub environment_id: Given<'a>,
     pub schema_version: Given<'a>,
     pub properties: Given<'a>,
+    /// The event was named as `event_type` and no other way.
+    pub by_type: bool,
 }
 
 /// The names of a field; the first is the one that answers use.
@@ -49,10 +53,12 @@ const FIELDS: [Field; 10] = [
     Field { names: &["properties"] },
 ];
 const PROPERTIES: usize = 9;
+const EVENT_TYPE: &str = "event_type";
 
-fn slot_of(key: &str) -> Option<usize> {
+fn slot_of(key: &str, words: &Words) -> Option<usize> {
     Some(match key {
         "event" | "event_name" => 0,
+        EVENT_TYPE if words.event_type => 0,
         "distinct_id" | "external_customer_id" => 1,
         "event_id" | "id" | "uuid" => 2,
         "timestamp" => 3,
@@ -81,8 +87,12 @@ pub enum NotABatch {
     Syntax { at: usize, expected: &'static str },
     /// What begins at this byte is neither an object nor an array.
     NotEvents { at: usize },
-    /// `batch` is not an array.
-    BatchIsNotAnArray,
+    /// The value of this key is not an array.
+    NotAnArray(&'static str),
+    /// Several events where one is taken.
+    NotOne,
+    /// An object without this key, where many events are taken.
+    NotMany(&'static str),
 }
 
 /// The items of a body, one after the other.
@@ -92,6 +102,7 @@ pub struct Items<'a> {
     /// The same, when all of it is UTF-8.
     text: Option<&'a str>,
     caps: Caps,
+    words: &'static Words,
     state: State<'a>,
 }
 
@@ -112,7 +123,7 @@ enum State<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Closes {
     Body,
-    /// The rest of the object that has `batch`.
+    /// The rest of the object that has the array.
     Object,
 }
 
@@ -125,16 +136,18 @@ impl<'a> Items<'a> {
         bytes: &'a [u8],
         properties_depth_max: usize,
         properties_keys_max: usize,
+        words: &'static Words,
     ) -> Result<Self, NotABatch> {
         let caps = Caps { depth_max: properties_depth_max, keys_max: properties_keys_max };
         let text = std::str::from_utf8(bytes).ok();
         let begin = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
         let state = match bytes.get(begin) {
+            Some(b'[') if words.takes == Takes::One => return Err(NotABatch::NotOne),
             Some(b'[') => State::Array { at: begin + 1, first: true, closes: Closes::Body },
-            Some(b'{') => object(bytes, text, begin, caps)?,
+            Some(b'{') => object(bytes, text, begin, caps, words)?,
             _ => return Err(NotABatch::NotEvents { at: begin }),
         };
-        Ok(Self { bytes, text, caps, state })
+        Ok(Self { bytes, text, caps, words, state })
     }
 
     /// Bytes of the body passed so far.
@@ -183,7 +196,7 @@ impl<'a> Items<'a> {
         // The fast way: read it where it stands. The element must end where one may end.
         if let Some(text) = self.text {
             let mut scanner = Scanner::new(text, at);
-            if let Ok(item) = incoming(&mut scanner, self.caps)
+            if let Ok(item) = incoming(&mut scanner, self.caps, self.words)
                 && matches!(scanner.peek(), Some(b',' | b']'))
             {
                 self.after(scanner.at(), closes)?;
@@ -194,7 +207,7 @@ impl<'a> Items<'a> {
         let end = element_end(self.bytes, at)
             .ok_or(NotABatch::Syntax { at: self.bytes.len(), expected: "the array has no end" })?;
         self.after(end, closes)?;
-        Ok(alone(&self.bytes[at..end], self.caps))
+        Ok(alone(&self.bytes[at..end], self.caps, self.words))
     }
 
     /// Stands before the next element, or closes the array.
@@ -221,15 +234,21 @@ fn object<'a>(
     text: Option<&'a str>,
     begin: usize,
     caps: Caps,
+    words: &Words,
 ) -> Result<State<'a>, NotABatch> {
-    if let Some(at) = find_batch(bytes, begin)? {
-        return Ok(State::Array { at, first: true, closes: Closes::Object });
+    if words.takes != Takes::One {
+        if let Some(at) = find_array(bytes, begin, words.envelope)? {
+            return Ok(State::Array { at, first: true, closes: Closes::Object });
+        }
+        if words.takes == Takes::Many {
+            return Err(NotABatch::NotMany(words.envelope));
+        }
     }
     let Some(text) = text else {
-        return Ok(State::Single(Box::new(alone(bytes, caps))));
+        return Ok(State::Single(Box::new(alone(bytes, caps, words))));
     };
     let mut scanner = Scanner::new(text, begin);
-    let item = match incoming(&mut scanner, caps) {
+    let item = match incoming(&mut scanner, caps, words) {
         Ok(item) => Ok(item),
         Err(Refused::Scan(Fault { at, kind: FaultKind::Syntax(expected) })) => {
             return Err(NotABatch::Syntax { at, expected });
@@ -242,21 +261,22 @@ fn object<'a>(
     Ok(State::Single(Box::new(item)))
 }
 
-/// The place after the `[` of the object's `batch`, if it has one.
-fn find_batch(bytes: &[u8], begin: usize) -> Result<Option<usize>, NotABatch> {
+/// The place after the `[` of the object's `envelope`, if it has one.
+fn find_array(bytes: &[u8], begin: usize, envelope: &'static str) -> Result<Option<usize>, NotABatch> {
     let mut at = begin + 1;
     loop {
         at = skip_whitespace(bytes, at);
         if bytes.get(at) != Some(&b'"') {
             return Ok(None);
         }
-        let is_batch = bytes[at..].starts_with(b"\"batch\"");
+        let is_envelope =
+            bytes[at + 1..].strip_prefix(envelope.as_bytes()).is_some_and(|rest| rest.starts_with(b"\""));
         let Some(colon) = element_end_of_key(bytes, at) else { return Ok(None) };
         let value = skip_whitespace(bytes, colon + 1);
-        if is_batch {
+        if is_envelope {
             return match bytes.get(value) {
                 Some(b'[') => Ok(Some(value + 1)),
-                _ => Err(NotABatch::BatchIsNotAnArray),
+                _ => Err(NotABatch::NotAnArray(envelope)),
             };
         }
         match element_end(bytes, value) {
@@ -280,7 +300,7 @@ fn element_end_of_key(bytes: &[u8], at: usize) -> Option<usize> {
     (bytes.get(colon) == Some(&b':')).then_some(colon)
 }
 
-/// Passes what an object has after its `batch`, and its end.
+/// Passes what an object has after its array, and its end.
 fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
     let mut at = skip_whitespace(bytes, at);
     while bytes.get(at) == Some(&b',') {
@@ -299,13 +319,13 @@ fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
 }
 
 /// Reads the bytes of one item, which end where it ends.
-fn alone(bytes: &[u8], caps: Caps) -> Result<Incoming<'_>, Unreadable> {
+fn alone<'a>(bytes: &'a [u8], caps: Caps, words: &Words) -> Result<Incoming<'a>, Unreadable> {
     let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
         field: None,
         message: format!("not UTF-8 at its byte {}", error.valid_up_to()),
     })?;
     let mut scanner = Scanner::new(text, 0);
-    let item = incoming(&mut scanner, caps).map_err(Refused::into_unreadable)?;
+    let item = incoming(&mut scanner, caps, words).map_err(Refused::into_unreadable)?;
     match scanner.peek() {
         None => Ok(item),
         Some(_) => Err(Refused::Scan(scanner.syntax("expected nothing more")).into_unreadable()),
@@ -353,7 +373,7 @@ impl Refused {
 }
 
 /// Reads an event object.
-fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps) -> Result<Incoming<'a>, Refused> {
+fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps, words: &Words) -> Result<Incoming<'a>, Refused> {
     if scanner.peek() != Some(b'{') {
         // It may still not be JSON at all.
         scanner.value(None)?;
@@ -363,13 +383,16 @@ fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps) -> Result<Incoming<'a>, R
     let mut slots: [Given<'a>; FIELDS.len()] = [Given::Nothing; FIELDS.len()];
     if scanner.peek() == Some(b'}') {
         scanner.expect(b'}', "expected }")?;
-        return Ok(from_slots(slots));
+        return Ok(from_slots(slots, false));
     }
+    let (mut by_type, mut by_name) = (false, false);
     loop {
         let key = scanner.string()?;
         scanner.expect(b':', "expected : after a key")?;
-        let slot =
-            if key.is_escaped() { key.decoded().and_then(|said| slot_of(&said)) } else { slot_of(key.raw()) };
+        let slot = match key.is_escaped() {
+            true => key.decoded().and_then(|said| slot_of(&said, words)),
+            false => slot_of(key.raw(), words),
+        };
         let given = match (slot, scanner.peek()) {
             (None, _) => {
                 scanner.value(None)?;
@@ -384,6 +407,11 @@ fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps) -> Result<Incoming<'a>, R
         if let Some(slot) = slot
             && given != Given::Other("null")
         {
+            if slot == 0 && key.raw() == EVENT_TYPE {
+                by_type = true;
+            } else if slot == 0 {
+                by_name = true;
+            }
             // An alias beside the name is harmless while both say the same.
             if slots[slot] != Given::Nothing && slots[slot] != given {
                 return Err(Refused::GivenTwice(&FIELDS[slot]));
@@ -394,12 +422,12 @@ fn incoming<'a>(scanner: &mut Scanner<'a>, caps: Caps) -> Result<Incoming<'a>, R
             scanner.expect(b',', "expected ,")?;
         } else {
             scanner.expect(b'}', "expected , or }")?;
-            return Ok(from_slots(slots));
+            return Ok(from_slots(slots, by_type && !by_name));
         }
     }
 }
 
-fn from_slots(slots: [Given<'_>; FIELDS.len()]) -> Incoming<'_> {
+fn from_slots(slots: [Given<'_>; FIELDS.len()], by_type: bool) -> Incoming<'_> {
     let [
         event,
         distinct_id,
@@ -423,6 +451,7 @@ fn from_slots(slots: [Given<'_>; FIELDS.len()]) -> Incoming<'_> {
         environment_id,
         schema_version,
         properties,
+        by_type,
     }
 }
 

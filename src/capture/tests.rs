@@ -79,7 +79,7 @@ impl Bench {
         let access = Access::new(Scope::new("proj_a", "env_a"), "production", Permissions::all());
         let mut in_flight = self.capture.in_flight();
         in_flight.grow(body.len())?;
-        let mut batch = self.capture.batch(&access, self.capture.now(), 0);
+        let mut batch = self.capture.batch(&access, self.capture.now(), 0, &Words::CAPTURE);
         self.capture.read(body.as_bytes(), &mut batch).await.unwrap();
         self.capture.produce(batch, "capture", in_flight).await
     }
@@ -253,11 +253,11 @@ async fn a_body_is_bounded_in_events_and_must_have_one() {
     let access = Access::new(Scope::new("proj_a", "env_a"), "production", Permissions::all());
     for (body, expected) in [
         (format!("[{0},{0}]", item("a")), Ok(())),
-        (format!("[{0},{0},{0}]", item("a")), Err(Unread::TooMany { events_max: 2 })),
-        ("[1,2,3,4".to_owned(), Err(Unread::TooMany { events_max: 2 })),
+        (format!("[{0},{0},{0}]", item("a")), Err(Unread::TooMany { events_max: 2, of_surface: false })),
+        ("[1,2,3,4".to_owned(), Err(Unread::TooMany { events_max: 2, of_surface: false })),
         ("[]".to_owned(), Err(Unread::Empty)),
     ] {
-        let mut batch = bench.capture.batch(&access, bench.capture.now(), 0);
+        let mut batch = bench.capture.batch(&access, bench.capture.now(), 0, &Words::CAPTURE);
         assert_eq!(bench.capture.read(body.as_bytes(), &mut batch).await, expected, "{body}");
     }
 }

@@ -71,6 +71,7 @@ pub struct Query {
     pub timeout: Duration,
     pub memory_max: ByteSize,
     pub page_rows_max: usize,
+    pub list_offset_max: usize,
     pub buckets_max: usize,
     pub breakdown_values_max: usize,
     pub series_max: usize,

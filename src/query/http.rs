@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::events::List;
 use super::names::Names;
 use super::trends::Trends;
-use super::{Query, events, names, trace, trends};
+use super::{Query, events, names, trace, trends, v1};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
 use crate::telemetry::{Metric, names as metric};
@@ -25,6 +25,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/events/{event_id}/trace").get(trace_event))
         .service(resource("/api/query/names").get(list_names))
         .service(resource("/api/query/trends").post(ask_trends));
+    v1::http::routes(config);
 }
 
 async fn list_events(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
@@ -78,12 +79,12 @@ async fn ask_trends(
     .await
 }
 
-async fn allowed(request: &HttpRequest, query: &Query) -> Result<Access, Problem> {
+pub(super) async fn allowed(request: &HttpRequest, query: &Query) -> Result<Access, Problem> {
     authorize(request, Permission::Query, query.limits.require_api_key).await
 }
 
 /// Counts and times a question, whatever becomes of it.
-async fn measured<T: Serialize>(
+pub(super) async fn measured<T: Serialize>(
     question: &'static str,
     duration: &Metric,
     asked: impl Future<Output = Result<T, Problem>>,

@@ -17,6 +17,7 @@
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
 //! | `trends/` | how many, over time |
+//! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
 //!
 //! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
 //! the answer; everything before and after the store is pure.
@@ -34,6 +35,7 @@ mod statement;
 mod tests;
 pub mod trace;
 pub mod trends;
+pub mod v1;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -33,8 +33,9 @@ fn access() -> Access {
 
 fn sealed(body: &str) -> Sealed {
     let (rules, access) = (rules(), access());
-    let mut batch = Batch::new(&rules, &RandomIds, &access, Timestamp::parse(NOW).unwrap(), 0);
-    let mut items = Items::new(body.as_bytes(), 8, 10).unwrap();
+    let mut batch =
+        Batch::new(&rules, &RandomIds, &access, Timestamp::parse(NOW).unwrap(), 0, &Words::CAPTURE);
+    let mut items = Items::new(body.as_bytes(), 8, 10, &Words::CAPTURE).unwrap();
     while let Some(item) = items.next_item().unwrap() {
         batch.push(item);
     }

@@ -258,3 +258,85 @@ async fn a_body_beyond_the_bytes_in_flight_is_503() {
     drop(others);
     assert_eq!(call!(service, post(GOOD)).await.0, StatusCode::ACCEPTED);
 }
+
+#[actix_web::test]
+async fn one_event_of_the_other_surface_is_answered_with_texts_only() {
+    let (bench, folder) = bench().await;
+    let service = service!(bench, folder);
+    for path in ["/v1/events", "/api/v1/events"] {
+        let event =
+            r#"{"event_name":"call","external_customer_id":"c","event_id":"e::1","properties":{"n":1}}"#;
+        let (status, body) = call!(service, post(event).uri(path)).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+        assert_eq!(body, json!({"message": "Event accepted for processing", "event_id": "e::1"}));
+    }
+    let typed = r#"{"event_type":"test","properties":{},"event_id":"e\"2"}"#;
+    let (status, body) = call!(service, post(typed).uri("/v1/events")).await;
+    assert_eq!((status, &body["event_id"]), (StatusCode::ACCEPTED, &json!("e\"2")));
+    let (status, body) = call!(service, post(r#"{"event_type":"test"}"#).uri("/v1/events")).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    assert!(body.as_object().unwrap().values().all(Value::is_string), "{body}");
+    assert_eq!(bench.stored().await.len(), 4);
+}
+
+#[actix_web::test]
+async fn the_other_surface_names_its_own_fields() {
+    let (bench, folder) = bench().await;
+    let service = service!(bench, folder);
+    let long = format!(r#"{{"event_type":"a","event_id":"{}"}}"#, "x".repeat(196));
+    let cases = [
+        ("/v1/events", r#"{"external_customer_id":"c"}"#, "event_name"),
+        ("/v1/events", r#"{"event_name":" ","external_customer_id":"c"}"#, "event_name"),
+        ("/v1/events", r#"{"event_name":"a"}"#, "external_customer_id"),
+        ("/v1/events", r#"{"event_name":"a","event_type":"a"}"#, "external_customer_id"),
+        ("/v1/events", &long, "external_customer_id"),
+        ("/v1/events", r#"{"event_name":"a","event_type":"b","external_customer_id":"c"}"#, "event_name"),
+        ("/v1/events", r#"{"event_name":"a","external_customer_id":"c","timestamp":""}"#, "timestamp"),
+        ("/v1/events", r#"{"event_name":"a","external_customer_id":7}"#, "external_customer_id"),
+        ("/v1/events", r#"{"event_name":"a","external_customer_id":"c","properties":[]}"#, "properties"),
+        ("/v1/events/bulk", r#"{"event_name":"a","external_customer_id":"c"}"#, "events"),
+        ("/v1/events/bulk", r#"{"events":{}}"#, "events"),
+    ];
+    for (path, body, field) in cases {
+        let (status, answer) = call!(service, post(body.to_owned()).uri(path)).await;
+        assert_eq!(
+            (status, &answer["details"]["field"]),
+            (StatusCode::BAD_REQUEST, &json!(field)),
+            "{answer}"
+        );
+    }
+    for (path, body) in [("/v1/events", "[]"), ("/v1/events/bulk", r#"{"events":[]}"#)] {
+        let (status, answer) = call!(service, post(body).uri(path)).await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (StatusCode::BAD_REQUEST, &json!("validation_error")),
+            "{answer}"
+        );
+    }
+    assert!(bench.stored().await.is_empty());
+}
+
+#[actix_web::test]
+async fn a_bad_item_of_a_bulk_request_loses_nothing_but_itself() {
+    let bench = bench_with(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = service!(bench, folder);
+    let good = r#"{"event_name":"a","external_customer_id":"c","event_id":"g1"}"#;
+    let body = format!(r#"{{"events":[{good},{{"event_name":"b"}},17,{}]}}"#, good.replace("g1", "g2"));
+    let (status, answer) = call!(service, post(body).uri("/v1/events/bulk")).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    assert!(answer.as_object().unwrap().values().all(Value::is_string), "{answer}");
+    let inside = |key: &str| serde_json::from_str::<Value>(answer[key].as_str().unwrap()).unwrap();
+    assert_eq!(inside("event_ids"), json!(["g1", "g2"]));
+    assert_eq!((&inside("rejected")[0]["index"], &inside("rejected")[1]["index"]), (&json!(1), &json!(2)));
+    assert_eq!(inside("rejected")[0]["field"], "external_customer_id");
+    assert_eq!(bench.stored().await, ["g1", "g2"]);
+
+    let (status, answer) = call!(service, post(r#"{"events":[{},{}]}"#).uri("/v1/events/bulk")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["details"]["rejected"][1]["index"], 1, "{answer}");
+    let many = format!(r#"{{"events":[{}]}}"#, vec![good; 1001].join(","));
+    let (status, answer) = call!(service, post(many).uri("/v1/events/bulk")).await;
+    assert_eq!((status, &answer["details"]["max"]), (StatusCode::BAD_REQUEST, &json!(1000)), "{answer}");
+    assert_eq!(bench.stored().await.len(), 2);
+}

@@ -7,7 +7,7 @@ use super::*;
 type Outcome<'a> = Result<Vec<Result<Incoming<'a>, Unreadable>>, NotABatch>;
 
 fn items(body: &[u8]) -> Outcome<'_> {
-    let mut items = Items::new(body, 4, 8)?;
+    let mut items = Items::new(body, 4, 8, &Words::CAPTURE)?;
     let mut found = Vec::new();
     while let Some(item) = items.next_item()? {
         found.push(item);
@@ -110,7 +110,7 @@ fn a_body_that_is_not_json_is_refused_with_its_position() {
             other => panic!("{}: {other:?}", String::from_utf8_lossy(body)),
         }
     }
-    assert_eq!(items(br#"{"batch":{"event":"a"}}"#), Err(NotABatch::BatchIsNotAnArray));
+    assert_eq!(items(br#"{"batch":{"event":"a"}}"#), Err(NotABatch::NotAnArray("batch")));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod events;
 mod trends;
+mod v1;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
