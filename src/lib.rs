@@ -9,8 +9,8 @@
 //!
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
-//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < {capture, consumer,
-//! query} < app < cli`
+//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < {capture,
+//! consumer, query} < app < cli`
 
 pub mod app;
 pub mod auth;
@@ -25,6 +25,7 @@ pub mod http;
 pub mod job;
 pub mod lifecycle;
 pub mod meta;
+pub mod person;
 pub mod query;
 pub mod store;
 pub mod telemetry;

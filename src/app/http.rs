@@ -18,6 +18,7 @@ use crate::dlq;
 use crate::eventlog::{TopicPartition, TopicSpec};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, json, query_string};
 use crate::job;
+use crate::person;
 use crate::query::{self, Query};
 use crate::telemetry::Recorder;
 
@@ -78,6 +79,9 @@ impl Shared {
             .route("/api/ops/consumer/resume", web::post().to(resume_partition));
         if let Some(capture) = &self.capture {
             routes.app_data(capture.clone()).configure(capture::http::routes);
+        }
+        if let (Some(people), Some(_)) = (&self.pools.people, &self.query) {
+            routes.app_data(people.clone()).configure(person::http::routes);
         }
         if let Some(query) = &self.query {
             routes.app_data(query.clone()).configure(query::http::routes);

@@ -25,7 +25,7 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 
 use crate::config::Config;
-use crate::consumer::{self, ConsumerDeps, Control};
+use crate::consumer::{self, ConsumerDeps, Control, Warehouse};
 use crate::event::{Clock, IdSource, RandomIds, SystemClock};
 use crate::eventlog::EventLog;
 use crate::http::server;
@@ -204,18 +204,27 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
     }
-    if let (Some(control), Some(store), Some(dlq)) = (&shared.control, &pools.store, &pools.dlq) {
-        start_consumer(config, pools, work, store, control);
+    if let (Some(control), Some(store), Some(people), Some(dlq)) =
+        (&shared.control, &pools.store, &pools.people, &pools.dlq)
+    {
+        let warehouse = Warehouse { store: store.clone(), people: people.as_ref().clone() };
+        start_consumer(config, pools, work, warehouse, control);
         dlq.run_index(work, &pools.health);
         job::run(&pools.jobs, dlq.handlers(), &pools.ids, work);
     }
 }
 
 /// The stages of the consumer, and the sweep.
-fn start_consumer(config: &Arc<Config>, pools: &Pools, work: &Tasks, store: &Store, control: &Control) {
+fn start_consumer(
+    config: &Arc<Config>,
+    pools: &Pools,
+    work: &Tasks,
+    warehouse: Warehouse,
+    control: &Control,
+) {
     let deps = ConsumerDeps {
         log: pools.log.clone(),
-        sink: Arc::new(store.clone()),
+        sink: Arc::new(warehouse),
         config: config.clone(),
         clock: pools.clock.clone(),
         ids: pools.ids.clone(),

@@ -15,6 +15,7 @@ use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog};
 use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
+use crate::person::People;
 use crate::store::Store;
 
 /// How often a component that nothing else uses is asked whether it answers.
@@ -34,6 +35,8 @@ pub(super) struct Pools {
     pub log: Arc<dyn EventLog>,
     /// Only where a role needs it.
     pub store: Option<Store>,
+    /// Where there is a store.
+    pub people: Option<web::Data<People>>,
     /// Where there is a store.
     pub dlq: Option<web::Data<Dlq>>,
 }
@@ -65,6 +68,7 @@ impl Pools {
         };
         let dlq =
             store.clone().map(|store| web::Data::new(Dlq::new(log.clone(), store, config, clock.clone())));
+        let people = store.clone().map(|store| People::new(store, config, clock.clone(), ids.clone()));
         let pools = Self {
             clock,
             ids,
@@ -75,6 +79,7 @@ impl Pools {
             jobs: web::Data::new(jobs),
             log,
             store,
+            people: people.map(web::Data::new),
             dlq,
         };
         pools.watch();

@@ -18,6 +18,7 @@ pub struct Config {
     pub query: Query,
     pub eventlog: EventLogSection,
     pub consumer: Consumer,
+    pub person: Person,
     pub store: Store,
     pub meta: Meta,
     pub auth: Auth,
@@ -133,6 +134,12 @@ pub struct Consumer {
     pub sweep_interval: Duration,
     #[serde(with = "humantime_serde")]
     pub sweep_horizon: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    pub ids_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -94,6 +94,7 @@ impl Config {
             ("consumer.batch_rows_max", consumer.batch_rows_max),
             ("consumer.flood_records_min", consumer.flood_records_min),
             ("consumer.flood_run_max", consumer.flood_run_max),
+            ("person.ids_max", self.person.ids_max.saturating_sub(1)),
             ("store.connections_max", self.store.connections_max),
             ("server.connections_max", self.server.connections_max),
             ("jobs.concurrency", self.jobs.concurrency),

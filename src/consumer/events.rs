@@ -13,6 +13,7 @@ use super::sink::Sink;
 use super::stage::{Read, Stage, StageBatch};
 use crate::event::Timestamp;
 use crate::eventlog::{Header, Record, TopicId, TopicPartition};
+use crate::person::{Said, Saying};
 use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
 
 /// Counts up whenever [`decode`] or [`EventsStage::block`] makes another row of the same record.
@@ -32,12 +33,24 @@ impl EventsStage {
         Self { sink, seed }
     }
 
-    fn block(batch: &StageBatch<Decoded>, rows: &[RowRef]) -> EventBlock {
+    /// The rows, and what they say of people.
+    fn block(batch: &StageBatch<Decoded>, rows: &[RowRef]) -> (EventBlock, Said) {
         let mut block = EventBlock::with_capacity(rows.len());
+        let mut said = Said::default();
         for row in rows {
             let part = &batch.parts[row.part as usize];
             let payload = &batch.item(*row).payload;
             let (Ok(event), Some(value)) = (&payload.row, &payload.record.value) else { continue };
+            said.hear(&Saying {
+                project_id: event.text(value, Field::ProjectId),
+                environment_id: event.text(value, Field::EnvironmentId),
+                event: event.text(value, Field::EventName),
+                event_id: event.text(value, Field::Id),
+                distinct_id: event.text(value, Field::DistinctId),
+                timestamp: event.timestamp,
+                received_at: event.received_at,
+                properties: event.text(value, Field::Properties),
+            });
             block.push(&EventRow {
                 project_id: event.text(value, Field::ProjectId),
                 environment_id: event.text(value, Field::EnvironmentId),
@@ -61,7 +74,7 @@ impl EventsStage {
                 is_deleted: false,
             });
         }
-        block
+        (block, said)
     }
 }
 
@@ -108,16 +121,20 @@ impl Stage for EventsStage {
         rows: &Arc<[RowRef]>,
         token: &str,
     ) -> Result<(), InsertError> {
-        let block = if rows.len() <= BUILD_HERE_ROWS_MAX {
+        let (block, said) = if rows.len() <= BUILD_HERE_ROWS_MAX {
             Self::block(batch, rows)
         } else {
             let (batch, rows) = (batch.clone(), rows.clone());
             match tokio::task::spawn_blocking(move || Self::block(&batch, &rows)).await {
-                Ok(block) => block,
+                Ok(built) => built,
                 // The builder panicked: so does this task, and the driver hears of it.
                 Err(join) => std::panic::resume_unwind(Box::new(join.to_string())),
             }
         };
+        // First: an event that is visible has had its effect on people. Said twice, it is said once.
+        if !said.is_empty() {
+            self.sink.note_people(&said, token).await?;
+        }
         self.sink.insert_events(&block, token).await
     }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 pub use control::{Control, NotStopped};
 pub use decode::{Decoded, Field, Refused, decode};
 pub use events::EventsStage;
-pub use sink::{IdStream, Sink};
+pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
 
 use crate::config::Config;
@@ -46,7 +46,7 @@ use driver::{Driver, Setup};
 #[derive(Clone)]
 pub struct ConsumerDeps {
     pub log: Arc<dyn EventLog>,
-    /// [`crate::store::Store`], or what stands in for it in a test.
+    /// A [`Warehouse`], or what stands in for it in a test.
     pub sink: Arc<dyn Sink>,
     pub config: Arc<Config>,
     pub clock: Arc<dyn Clock>,

@@ -4,16 +4,19 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::event::Timestamp;
+use crate::person::{People, Said};
 use crate::store::{
     DeadLetterRow, EventBlock, InsertError, RecentId, RecentIds, Store, StoreError, StoredOffsets,
     StoredRange, Swept,
 };
 
-/// See the [module](self). Every method is [`Store`]'s of the same name.
+/// See the [module](self). Every method but one is [`Store`]'s of the same name.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
     async fn insert_events(&self, block: &EventBlock, token: &str) -> Result<(), InsertError>;
     async fn insert_dead_letters(&self, rows: &[DeadLetterRow], token: &str) -> Result<(), InsertError>;
+    /// [`People::note`].
+    async fn note_people(&self, said: &Said, token: &str) -> Result<(), InsertError>;
     async fn stored_offsets(&self, ranges: &[StoredRange]) -> Result<Vec<StoredOffsets>, StoreError>;
     fn recent_ids(
         &self,
@@ -41,18 +44,29 @@ impl IdStream for RecentIds {
     }
 }
 
+/// The store, and the people in it.
+#[derive(Clone)]
+pub struct Warehouse {
+    pub store: Store,
+    pub people: People,
+}
+
 #[async_trait]
-impl Sink for Store {
+impl Sink for Warehouse {
     async fn insert_events(&self, block: &EventBlock, token: &str) -> Result<(), InsertError> {
-        Self::insert_events(self, block, token).await
+        self.store.insert_events(block, token).await
     }
 
     async fn insert_dead_letters(&self, rows: &[DeadLetterRow], token: &str) -> Result<(), InsertError> {
-        Self::insert_dead_letters(self, rows, token).await
+        self.store.insert_dead_letters(rows, token).await
+    }
+
+    async fn note_people(&self, said: &Said, token: &str) -> Result<(), InsertError> {
+        self.people.note(said, token).await
     }
 
     async fn stored_offsets(&self, ranges: &[StoredRange]) -> Result<Vec<StoredOffsets>, StoreError> {
-        Self::stored_offsets(self, ranges).await
+        self.store.stored_offsets(ranges).await
     }
 
     fn recent_ids(
@@ -63,14 +77,14 @@ impl Sink for Store {
         since: Timestamp,
         limit: u64,
     ) -> Box<dyn IdStream> {
-        Box::new(Self::recent_ids(self, topic, topic_id, partitions, since, limit))
+        Box::new(self.store.recent_ids(topic, topic_id, partitions, since, limit))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        Self::probe(self).await
+        self.store.probe().await
     }
 
     async fn sweep(&self, since: Timestamp, among: Option<Timestamp>) -> Result<Swept, StoreError> {
-        Self::sweep(self, since, among).await
+        self.store.sweep(since, among).await
     }
 }

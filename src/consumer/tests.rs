@@ -17,6 +17,7 @@ use crate::eventlog::{
     Fault, MemoryLog, NewRecord, Operation, Record, Retention, TopicId, TopicPartition, TopicSpec,
 };
 use crate::lifecycle::{ComponentState, Health};
+use crate::person::Said;
 use crate::store::{
     DeadLetterRow, EventBlock, InsertError, RecentId, StoreError, StoredOffsets, StoredRange, Swept,
 };
@@ -44,6 +45,10 @@ impl Sink for CountingSink {
     }
 
     async fn insert_dead_letters(&self, _: &[DeadLetterRow], _: &str) -> Result<(), InsertError> {
+        Ok(())
+    }
+
+    async fn note_people(&self, _: &Said, _: &str) -> Result<(), InsertError> {
         Ok(())
     }
 

@@ -98,21 +98,102 @@ impl Actors {
             .iter()
             .map(|(place, key)| value_of(Some(key)).push(" AS ").append(&column(*place)))
             .collect();
-        let who = if self.0.merged { "if(owner = 0, id_hash, owner)" } else { "id_hash" };
         let facts = Sql::new("SELECT id_hash, key, kind, value, version FROM person_properties FINAL WHERE ")
             .append(&self.scoped())
             .push(" AND key IN ")
             .list(used.iter().map(|(_, key)| *key));
-        let rows = Sql::new("SELECT ").push(who).push(" AS property_actor, ").join(", ", &columns);
-        let rows = rows.push(" FROM (").append(&facts).push(") AS facts");
-        let rows = if self.0.merged {
-            rows.push(" ANY LEFT JOIN (SELECT id_hash AS owned_id, actor AS owner FROM ")
-                .append(&self.overrides())
-                .push(") AS owners ON owned_id = id_hash")
-        } else {
-            rows
-        };
+        let rows = Sql::new("SELECT ").push(self.owner()).push(" AS property_actor, ").join(", ", &columns);
+        let rows = rows.push(" FROM (").append(&facts).push(") AS facts").append(&self.owners());
         rows.push(" GROUP BY property_actor")
+    }
+
+    /// One row: the acting id of this distinct id.
+    pub(super) fn owner_of_id(&self, distinct_id: &str) -> Sql {
+        let hash = Sql::new("cityHash64(").arg(distinct_id).push(")");
+        if !self.0.merged {
+            return Sql::new("SELECT ").append(&hash).push(" AS acting");
+        }
+        Sql::new("SELECT if(count() = 0, ")
+            .append(&hash)
+            .push(", any(actor)) AS acting FROM ")
+            .append(&self.overrides())
+            .push(" AND distinct_id = ")
+            .arg(distinct_id)
+    }
+
+    /// At most one row: who an acting id from before a merge is now. None: there are no merges.
+    pub(super) fn owner_of_hash(&self, actor: u64) -> Option<Sql> {
+        self.0.merged.then(|| {
+            Sql::new("SELECT actor AS acting FROM ")
+                .append(&self.overrides())
+                .push(" AND id_hash = ")
+                .arg(actor)
+                .push(" LIMIT 1")
+        })
+    }
+
+    /// Rows of (acting id, hash, distinct id): all ids of these people, as far as they were merged. None: there are no
+    /// merges.
+    pub(super) fn ids_of(&self, people: &[u64]) -> Option<Sql> {
+        self.0.merged.then(|| {
+            // Of the id that a person is named after there may be no row of its own.
+            Sql::new(
+                "SELECT DISTINCT actor AS acting, arrayJoin([(id_hash, distinct_id), (actor, person)]) AS pair, \
+                 pair.1 AS hash, pair.2 AS id FROM ",
+            )
+            .append(&self.overrides())
+            .push(" AND actor IN ")
+            .list(people)
+        })
+        .map(|pairs| {
+            Sql::new("SELECT acting AS acting, hash AS hash, id AS id FROM (")
+                .append(&pairs)
+                .push(") ORDER BY acting, id")
+        })
+    }
+
+    /// Rows of (acting id, key, JSON text): the properties of these people, at most `keys_max` of each.
+    pub(super) fn properties_of(&self, people: &[u64], keys_max: usize) -> Sql {
+        let facts = Sql::new("SELECT id_hash, key, kind, value, version FROM person_properties FINAL WHERE ")
+            .append(&self.scoped())
+            .push(" AND (id_hash IN ")
+            .list(people);
+        let facts = if self.0.merged {
+            facts
+                .push(" OR id_hash IN (SELECT id_hash FROM ")
+                .append(&self.overrides())
+                .push(" AND actor IN ")
+                .list(people)
+                .push("))")
+        } else {
+            facts.push(")")
+        };
+        let rows = Sql::new("SELECT ")
+            .push(self.owner())
+            .push(" AS acting, key AS name, ")
+            .append(&value_of(None))
+            .push(" AS said FROM (")
+            .append(&facts)
+            .push(") AS facts")
+            .append(&self.owners())
+            .push(" GROUP BY acting, name HAVING said != '' AND acting IN ")
+            .list(people);
+        rows.push(" ORDER BY acting, name LIMIT ").arg(keys_max).push(" BY acting")
+    }
+
+    /// Whose a row of person properties is, beside [`Actors::owners`].
+    fn owner(&self) -> &'static str {
+        if self.0.merged { "if(owner = 0, id_hash, owner)" } else { "id_hash" }
+    }
+
+    /// Joins to person properties whose they are.
+    fn owners(&self) -> Sql {
+        if !self.0.merged {
+            return Sql::default();
+        }
+        Sql::new(" ANY LEFT JOIN (SELECT id_hash AS owned_id, actor AS owner FROM ")
+            .append(&self.overrides())
+            .push(") AS owners ON owned_id = id_hash")
     }
 
     fn scoped(&self) -> Sql {

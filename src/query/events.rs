@@ -18,7 +18,7 @@ use super::filter::{self, Filter};
 use super::interval::{Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
 use super::statement::{self, View};
-use super::{Meta, Query};
+use super::{Meta, Query, persons};
 use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::{Problem, cursor, strict};
@@ -30,6 +30,8 @@ pub struct List {
     /// Only events of these names; none: of any.
     pub event: Vec<String>,
     pub distinct_id: Option<String>,
+    /// Only events of this person, by whichever of their ids.
+    pub person_id: Option<String>,
     /// RFC 3339, or any form that [`range`] reads, in UTC.
     pub date_from: Option<String>,
     /// Inclusive.
@@ -43,7 +45,8 @@ pub struct List {
     pub cursor: Option<String>,
 }
 
-const NAMES: [&str; 7] = ["event", "distinct_id", "date_from", "date_to", "properties", "limit", "cursor"];
+const NAMES: [&str; 8] =
+    ["event", "distinct_id", "person_id", "date_from", "date_to", "properties", "limit", "cursor"];
 
 /// Events in a page, unless the question says otherwise.
 const PAGE: usize = 100;
@@ -110,6 +113,7 @@ impl List {
             match name.as_str() {
                 "event" => list.event.push(value),
                 "distinct_id" => list.distinct_id = Some(value),
+                "person_id" => list.person_id = Some(value),
                 "date_from" => list.date_from = Some(value),
                 "date_to" => list.date_to = Some(value),
                 "cursor" => list.cursor = Some(value),
@@ -209,6 +213,9 @@ const WIDEN: i64 = 8;
 pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Page, Problem> {
     let mut search = list.search(scope, &query.limits, query.clock.now())?;
     let asked = query.begin().await?;
+    if let Some(person) = &list.person_id {
+        search.conditions.push(persons::condition(query, scope, person).await?);
+    }
     let mut events: Vec<Event> = Vec::with_capacity(search.limit + 1);
     let mut slice = search.first_slice();
     while let Some(within) = slice {

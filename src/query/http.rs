@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::events::List;
 use super::names::Names;
+use super::persons::Persons;
 use super::trends::Trends;
-use super::{Query, events, names, trace, trends, v1};
+use super::{Query, events, names, persons, trace, trends, v1};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
 use crate::telemetry::{Metric, names as metric};
@@ -24,6 +25,8 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/events").get(list_events))
         .service(resource("/api/query/events/{event_id}/trace").get(trace_event))
         .service(resource("/api/query/names").get(list_names))
+        .service(resource("/api/persons").get(list_persons))
+        .service(resource("/api/persons/{person_id}").get(show_person))
         .service(resource("/api/query/trends").post(ask_trends));
     v1::http::routes(config);
 }
@@ -58,6 +61,27 @@ async fn list_names(request: HttpRequest, query: Data<Query>) -> Result<HttpResp
         let access = allowed(&request, &query).await?;
         let asked = Names::parse(request.query_string())?;
         names::names(&query, &access.scope, &asked).await
+    })
+    .await
+}
+
+async fn list_persons(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    measured("persons", &metric::QUERY_PERSONS_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let asked = Persons::parse(request.query_string())?;
+        persons::list(&query, &access.scope, &asked).await
+    })
+    .await
+}
+
+async fn show_person(
+    request: HttpRequest,
+    query: Data<Query>,
+    person_id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    measured("persons", &metric::QUERY_PERSONS_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        persons::show(&query, &access.scope, &person_id).await
     })
     .await
 }

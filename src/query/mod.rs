@@ -16,6 +16,7 @@
 //! | `events.rs` | the list of events |
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
+//! | `persons.rs` | who there is |
 //! | `trends/` | how many, over time |
 //! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
 //!
@@ -29,6 +30,7 @@ pub mod filter;
 pub mod http;
 pub mod interval;
 pub mod names;
+pub mod persons;
 pub mod range;
 mod statement;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use klickhouse::block::{Block, BlockInfo};
 use klickhouse::{IndexMap, Type, Value};
 
 use super::insert::statement;
-use super::{InsertError, Sql, Store, StoreError};
+use super::{InsertError, Row, RowCells, Sql, Store, StoreError};
 use crate::event::Scope;
 
 /// Distinct ids in one statement.
@@ -53,8 +53,30 @@ pub struct PersonPropertyRow {
     pub version: u64,
 }
 
-/// What [`Store::person_edges`] finds: (distinct id, other id, kind, at, is target).
-pub type PersonEdge = (String, String, u8, i64, bool);
+/// A live edge in one of its two directions: its latest join is later than its latest cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonEdge {
+    pub distinct_id: String,
+    pub other_id: String,
+    /// When it was joined first …
+    pub first: i64,
+    /// … and who was joined to whom then.
+    pub is_target: bool,
+    /// When it was joined last.
+    pub last: i64,
+}
+
+impl Row for PersonEdge {
+    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
+        Ok(Self {
+            distinct_id: cells.next()?,
+            other_id: cells.next()?,
+            first: cells.next()?,
+            is_target: cells.next()?,
+            last: cells.next()?,
+        })
+    }
+}
 
 /// How often the people of a scope were changed by this process.
 #[derive(Debug)]
@@ -177,7 +199,7 @@ impl Store {
         u64::try_from(now).map_err(|_| StoreError::Query("the store's clock is before 1970".to_owned()))
     }
 
-    /// The facts about each of these distinct ids, the earliest others first, of at most `others_max` others each.
+    /// The live edges of each of these distinct ids, of at most `others_max` others each.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -189,19 +211,49 @@ impl Store {
     ) -> Result<Vec<PersonEdge>, StoreError> {
         let mut found = Vec::new();
         for some in ids.chunks(IDS_MAX) {
-            // Three kinds an edge.
-            let sql = scoped(
-                Sql::new("SELECT distinct_id, other_id, kind, at, is_target FROM person_edges FINAL"),
-                scope,
-            )
-            .push(" AND distinct_id IN ")
-            .list(some)
-            .push(" ORDER BY distinct_id, other_id, kind LIMIT ")
-            .arg(others_max.saturating_mul(3))
-            .push(" BY distinct_id");
+            let select = Sql::new(
+                "SELECT distinct_id, other_id, max(if(kind = 1, at, -1)) AS first, max(kind = 1 AND is_target = 1) AS \
+                 target, max(if(kind = 2, at, -1)) AS last FROM person_edges FINAL",
+            );
+            let sql = scoped(select, scope)
+                .push(" AND distinct_id IN ")
+                .list(some)
+                .push(
+                    " GROUP BY distinct_id, other_id HAVING last > max(if(kind = 3, at, -1)) ORDER BY distinct_id, \
+                     other_id LIMIT ",
+                )
+                .arg(others_max)
+                .push(" BY distinct_id");
             found.extend(self.select::<PersonEdge>(sql).await?);
         }
         Ok(found)
+    }
+
+    /// The acting id of whoever is named after this distinct id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn person_hash(&self, name: &str) -> Result<u64, StoreError> {
+        let sql = Sql::new("SELECT cityHash64(").arg(name).push(") AS hash");
+        let rows: Vec<(u64,)> = self.select(sql).await?;
+        rows.first().map(|(hash,)| *hash).ok_or_else(|| StoreError::Query("no hash".to_owned()))
+    }
+
+    /// What the person is named after whose acting id is, or was before a merge, this.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn person_with_hash(&self, scope: &Scope, actor: u64) -> Result<Option<String>, StoreError> {
+        let sql = scoped(Sql::new("SELECT person FROM person_overrides FINAL"), scope)
+            .push(" AND (id_hash = ")
+            .arg(actor)
+            .push(" OR actor = ")
+            .arg(actor)
+            .push(") ORDER BY id_hash = ")
+            .arg(actor)
+            .push(" DESC LIMIT 1");
+        let rows: Vec<(String,)> = self.select(sql).await?;
+        Ok(rows.into_iter().next().map(|(person,)| person))
     }
 
     /// (distinct id, person) of these distinct ids, where it was ever said.

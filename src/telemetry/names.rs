@@ -63,6 +63,8 @@ metrics! {
     CONSUMER_PARTITIONS_STOPPED = "consumer_partitions_stopped", Kind::Gauge, ["topic"], "Partitions stopped by the flood rule.";
     CONSUMER_SWEPT = "consumer_sweep_tombstones_total", Kind::Counter, [], "Rows the sweep found stored under a second key and removed.";
 
+    PERSON_REFUSED = "person_refused_total", Kind::Counter, ["reason"], "What events said of people and was passed over, by reason.";
+
     STORE_ENGINE_RESTARTS = "store_engine_restarts_total", Kind::Counter, [], "Times the embedded engine was started again after it was lost.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, ["state"], "Connections of the pool, idle and in use.";
     STORE_ENGINE_MEMORY = "store_engine_memory_bytes", Kind::Gauge, [], "Resident memory of the embedded engine.";
@@ -73,6 +75,7 @@ metrics! {
     QUERY_TREND_DURATION = "query_trend_duration_seconds", Kind::Histogram(LATENCY), [], "Trends.";
     QUERY_TRACE_DURATION = "query_trace_duration_seconds", Kind::Histogram(LATENCY), [], "Traces of one event.";
     QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";
+    QUERY_PERSONS_DURATION = "query_persons_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of persons, and one person.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
 
     AUTH_REQUESTS = "auth_requests_total", Kind::Counter, ["outcome"], "Keys checked, by outcome.";

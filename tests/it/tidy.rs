@@ -17,6 +17,7 @@ const ROOMS: &[&[&str]] = &[
     &["auth"],
     &["job"],
     &["dlq"],
+    &["person"],
     &["capture", "consumer", "query"],
     &["app"],
     &["cli"],
