@@ -50,6 +50,8 @@ ENGINE = ReplacingMergeTree(version, is_deleted)
 PARTITION BY toYYYYMM(timestamp)
 ORDER BY (project_id, environment_id, toDate(timestamp), event_name, cityHash64(distinct_id), event_id)
 SETTINGS
+    -- Merge at least about eight parts at a time: a row is written about half as often as with the default of 5.
+    merge_selector_base = 8,
     non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1,
     fsync_part_directory = 1,

@@ -31,6 +31,7 @@ pub(super) async fn run(deps: &ConsumerDeps, stop: &Stop) {
                 names::CONSUMER_SWEPT.counter(&[]).increment(swept.tombstones);
                 tracing::info!(
                     events = swept.events,
+                    voided = swept.voided,
                     tombstones = swept.tombstones,
                     took_ms = began.elapsed().as_millis() as u64,
                     "sweep done"

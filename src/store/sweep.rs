@@ -35,6 +35,8 @@ pub struct Tombstone {
 pub struct Swept {
     /// Events that were stored under more than one key.
     pub events: u64,
+    /// Rows of deleted events that had come back under another key.
+    pub voided: u64,
     /// Tombstones written.
     pub tombstones: u64,
 }
@@ -116,41 +118,89 @@ impl Store {
         self.insert_events(&block, &token).await
     }
 
-    /// Finds the events received at or after `since` that are stored under more than one key (they were sent again
-    /// with another day, name or distinct id) and hides all but the first: the one received first, then the one of the
-    /// smaller partition and offset. `among`: only events of which a row was received at or after then.
+    /// Looks at the events received at or after `since`. Those that are stored under more than one key (they were sent
+    /// again with another day, name or distinct id) lose all but the first: the one received first, then the one of the
+    /// smaller partition and offset. Those whose id was deleted for good, under whichever key and however long ago, go.
+    /// `among`: only events of which a row was received at or after then.
     ///
     /// # Errors
     /// See [`StoreError`]. What was hidden before the error stays hidden; doing it again goes on.
     pub async fn sweep(&self, since: Timestamp, among: Option<Timestamp>) -> Result<Swept, StoreError> {
-        let rows: Vec<(u64,)> = self
-            .select(Sql::new("SELECT count() AS rows FROM events WHERE received_at >= ").arg(since))
-            .await?;
-        let slices = rows.first().map_or(0, |(rows,)| *rows).div_ceil(SLICE_IDS).max(1);
+        let sizes = Sql::new("SELECT countIf(received_at >= ")
+            .arg(since)
+            .push(") AS rows, countIf(")
+            .append(&voids())
+            .push(") AS voids FROM events");
+        let (rows, voided) = self.select::<(u64, u64)>(sizes).await?.into_iter().next().unwrap_or_default();
+        let slices = rows.max(voided).div_ceil(SLICE_IDS).max(1);
         let mut swept = Swept::default();
         for slice in 0..slices {
+            if voided > 0 {
+                let back: Vec<Twin> = self.select(come_back(among.unwrap_or(since), slice, slices)).await?;
+                let tombstones: Vec<Tombstone> = back.into_iter().map(|row| row.tombstone).collect();
+                self.hide(&tombstones).await?;
+                swept.voided += tombstones.len() as u64;
+                swept.tombstones += tombstones.len() as u64;
+            }
             let twins: Vec<Twin> = self.select(twins(since, among, slice, slices)).await?;
             let (events, tombstones) = all_but_the_first(twins);
-            self.tombstone(&tombstones).await.map_err(|error| match error {
-                InsertError::Schema { message, cure } => StoreError::Schema { message, cure },
-                InsertError::Rejected(message) => StoreError::Query(message),
-                other => StoreError::Unavailable(other.to_string()),
-            })?;
+            self.hide(&tombstones).await?;
             swept.events += events;
             swept.tombstones += tombstones.len() as u64;
         }
         Ok(swept)
     }
+
+    async fn hide(&self, tombstones: &[Tombstone]) -> Result<(), StoreError> {
+        self.tombstone(tombstones).await.map_err(|error| match error {
+            InsertError::Schema { message, cure } => StoreError::Schema { message, cure },
+            InsertError::Rejected(message) => StoreError::Query(message),
+            other => StoreError::Unavailable(other.to_string()),
+        })
+    }
+}
+
+/// Rows that say their event is deleted for good. `FINAL` hides them, so they are read without it.
+fn voids() -> Sql {
+    Sql::new("is_deleted = 1 AND version = ").arg(VOID_VERSION)
+}
+
+fn of_slice(slice: u64, slices: u64) -> Sql {
+    Sql::new("cityHash64(project_id, environment_id, event_id) % ").arg(slices).push(" = ").arg(slice)
+}
+
+/// The fields of a [`Twin`], of live rows.
+fn live_rows(version: &Sql) -> Sql {
+    Sql::new(
+        "SELECT project_id AS project_id, environment_id AS environment_id, event_id AS event_id, event_name AS \
+         event_name, distinct_id AS distinct_id, timestamp AS timestamp, received_at AS received_at, ",
+    )
+    .append(version)
+    .push(" AS version, source_partition AS partition, source_offset AS offset FROM events FINAL WHERE ")
+}
+
+/// Live rows of events that were deleted for good under another key.
+fn come_back(since: Timestamp, slice: u64, slices: u64) -> Sql {
+    live_rows(&Sql::new("toUInt64(").arg(VOID_VERSION).push(")"))
+        .push("received_at >= ")
+        .arg(since)
+        .push(" AND ")
+        .append(&of_slice(slice, slices))
+        // The ids themselves, not their hashes: a collision would delete a stranger.
+        .push(
+            " AND (project_id, environment_id, event_id) IN (SELECT project_id, environment_id, event_id FROM events \
+             WHERE ",
+        )
+        .append(&voids())
+        .push(" AND ")
+        .append(&of_slice(slice, slices))
+        .push(") ORDER BY project_id, environment_id, event_id LIMIT ")
+        .arg(SWEEP_IDS_MAX)
 }
 
 /// Rows of events with more than one key, those of one event together and the first of them first.
 fn twins(since: Timestamp, among: Option<Timestamp>, slice: u64, slices: u64) -> Sql {
-    let mut of_slice = Sql::new("received_at >= ")
-        .arg(since)
-        .push(" AND cityHash64(project_id, environment_id, event_id) % ")
-        .arg(slices)
-        .push(" = ")
-        .arg(slice);
+    let mut of_slice = Sql::new("received_at >= ").arg(since).push(" AND ").append(&of_slice(slice, slices));
     if let Some(among) = among {
         of_slice = of_slice
             .push(
@@ -160,23 +210,19 @@ fn twins(since: Timestamp, among: Option<Timestamp>, slice: u64, slices: u64) ->
             .arg(among)
             .push(")");
     }
-    Sql::new(
-        "SELECT project_id AS project_id, environment_id AS environment_id, event_id AS event_id, event_name AS \
-         event_name, distinct_id AS distinct_id, timestamp AS timestamp, received_at AS received_at, version AS \
-         version, source_partition AS partition, source_offset AS offset FROM events FINAL WHERE ",
-    )
-    .append(&of_slice)
-    .push(
-        " AND cityHash64(project_id, environment_id, event_id) IN (SELECT cityHash64(project_id, environment_id, \
-         event_id) AS hash FROM events FINAL WHERE ",
-    )
-    .append(&of_slice)
-    .push(" GROUP BY hash HAVING count() > 1 ORDER BY hash LIMIT ")
-    .arg(SWEEP_IDS_MAX)
-    .push(
-        ") ORDER BY project_id, environment_id, event_id, received_at, partition, offset, event_name, distinct_id, \
-         timestamp",
-    )
+    live_rows(&Sql::new("version"))
+        .append(&of_slice)
+        .push(
+            " AND cityHash64(project_id, environment_id, event_id) IN (SELECT cityHash64(project_id, environment_id, \
+             event_id) AS hash FROM events FINAL WHERE ",
+        )
+        .append(&of_slice)
+        .push(" GROUP BY hash HAVING count() > 1 ORDER BY hash LIMIT ")
+        .arg(SWEEP_IDS_MAX)
+        .push(
+            ") ORDER BY project_id, environment_id, event_id, received_at, partition, offset, event_name, distinct_id, \
+             timestamp",
+        )
 }
 
 /// How many events have a second row, and the tombstones of those rows.

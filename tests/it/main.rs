@@ -31,4 +31,6 @@ mod store;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod sweep;
+#[cfg(test)]
 mod tidy;

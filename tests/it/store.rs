@@ -217,7 +217,7 @@ async fn every_setting_is_read_back_and_a_changed_one_is_found() {
     let wrong: Vec<&str> =
         findings.iter().filter(|finding| !finding.ok).map(|finding| &*finding.name).collect();
     assert_eq!(wrong, ["events.non_replicated_deduplication_window", "events.columns"]);
-    let outcome = test.store.insert_events(&block([row("a", 0, "{}")]), "t").await;
+    let outcome = test.store.insert_events(&block([row("a", 0, r#"{"plan":"pro"}"#)]), "t").await;
     assert!(
         matches!(&outcome, Err(InsertError::Schema { cure, .. }) if cure.contains("migrate")),
         "{outcome:?}"
@@ -271,38 +271,6 @@ async fn a_tombstone_wins_over_every_replay() {
     let left: Vec<(String,)> =
         ask(&test, Sql::new("SELECT event_id AS id FROM events FINAL ORDER BY id")).await;
     assert_eq!(left, [("a".to_owned(),), ("b".to_owned(),)], "of the same version the last one counts");
-    test.store.close(CLOSE).await;
-}
-
-#[tokio::test]
-async fn the_sweep_keeps_the_first_of_an_event_stored_under_several_keys() {
-    let test = TestStore::start().await;
-    let first = row("a", 5, "{}");
-    let later = first.received_at.plus(Duration::from_secs(5));
-    let renamed = EventRow { event_name: "Click", received_at: later, source_offset: 3, ..first };
-    let next_day =
-        EventRow { timestamp: first.timestamp.plus(Duration::from_secs(86_400)), source_offset: 9, ..first };
-    let elsewhere = EventRow { environment_id: "other", event_name: "Click", ..first };
-    let rows = block([first, renamed, next_day, elsewhere, row("b", 6, "{}")]);
-    test.store.insert_events(&rows, "t").await.unwrap();
-    let since = first.received_at.minus(Duration::from_secs(60));
-    let late = later.plus(Duration::from_secs(1));
-    assert_eq!(test.store.sweep(since, Some(late)).await.unwrap().events, 0, "none of its rows is that late");
-    let swept = test.store.sweep(since, Some(later)).await.unwrap();
-    assert_eq!((swept.events, swept.tombstones), (1, 2));
-    let left: Vec<(String, String, i64)> = ask(
-        &test,
-        Sql::new(
-            "SELECT environment_id AS e, event_id AS i, source_offset AS o FROM events FINAL ORDER BY e, i",
-        ),
-    )
-    .await;
-    let expected = [("env", "a", 5), ("env", "b", 6), ("other", "a", 5)];
-    assert_eq!(
-        left,
-        expected.map(|(environment, id, offset)| (environment.to_owned(), id.to_owned(), offset))
-    );
-    assert_eq!(test.store.sweep(since, None).await.unwrap().tombstones, 0);
     test.store.close(CLOSE).await;
 }
 
