@@ -28,7 +28,6 @@
 //! requests are told at once, and one now and then tries.
 
 mod batch;
-mod breaker;
 pub mod http;
 mod metrics;
 mod parse;
@@ -47,7 +46,7 @@ use crate::auth::{Access, EnvironmentMismatch};
 use crate::config::Config;
 use crate::event::{Clock, IdSource, Timestamp};
 use crate::eventlog::{EventLog, LogError, NewRecord, Position};
-use crate::lifecycle::{Health, Policy, Tasks};
+use crate::lifecycle::{BreakerRules, Circuit, Health, Open, Policy, Tasks};
 
 pub use batch::{Batch, Rejection, RejectionCode, TEXT_CHARACTERS_MAX};
 pub use parse::{Given, Incoming, Items, NotABatch, Unreadable};
@@ -55,7 +54,6 @@ pub use scan::Text;
 pub use words::{BULK_EVENTS_MAX, Takes, Words};
 
 use batch::{Drafted, Sealed};
-use breaker::Breaker;
 use metrics::Metrics;
 
 /// Bytes of a body read before other requests get a turn: well under a millisecond.
@@ -113,7 +111,7 @@ struct Inner {
     rules: Rules,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
-    breaker: Breaker,
+    breaker: Circuit,
     in_flight: AtomicUsize,
     metrics: Metrics,
 }
@@ -221,13 +219,20 @@ impl Capture {
         ids: Arc<dyn IdSource>,
         health: &Health,
     ) -> Self {
+        let breaker = Circuit::new(
+            "eventlog",
+            "the event log does not take writes",
+            breaker_rules(config),
+            random(&*ids),
+            health.component("capture"),
+        );
         Self(Arc::new(Inner {
             log,
             topic: config.topics.events.clone(),
             rules: Rules::of(config),
             clock,
             ids,
-            breaker: Breaker::new(health.component("capture")),
+            breaker,
             in_flight: AtomicUsize::new(0),
             metrics: Metrics::new(),
         }))
@@ -417,8 +422,23 @@ impl Capture {
     }
 }
 
-fn open(open: breaker::Open) -> Refusal {
+fn open(open: Open) -> Refusal {
     Refusal::BreakerOpen { reason: open.reason, retry_after: open.retry_after }
+}
+
+fn breaker_rules(config: &Config) -> BreakerRules {
+    let capture = &config.capture;
+    BreakerRules {
+        failures_to_open: capture.breaker_failures,
+        wait_min: capture.breaker_wait_min,
+        wait_max: capture.breaker_wait_max,
+    }
+}
+
+fn random(ids: &dyn IdSource) -> u64 {
+    let mut bytes = [0u8; 8];
+    ids.fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

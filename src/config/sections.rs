@@ -62,6 +62,11 @@ pub struct Capture {
     pub in_flight_bytes_max: ByteSize,
     #[serde(with = "humantime_serde")]
     pub produce_timeout: Duration,
+    pub breaker_failures: u32,
+    #[serde(with = "humantime_serde")]
+    pub breaker_wait_min: Duration,
+    #[serde(with = "humantime_serde")]
+    pub breaker_wait_max: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -123,6 +128,7 @@ pub struct Consumer {
     #[serde(with = "humantime_serde")]
     pub dedupe_window: Duration,
     pub dedupe_memory_max: ByteSize,
+    pub breaker_failures: u32,
     #[serde(with = "humantime_serde")]
     pub backoff_min: Duration,
     #[serde(with = "humantime_serde")]

@@ -101,6 +101,14 @@ impl Config {
             ("dlq.replay_page_records_max", self.dlq.replay_page_records_max),
             ("dlq.index_batch_records_max", self.dlq.index_batch_records_max),
         ]);
+        for (key, failures) in [
+            ("capture.breaker_failures", capture.breaker_failures),
+            ("consumer.breaker_failures", consumer.breaker_failures),
+        ] {
+            if failures == 0 {
+                faults.add(key, "is zero", "1 or more");
+            }
+        }
         if self.jobs.attempts_max == 0 {
             faults.add("jobs.attempts_max", "is zero", "1 or more");
         }
@@ -133,6 +141,7 @@ impl Config {
         ]);
         faults.lasting(&[
             ("server.shutdown_timeout", self.server.shutdown_timeout),
+            ("capture.breaker_wait_min", capture.breaker_wait_min),
             ("capture.produce_timeout", capture.produce_timeout),
             ("query.timeout", query.timeout),
             ("consumer.backoff_min", consumer.backoff_min),
@@ -174,6 +183,13 @@ impl Config {
                 humantime::format_duration(consumer.backoff_min)
             );
             faults.add("consumer.backoff_max", "is shorter than consumer.backoff_min", valid);
+        }
+        if capture.breaker_wait_max < capture.breaker_wait_min {
+            let valid = format!(
+                "at least capture.breaker_wait_min, {}",
+                humantime::format_duration(capture.breaker_wait_min)
+            );
+            faults.add("capture.breaker_wait_max", "is shorter than capture.breaker_wait_min", valid);
         }
         if capture.inflated_bytes_max < capture.body_bytes_max {
             let valid = format!("at least capture.body_bytes_max, {}", capture.body_bytes_max);

@@ -13,13 +13,13 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::control::Control;
-use super::core::{Core, Effect, Input, Jitter, Now, RebuildId, Settings};
+use super::core::{Core, Effect, Input, Now, RebuildId, Settings};
 use super::observer::Observer;
 use super::stage::{Payload, Stage};
 use super::work::Work;
 use crate::event::Clock;
 use crate::eventlog::{EventLog, GroupEvent, GroupMember, GroupSpec, LogError, TopicPartition};
-use crate::lifecycle::{Component, Stop, Tasks};
+use crate::lifecycle::{Component, Jitter, Stop, Tasks};
 use crate::telemetry::names;
 
 /// Answers on their way back to the core; a lane has a handful of questions open at most.

@@ -140,6 +140,7 @@ fn settings(stage: &impl Stage, config: &Config, seed: u64) -> Settings {
         age_max: consumer.batch_age_max,
         idle_after: consumer.batch_age_max / 4,
         fetch_wait_max: FETCH_WAIT_MAX,
+        breaker_failures: consumer.breaker_failures,
         backoff_min: consumer.backoff_min,
         backoff_max: consumer.backoff_max,
         flood: FloodLimits {

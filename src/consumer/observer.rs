@@ -6,10 +6,10 @@ use std::sync::Arc;
 use metrics::Gauge;
 
 use super::control::Control;
-use super::core::{BreakerState, Dependency, Notice, PartReport, Report};
+use super::core::{Dependency, Notice, PartReport, Report};
 use crate::event::ErrorKind;
 use crate::eventlog::TopicPartition;
-use crate::lifecycle::Component;
+use crate::lifecycle::{BreakerState, Component};
 use crate::telemetry::names;
 
 /// Where a partition stands, and the gauge that says so.
@@ -147,20 +147,20 @@ impl Observer {
     }
 
     fn breaker(&mut self, dependency: Dependency, state: BreakerState, reason: String) {
-        let value = match state {
-            BreakerState::Closed => 0.0,
-            BreakerState::HalfOpen => 1.0,
-            BreakerState::Open => 2.0,
-        };
-        breaker_gauge(self.stage, dependency).set(value);
+        breaker_gauge(self.stage, dependency).set(state.gauge());
+        let name = breaker_name(self.stage, dependency);
         match state {
             BreakerState::HalfOpen => return,
+            // A failure that did not open it yet has a reason; an answer has none.
+            BreakerState::Closed if !reason.is_empty() => return,
             BreakerState::Closed => {
-                self.breakers.remove(&dependency);
+                if self.breakers.remove(&dependency).is_some() {
+                    tracing::info!(dependency = name, "breaker closed: it answers again");
+                }
             }
             BreakerState::Open => {
-                let name = breaker_name(self.stage, dependency);
-                if self.breakers.insert(dependency, reason).is_none() {
+                if self.breakers.insert(dependency, reason.clone()).is_none() {
+                    tracing::warn!(dependency = name, error = reason, "breaker opened");
                     names::BREAKER_OPENED.counter(&[("dependency", &name)]).increment(1);
                 }
             }

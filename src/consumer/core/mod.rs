@@ -13,7 +13,6 @@
 //! - Nothing is committed for a partition that was released or lost; a fenced commit drops everything and joins again.
 //! - The id window holds only ids stored from offsets before the one that is judged.
 
-mod breaker;
 mod flight;
 mod flood;
 mod membership;
@@ -32,12 +31,12 @@ use flight::Flight;
 use flood::Flood;
 use protocol::{AckedLetters, OffsetSet};
 
-pub use breaker::{Breaker, BreakerState, Jitter};
 pub use flood::FloodLimits;
 pub use protocol::*;
 pub use window::{IdHash, IdWindow};
 
 use crate::eventlog::{Generation, TopicId, TopicPartition};
+use crate::lifecycle::{Breaker, BreakerRules, BreakerState, Jitter};
 
 /// How far a partition has come in its assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +172,12 @@ impl<P> Core<P> {
             flushed: None,
             turn: 0,
         });
+        let rules = BreakerRules {
+            failures_to_open: settings.breaker_failures,
+            wait_min: settings.backoff_min,
+            wait_max: settings.backoff_max,
+        };
+        let breaker = |number: u64| Breaker::new(rules, settings.seed.wrapping_add(number), now.mono);
         Self {
             lanes: lanes.collect(),
             now,
@@ -181,8 +186,8 @@ impl<P> Core<P> {
             partitions: BTreeMap::new(),
             window: IdWindow::new(settings.dedupe_window, settings.dedupe_memory_max),
             window_expired: now.mono,
-            store: Breaker::new(now.mono),
-            log: Breaker::new(now.mono),
+            store: breaker(1),
+            log: breaker(2),
             scans: BTreeMap::new(),
             rebuild: None,
             rebuild_after: now.mono,
@@ -311,10 +316,10 @@ impl<P> Core<P> {
     /// A dependency did not answer, or cannot do its work.
     fn failed(&mut self, dependency: Dependency, reason: String) {
         let now = self.now.mono;
-        let failures = self.breaker(dependency).failures();
-        let wait = self.jitter.wait(self.settings.backoff_min, self.settings.backoff_max, failures);
-        self.breaker(dependency).fail(now, wait);
-        self.tell(Notice::Breaker { dependency, state: BreakerState::Open, reason });
+        let breaker = self.breaker(dependency);
+        breaker.fail(now);
+        let state = breaker.state();
+        self.tell(Notice::Breaker { dependency, state, reason });
     }
 
     /// May something be tried on a dependency now? Tells when that is the half-open try.

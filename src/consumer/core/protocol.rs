@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::BreakerState;
 use super::{FloodLimits, IdHash};
 use crate::event::{ErrorKind, Timestamp};
 use crate::eventlog::{AssignedPartition, Generation, PartitionOffsets, TopicId, TopicPartition};
+use crate::lifecycle::BreakerState;
 
 /// Bounds and waits of the core; most come from section `consumer` of the configuration.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub idle_after: Duration,
     /// Longest wait of one fetch.
     pub fetch_wait_max: Duration,
+    /// Failures of a dependency in a row that open its breaker.
+    pub breaker_failures: u32,
     pub backoff_min: Duration,
     pub backoff_max: Duration,
     pub flood: FloodLimits,

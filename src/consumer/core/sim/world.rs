@@ -72,6 +72,7 @@ impl World {
             age_max: Duration::from_millis(500),
             idle_after: Duration::from_millis(125),
             fetch_wait_max: Duration::from_millis(500),
+            breaker_failures: 1,
             backoff_min: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
             flood: self.flood,
