@@ -83,6 +83,10 @@ pub struct Query {
     pub series_max: usize,
     pub filters_max: usize,
     pub points_max: usize,
+    pub funnel_steps_max: usize,
+    pub gather_events_max: u64,
+    pub gather_values_max: usize,
+    pub gather_people_max: u64,
     pub trace_records_max: u32,
     pub concurrency: usize,
     #[serde(with = "humantime_serde")]

@@ -91,6 +91,8 @@ impl Config {
             ("query.series_max", query.series_max),
             ("query.filters_max", query.filters_max),
             ("query.points_max", query.points_max),
+            ("query.funnel_steps_max", query.funnel_steps_max),
+            ("query.gather_values_max", query.gather_values_max),
             ("consumer.batch_rows_max", consumer.batch_rows_max),
             ("consumer.flood_records_min", consumer.flood_records_min),
             ("consumer.flood_run_max", consumer.flood_run_max),

@@ -6,13 +6,17 @@ use std::time::Instant;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::events::List;
+use super::funnel::Funnel;
+use super::funnel::people::FunnelPeople;
 use super::names::Names;
 use super::persons::Persons;
 use super::trends::Trends;
 use super::{Query, events, names, persons, trace, trends, v1};
 use crate::auth::{Access, Permission, http::authorize};
+use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
 use crate::telemetry::{Metric, names as metric};
 
@@ -27,8 +31,43 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/names").get(list_names))
         .service(resource("/api/persons").get(list_persons))
         .service(resource("/api/persons/{person_id}").get(show_person))
-        .service(resource("/api/query/trends").post(ask_trends));
+        .service(resource("/api/query/trends").post(ask_trends))
+        .service(resource("/api/query/funnel").post(ask::<Funnel>))
+        .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>));
     v1::http::routes(config);
+}
+
+/// A question that is sent as a body. All of them are asked in one way, by [`ask`].
+pub(super) trait Question: DeserializeOwned + 'static {
+    /// Its name in metrics.
+    const NAME: &'static str;
+    type Answer: Serialize;
+
+    /// How long it takes.
+    fn duration() -> &'static Metric;
+
+    /// The environment that it names, to be refused if the key has another.
+    fn environment_id(&self) -> Option<&str>;
+
+    /// Answers it.
+    fn answer(&self, query: &Query, scope: &Scope) -> impl Future<Output = Result<Self::Answer, Problem>>;
+}
+
+async fn ask<Q: Question>(
+    request: HttpRequest,
+    query: Data<Query>,
+    limits: Data<BodyLimits>,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    measured(Q::NAME, Q::duration(), async {
+        let access = allowed(&request, &query).await?;
+        let question: Q = strict::json(&body::read(payload, &request, **limits).await?)?;
+        if let Some(environment) = question.environment_id() {
+            access.check_environment(environment)?;
+        }
+        question.answer(&query, &access.scope).await
+    })
+    .await
 }
 
 async fn list_events(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {

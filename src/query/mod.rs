@@ -19,6 +19,7 @@
 //! | `persons.rs` | who there is |
 //! | `trends/` | how many, over time |
 //! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
+//! | `funnel/` | how many come from step to step |
 //!
 //! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
 //! the answer; everything before and after the store is pure.
@@ -27,9 +28,13 @@ mod actor;
 mod backlog;
 pub mod events;
 pub mod filter;
+pub mod funnel;
+mod gather;
 pub mod http;
 pub mod interval;
 pub mod names;
+mod people;
+mod period;
 pub mod persons;
 pub mod range;
 mod statement;
@@ -49,7 +54,7 @@ use crate::config::{self, Config};
 use crate::event::{Clock, Timestamp};
 use crate::eventlog::EventLog;
 use crate::http::{ErrorCode, Problem};
-use crate::store::{Limits, Row, Sql, Store, StoreError};
+use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 use actor::Merged;
 use backlog::BacklogReader;
 
@@ -122,12 +127,20 @@ impl Query {
 
     /// Asks the store, within this room's limits.
     async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
-        let limits = Limits {
+        self.store.select_within(sql, self.store_limits()).await.map_err(problem)
+    }
+
+    /// Asks the store for an answer that is read block by block. Dropped before its end, it ends the question.
+    async fn stream<T: Row>(&self, sql: Sql) -> Result<RowStream<T>, Problem> {
+        self.store.stream_within(sql, self.store_limits()).await.map_err(problem)
+    }
+
+    fn store_limits(&self) -> Limits {
+        Limits {
             timeout: self.limits.timeout,
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
             timeout_setting: "query.timeout",
-        };
-        self.store.select_within(sql, limits).await.map_err(problem)
+        }
     }
 }
 

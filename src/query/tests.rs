@@ -128,7 +128,7 @@ fn the_table_is_named_in_one_place_and_the_store_is_asked_in_one() {
     assert_eq!(naming("JOIN "), ["actor.rs"]);
     assert_eq!(naming("FROM person"), ["actor.rs"]);
     assert_eq!(naming("store.select"), ["mod.rs"]);
-    assert_eq!(naming("store.stream"), Vec::<String>::new());
+    assert_eq!(naming("store.stream"), ["mod.rs"]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub use ids::{RecentId, RecentIds};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
 pub use persons::{PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
 pub use property::Property;
-pub use row::{Cell, FromCell, Row, RowCells};
+pub use row::{Blob, Cell, FromCell, Row, RowCells};
 pub use select::{Limits, RowStream};
 pub use sql::{Arg, Sql};
 pub use sweep::{Swept, Tombstone, VOID_VERSION};

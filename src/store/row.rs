@@ -113,6 +113,19 @@ impl FromCell for String {
     }
 }
 
+/// Bytes that are no text, such as the state of an aggregate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl FromCell for Blob {
+    fn from_cell(cell: Cell) -> Option<Self> {
+        match cell.0 {
+            Value::String(bytes) => Some(Self(bytes)),
+            _ => None,
+        }
+    }
+}
+
 impl FromCell for Uuid {
     fn from_cell(cell: Cell) -> Option<Self> {
         match cell.0 {

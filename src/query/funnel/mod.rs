@@ -1,0 +1,459 @@
+//! Funnels: how many people come from step to step, how long it takes them, and who they are.
+//!
+//! Typed request → `Plan` → one statement that gathers every person's packed events → the exact fold in Rust
+//! ([`fold`], which says what converting means) → answer. Only events inside the range count, for every step.
+//!
+//! With a breakdown, every value has a row, most people first (ties by value); values after the `limit` most frequent
+//! are one row. A person without a value counts for `""`.
+
+mod answer;
+mod attribution;
+pub(super) mod fold;
+mod matching;
+pub mod people;
+#[cfg(test)]
+mod tests;
+mod unordered;
+mod window;
+
+use serde::{Deserialize, Serialize};
+
+use super::actor::Actors;
+use super::filter::{self, Filter, PropertyKind};
+use super::gather::{Gather, Matcher, Values, tuple};
+use super::http::Question;
+use super::interval::{Buckets, Calendar, Interval, WeekStart};
+use super::range::{self, Asked, Begin, Range};
+use super::{Meta, Query, gather, period};
+use crate::config;
+use crate::event::{Scope, Timestamp};
+use crate::http::Problem;
+use crate::store::Property;
+use crate::telemetry::{Metric, names};
+use fold::{EXCLUSIONS_MAX, Exclusion, Rules, STEPS_MAX};
+
+pub use answer::Results;
+pub use attribution::Attribution;
+pub use fold::Order;
+pub use window::Window;
+
+/// A question for a funnel, as it is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Funnel {
+    /// Where the range begins; seven days ago when absent. See [`range`].
+    pub date_from: Option<String>,
+    /// Where it ends; today when absent.
+    pub date_to: Option<String>,
+    /// Buckets of `viz` `trends`.
+    #[serde(default)]
+    pub interval: Interval,
+    /// An IANA name; UTC when absent.
+    pub timezone: Option<String>,
+    pub week_start: Option<WeekStart>,
+    /// 2 to `query.funnel_steps_max`.
+    pub steps: Vec<Step>,
+    #[serde(default)]
+    pub order: Order,
+    /// How long a conversion may take from the first step on, such as `14 day` (the default).
+    #[serde(default)]
+    pub window: Window,
+    /// Events that must not happen between two steps; at most 6.
+    #[serde(default)]
+    pub exclusions: Vec<Excluded>,
+    /// Hold for every step and exclusion.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+    pub breakdown: Option<Breakdown>,
+    #[serde(default)]
+    pub viz: Viz,
+    /// With `viz` `trends` and `time_to_convert`: the step that is converted from, and to, counted from 0; the first and
+    /// the last when absent.
+    pub from_step: Option<usize>,
+    pub to_step: Option<usize>,
+    /// Bars of `viz` `time_to_convert`, 1 to 90; by the number of people when absent.
+    pub bin_count: Option<usize>,
+    /// What relative dates count from; the server's time when absent.
+    pub now: Option<Timestamp>,
+    /// Pass by anything remembered.
+    #[serde(default)]
+    pub refresh: bool,
+    /// The environment that is meant, to be refused if the key has another.
+    pub environment_id: Option<String>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The event's name; every event when absent or null.
+    pub event: Option<String>,
+    /// What to call the step; the event when absent.
+    pub name: Option<String>,
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+}
+
+/// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Excluded {
+    pub event: String,
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+    /// The first when absent.
+    pub from_step: Option<usize>,
+    /// The last when absent.
+    pub to_step: Option<usize>,
+}
+
+/// What the answer shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Viz {
+    /// People at each step, and the time it took them.
+    #[default]
+    Steps,
+    /// The rate of conversion over time: a person counts once in each bucket in which they begin.
+    Trends,
+    /// How long it took, as a histogram.
+    TimeToConvert,
+}
+
+/// Splits a funnel by the values of one property, or of several together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breakdown {
+    pub property: Properties,
+    #[serde(rename = "type", default)]
+    pub kind: PropertyKind,
+    #[serde(default)]
+    pub attribution: Attribution,
+    /// The step of `attribution` `step`, counted from 0.
+    pub attribution_step: Option<usize>,
+    /// How many values get a row of their own; 25 when absent, at most `query.breakdown_values_max`.
+    pub limit: Option<usize>,
+    /// Leave out the row of all other values.
+    #[serde(default)]
+    pub hide_other: bool,
+}
+
+/// One property, or several whose values are taken together from one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "must be a property's name or a list of names")]
+pub enum Properties {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Properties {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// Values of a breakdown that get a row, unless the question says otherwise.
+const BREAKDOWN_VALUES: usize = 25;
+/// Properties of one breakdown.
+const PROPERTIES_MAX: usize = 5;
+const BINS_MAX: usize = 90;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) struct Plan {
+    calendar: Calendar,
+    interval: Interval,
+    gather: Gather,
+    /// With `viz` `trends`.
+    buckets: Option<Buckets>,
+    rules: Rules,
+    viz: Viz,
+    from_step: usize,
+    to_step: usize,
+    bin_count: Option<usize>,
+    breakdown: Option<PlannedBreakdown>,
+    names: Vec<(Option<String>, String)>,
+}
+
+#[derive(Debug)]
+struct PlannedBreakdown {
+    properties: usize,
+    attribution: Attribution,
+    limit: usize,
+    hide_other: bool,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    pub results: Results,
+    pub meta: FunnelMeta,
+}
+
+/// What the answer says about itself.
+#[derive(Debug, Serialize)]
+pub struct FunnelMeta {
+    pub timezone: &'static str,
+    /// The first moment of the range, with the zone's offset.
+    pub date_from: String,
+    /// The last moment of the range.
+    pub date_to: String,
+    #[serde(flatten)]
+    pub meta: Meta,
+}
+
+impl Question for Funnel {
+    const NAME: &'static str = "funnel";
+    type Answer = Answer;
+
+    fn duration() -> &'static Metric {
+        &names::QUERY_FUNNEL_DURATION
+    }
+
+    fn environment_id(&self) -> Option<&str> {
+        self.environment_id.as_deref()
+    }
+
+    async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
+        funnel(query, scope, self).await
+    }
+}
+
+/// Answers a question.
+///
+/// # Errors
+/// 400 for what cannot be meant, 503 for what the store does not answer.
+async fn funnel(query: &Query, scope: &Scope, question: &Funnel) -> Result<Answer, Problem> {
+    let actors = query.actors(scope).await?;
+    let now = query.clock.now();
+    question.check(&query.limits, &actors, now, None)?;
+    let asked = query.begin().await?;
+    let first = question.first_event(query, scope).await?;
+    let plan = question.check(&query.limits, &actors, now, first)?;
+    let mut values = Values::new(query.limits.gather_values_max);
+    let mut counted = answer::Counted::new(&plan, query.limits.gather_people_max);
+    query
+        .gather(scope, &actors, &plan.gather, &mut values, |_, events, _| counted.add(&plan, events))
+        .await?;
+    let results = counted.results(&plan, &values);
+    let zoned = |at: Timestamp| plan.calendar.zoned(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let meta = FunnelMeta {
+        timezone: plan.calendar.zone.name(),
+        date_from: zoned(plan.gather.range.from),
+        date_to: zoned(plan.gather.range.last()),
+        meta: asked.meta(),
+    };
+    Ok(Answer { results, meta })
+}
+
+impl Funnel {
+    /// Where a trend over all time begins.
+    async fn first_event(&self, query: &Query, scope: &Scope) -> Result<Option<Timestamp>, Problem> {
+        if self.viz != Viz::Trends || self.date_from.as_deref() != Some("all") {
+            return Ok(None);
+        }
+        let rows: Vec<(Option<Timestamp>,)> = query.select(gather::first_event(scope)).await?;
+        Ok(rows.into_iter().find_map(|(first,)| first))
+    }
+
+    /// Checks everything, and says what is to be done; `first` is the scope's first event, where that is needed and
+    /// known.
+    ///
+    /// # Errors
+    /// 400 that names the field, what was given and what would be right.
+    pub(super) fn check(
+        &self,
+        limits: &config::Query,
+        actors: &Actors,
+        now: Timestamp,
+        first: Option<Timestamp>,
+    ) -> Result<Plan, Problem> {
+        let calendar = range::calendar(self.timezone.as_deref(), self.week_start)?;
+        let asked = Asked { date_from: self.date_from.as_deref(), date_to: self.date_to.as_deref() };
+        let now = self.now.unwrap_or(now);
+        let (range, buckets) = self.range(asked, &calendar, limits, now, first)?;
+        let rules = self.rules(limits)?;
+        let (from_step, to_step) = self.step_range()?;
+        let bin_count = self.bin_count.map(|count| {
+            let message = format!("bin_count is {count}; it may be 1 to {BINS_MAX}");
+            let refused =
+                || Problem::invalid("bin_count", message).with("given", count).with("max", BINS_MAX);
+            (1..=BINS_MAX).contains(&count).then_some(count).ok_or_else(refused)
+        });
+        let bin_count = bin_count.transpose()?;
+        let conditions = filter::conditions(&self.filters, "filters", limits.filters_max)?;
+        let steps = self.matchers(limits)?;
+        let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits, self)).transpose()?;
+        let value = self.breakdown.as_ref().map(|breakdown| {
+            let texts: Vec<_> =
+                breakdown.property.names().iter().map(|name| breakdown.text(name, actors)).collect();
+            tuple(&texts)
+        });
+        let everything = self.order == Order::Strict;
+        let (steps, exclusions) = steps;
+        let gather = Gather { range, steps, exclusions, conditions, everything, value };
+        let names = self.steps.iter().map(|step| {
+            let event = step.event.clone();
+            let name = step.name.clone().or_else(|| event.clone());
+            (event, name.unwrap_or_else(|| "All events".to_owned()))
+        });
+        Ok(Plan {
+            calendar,
+            interval: self.interval,
+            gather,
+            buckets,
+            rules,
+            viz: self.viz,
+            from_step,
+            to_step,
+            bin_count,
+            breakdown,
+            names: names.collect(),
+        })
+    }
+
+    fn range(
+        &self,
+        asked: Asked<'_>,
+        calendar: &Calendar,
+        limits: &config::Query,
+        now: Timestamp,
+        first: Option<Timestamp>,
+    ) -> Result<(Range, Option<Buckets>), Problem> {
+        if self.viz != Viz::Trends {
+            return Ok((period::resolve(asked, calendar, now)?, None));
+        }
+        let (begin, end) = range::resolve(asked, calendar, self.interval, now)?;
+        let last = Timestamp::from_millis(end.as_millis() - 1);
+        let from = match begin {
+            Begin::At(from) => from,
+            Begin::FirstEvent => first.unwrap_or(last).min(last),
+        };
+        let (range, buckets) = range::buckets(from, end, calendar, self.interval, limits.buckets_max)?;
+        Ok((range, Some(buckets)))
+    }
+
+    fn rules(&self, limits: &config::Query) -> Result<Rules, Problem> {
+        let steps = self.steps.len();
+        let max = limits.funnel_steps_max.min(STEPS_MAX);
+        if steps < 2 || steps > max {
+            let message =
+                format!("steps has {steps} entries; a funnel has 2 to {max} (query.funnel_steps_max)");
+            return Err(Problem::invalid("steps", message)
+                .with("max", max)
+                .with("setting", "query.funnel_steps_max"));
+        }
+        if self.exclusions.len() > EXCLUSIONS_MAX {
+            let message =
+                format!("exclusions has {} entries, more than {EXCLUSIONS_MAX}", self.exclusions.len());
+            return Err(Problem::invalid("exclusions", message).with("max", EXCLUSIONS_MAX));
+        }
+        let exclusions = self.exclusions.iter().enumerate().map(|(index, excluded)| {
+            let path = format!("exclusions[{index}]");
+            excluded.check(&path, self)
+        });
+        let exclusions = exclusions.collect::<Result<_, _>>()?;
+        Ok(Rules { steps, order: self.order, window: self.window.millis(), exclusions })
+    }
+
+    fn step_range(&self) -> Result<(usize, usize), Problem> {
+        let last = self.steps.len() - 1;
+        let (from, to) = (self.from_step.unwrap_or(0), self.to_step.unwrap_or(last));
+        if to > last || from >= to {
+            let (field, given) = if to > last { ("to_step", to) } else { ("from_step", from) };
+            let message = format!(
+                "from_step is {from} and to_step is {to}; they are counted from 0 to {last}, the first before the second"
+            );
+            return Err(Problem::invalid(field, message).with("given", given).with("max", last));
+        }
+        Ok((from, to))
+    }
+
+    fn matchers(&self, limits: &config::Query) -> Result<(Vec<Matcher>, Vec<Matcher>), Problem> {
+        let steps = self.steps.iter().enumerate().map(|(index, step)| {
+            let path = format!("steps[{index}].filters");
+            let conditions = filter::conditions(&step.filters, &path, limits.filters_max)?;
+            Ok(Matcher { event: step.event.clone(), conditions })
+        });
+        let exclusions = self.exclusions.iter().enumerate().map(|(index, excluded)| {
+            let path = format!("exclusions[{index}].filters");
+            let conditions = filter::conditions(&excluded.filters, &path, limits.filters_max)?;
+            Ok(Matcher { event: Some(excluded.event.clone()), conditions })
+        });
+        Ok((steps.collect::<Result<_, Problem>>()?, exclusions.collect::<Result<_, Problem>>()?))
+    }
+}
+
+impl Excluded {
+    fn check(&self, path: &str, funnel: &Funnel) -> Result<Exclusion, Problem> {
+        let last = funnel.steps.len() - 1;
+        let (from, to) = (self.from_step.unwrap_or(0), self.to_step.unwrap_or(last));
+        if to > last || from >= to {
+            let message = format!(
+                "{path} is from step {from} to step {to}; steps are counted from 0 to {last}, the first before the second"
+            );
+            return Err(Problem::invalid(path, message).with("max", last));
+        }
+        if funnel.order == Order::Unordered && (from, to) != (0, last) {
+            let message =
+                format!("{path}: without order an exclusion is about the whole funnel, step 0 to {last}");
+            return Err(Problem::invalid(path, message));
+        }
+        let same = |step: &Step| step.event.as_deref() == Some(&self.event) && step.filters == self.filters;
+        if let Some(step) = (from..=to).find(|step| same(&funnel.steps[*step])) {
+            let message = format!("{path} is the same event as step {step}, which it would exclude");
+            return Err(Problem::invalid(path, message).with("given", self.event.as_str()));
+        }
+        Ok(Exclusion { from, to })
+    }
+}
+
+impl Breakdown {
+    fn check(&self, limits: &config::Query, funnel: &Funnel) -> Result<PlannedBreakdown, Problem> {
+        let names = self.property.names();
+        if names.is_empty() || names.len() > PROPERTIES_MAX {
+            let message =
+                format!("breakdown.property has {} names; it may have 1 to {PROPERTIES_MAX}", names.len());
+            return Err(Problem::invalid("breakdown.property", message).with("max", PROPERTIES_MAX));
+        }
+        for name in names {
+            filter::check_key("breakdown.property", name)?;
+        }
+        let attribution = match (self.attribution, self.attribution_step) {
+            (Attribution::Step(_), Some(step)) => Attribution::Step(step),
+            (attribution, None) => attribution,
+            (_, Some(step)) => {
+                let message = "breakdown.attribution_step belongs to attribution step";
+                return Err(Problem::invalid("breakdown.attribution_step", message).with("given", step));
+            }
+        };
+        if let Attribution::Step(step) = attribution {
+            let last = if funnel.order == Order::Unordered { 0 } else { funnel.steps.len() - 1 };
+            if step > last {
+                let message =
+                    format!("breakdown.attribution names step {step}; it may be step 0 to {last} here");
+                return Err(Problem::invalid("breakdown.attribution", message).with("max", last));
+            }
+        }
+        let limit = self.limit.unwrap_or(BREAKDOWN_VALUES.min(limits.breakdown_values_max));
+        if limit == 0 || limit > limits.breakdown_values_max {
+            let max = limits.breakdown_values_max;
+            let message =
+                format!("breakdown.limit is {limit}; it may be 1 to {max} (query.breakdown_values_max)");
+            return Err(Problem::invalid("breakdown.limit", message)
+                .with("given", limit)
+                .with("max", max)
+                .with("setting", "query.breakdown_values_max"));
+        }
+        Ok(PlannedBreakdown { properties: names.len(), attribution, limit, hide_other: self.hide_other })
+    }
+
+    fn text(&self, name: &str, _actors: &Actors) -> crate::store::Sql {
+        match self.kind {
+            PropertyKind::Event => Property::new(name).text(),
+        }
+    }
+}
