@@ -4,13 +4,13 @@
 //!
 //! A client posts to [`capture`], which answers 202 only once the [`eventlog`] has the event durably. The
 //! [`consumer`] reads the log in exact batches and inserts each into the [`store`] once, or writes a dead letter
-//! ([`dlq`]) with a named reason. [`query`] answers from the store. [`auth`] says who may, in which project and
+//! ([`dlq`]) with a named reason. [`query`] answers from the store, [`metering`] with what customers used. [`auth`] says who may, in which project and
 //! environment; [`app`] assembles the roles; [`cli`] is how people start them.
 //!
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
-//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < {capture,
-//! consumer, query} < app < cli`
+//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
+//! {capture, consumer, query} < app < cli`
 
 pub mod app;
 pub mod auth;
@@ -25,6 +25,7 @@ pub mod http;
 pub mod job;
 pub mod lifecycle;
 pub mod meta;
+pub mod metering;
 pub mod person;
 pub mod query;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::dlq;
 use crate::eventlog::{TopicPartition, TopicSpec};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, json, query_string};
 use crate::job;
+use crate::metering::{self, Metering};
 use crate::person;
 use crate::query::{self, Query};
 use crate::telemetry::Recorder;
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     recorder: Recorder,
     pub capture: Option<web::Data<Capture>>,
     query: Option<web::Data<Query>>,
+    /// Runs with the query role.
+    metering: Option<web::Data<Metering>>,
     /// How operators reach this process's consumer.
     pub control: Option<Control>,
 }
@@ -47,6 +50,11 @@ impl Shared {
             .then(|| pools.store.clone())
             .flatten()
             .map(|store| web::Data::new(Query::new(store, log.clone(), config, clock.clone())));
+        let metering = query
+            .as_ref()
+            .and(pools.store.clone())
+            .map(|store| Metering::new(store, pools.meta.clone(), log.clone(), config, clock.clone()))
+            .map(web::Data::new);
         let control = runs(Role::Consumer).then(Control::default);
         Self {
             config: config.clone(),
@@ -55,6 +63,7 @@ impl Shared {
             recorder,
             capture,
             query,
+            metering,
             control,
         }
     }
@@ -82,6 +91,9 @@ impl Shared {
         }
         if let (Some(people), Some(_)) = (&self.pools.people, &self.query) {
             routes.app_data(people.clone()).configure(person::http::routes);
+        }
+        if let Some(metering) = &self.metering {
+            routes.app_data(metering.clone()).configure(metering::http::routes);
         }
         if let Some(query) = &self.query {
             routes.app_data(query.clone()).configure(query::http::routes);

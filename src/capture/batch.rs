@@ -190,10 +190,7 @@ impl<'r> Batch<'r> {
     fn draft(&mut self, index: usize, item: &Incoming<'_>) -> Result<(), Refused> {
         let event = required(self.words.event, item.event, true)?;
         let event_id = text("event_id", item.event_id, false)?;
-        let distinct_id = text(self.words.distinct_id, item.distinct_id, false)?;
-        if distinct_id.is_none() {
-            self.check_anonymous(item.by_type, event_id.as_ref())?;
-        }
+        let distinct_id = self.person(item, event_id.as_ref())?;
         let customer_id = optional("customer_id", item.customer_id)?;
         let session_id = optional("session_id", item.session_id)?;
         let source = optional("source", item.source)?;
@@ -263,11 +260,18 @@ impl<'r> Batch<'r> {
         Ok(())
     }
 
-    /// An event without a person will do where its surface says so, if its id can stand in.
-    fn check_anonymous(&self, by_type: bool, event_id: Option<&Checked<'_>>) -> Result<(), Refused> {
+    /// Who acted. An event without a person will do where its surface says so, if its id can stand in: `None`.
+    fn person<'a>(
+        &self,
+        item: &Incoming<'a>,
+        event_id: Option<&Checked<'_>>,
+    ) -> Result<Option<Checked<'a>>, Refused> {
         let field = self.words.distinct_id;
+        if let Some(given) = text(field, item.distinct_id, false)? {
+            return Ok(Some(given));
+        }
         let room = TEXT_CHARACTERS_MAX - ANONYMOUS.len();
-        if !by_type {
+        if !item.by_type {
             return Err(refused(field, format!("{field} is required")));
         }
         if event_id.is_some_and(|id| id.said.chars().count() > room) {
@@ -276,7 +280,7 @@ impl<'r> Batch<'r> {
             );
             return Err(refused(field, message));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn timestamp(&mut self, given: Given<'_>) -> Result<Timestamp, Refused> {

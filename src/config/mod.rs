@@ -17,7 +17,7 @@ pub use error::{ConfigError, ConfigProblem};
 pub use load::{Loaded, Origin, Setting, Sources, load};
 pub use sections::{
     Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Log, LogFormat, Meta,
-    Person, Query, Server, StaticKey, Store, Topics,
+    Metering, Person, Query, Server, StaticKey, Store, Topics,
 };
 
 /// The defaults file as compiled in.

@@ -16,6 +16,7 @@ pub struct Config {
     pub server: Server,
     pub capture: Capture,
     pub query: Query,
+    pub metering: Metering,
     pub eventlog: EventLogSection,
     pub consumer: Consumer,
     pub person: Person,
@@ -91,6 +92,17 @@ pub struct Query {
     pub concurrency: usize,
     #[serde(with = "humantime_serde")]
     pub queue_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metering {
+    pub meters_max: u64,
+    pub versions_max: u64,
+    pub features_max: u64,
+    pub values_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub cache_ttl: Duration,
 }
 
 /// Which backend of [`crate::eventlog`] runs.

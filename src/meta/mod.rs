@@ -10,10 +10,13 @@
 
 mod api_keys;
 mod columns;
+mod corrections;
 mod environments;
 mod error;
+mod features;
 mod first;
 mod jobs;
+mod meters;
 mod migrations;
 mod projects;
 mod settings;
@@ -30,10 +33,13 @@ use sea_orm::{
 
 pub use api_keys::{ApiKey, ApiKeys, KeyUse, NewApiKey};
 pub use columns::JsonText;
+pub use corrections::{Correction, Corrections, NewCorrection};
 pub use environments::{Environment, Environments};
 pub use error::MetaError;
+pub use features::{Feature, Features, NewFeature};
 pub use first::{FirstProject, NewFirstProject};
 pub use jobs::{Job, JobEnd, JobFilter, JobState, Jobs, NewJob};
+pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
 
 use crate::config;
@@ -148,6 +154,21 @@ impl Meta {
     /// The durable jobs.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs(self)
+    }
+
+    /// The meters of a scope.
+    pub fn meters(&self) -> Meters<'_> {
+        Meters(self)
+    }
+
+    /// The features of a scope.
+    pub fn features(&self) -> Features<'_> {
+        Features(self)
+    }
+
+    /// The corrections of a scope's events.
+    pub fn corrections(&self) -> Corrections<'_> {
+        Corrections(self)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

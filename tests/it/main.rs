@@ -19,6 +19,8 @@ mod docs;
 #[cfg(test)]
 mod kafka;
 #[cfg(test)]
+mod metering;
+#[cfg(test)]
 mod persons;
 #[cfg(test)]
 mod pipeline;

@@ -18,6 +18,7 @@ const ROOMS: &[&[&str]] = &[
     &["job"],
     &["dlq"],
     &["person"],
+    &["metering"],
     &["capture", "consumer", "query"],
     &["app"],
     &["cli"],

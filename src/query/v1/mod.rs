@@ -6,6 +6,7 @@
 
 pub mod http;
 mod key;
+mod lookup;
 mod request;
 mod search;
 
@@ -50,8 +51,8 @@ pub struct Page {
     pub iter_first_key: String,
     /// Give it as `iter_last_key` for the page after this one; empty when there is none.
     pub iter_last_key: String,
-    /// All events that match, when `count_total` asked for it, else 0.
-    pub total_count: u64,
+    /// All events that match, when `count_total` asked for it; else null, for it is not known.
+    pub total_count: Option<u64>,
     /// Of the next page, in pages by offset; else 0.
     pub offset: usize,
 }
@@ -65,6 +66,10 @@ impl Event {
         }
     }
 }
+
+/// The columns of an [`Event`].
+const COLUMNS: &str = "event_id, event_name, distinct_id, customer_id, timestamp, properties, source, environment_id, \
+                       ingested_at, cityHash64(distinct_id) AS person";
 
 impl Row for Event {
     fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
@@ -113,7 +118,7 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
     if backwards {
         events.reverse();
     }
-    let total_count = if plan.count_total { total(query, scope, &plan).await? } else { 0 };
+    let total_count = if plan.count_total { Some(total(query, scope, &plan).await?) } else { None };
     let given = || list.iter_first_key.clone().or_else(|| list.iter_last_key.clone()).unwrap_or_default();
     let first = events.first().map(|event| event.key(plan.sort).text());
     let last = events.last().map(|event| event.key(plan.sort).text());

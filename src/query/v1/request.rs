@@ -258,7 +258,7 @@ impl List {
 ///
 /// # Errors
 /// 400 that shows the form.
-fn time(field: &str, given: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+pub(super) fn time(field: &str, given: Option<&str>) -> Result<Option<Timestamp>, Problem> {
     let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(None) };
     let at = Timestamp::parse(text).ok().filter(|at| (Timestamp::EPOCH..=Timestamp::MAX).contains(at));
     at.map(Some).ok_or_else(|| {

@@ -291,11 +291,7 @@ impl Search {
         let mut persons: Vec<u64> = places.iter().map(|place| place.person).collect();
         persons.sort_unstable();
         persons.dedup();
-        let columns = Sql::new(
-            "event_id, event_name, distinct_id, customer_id, timestamp, properties, source, environment_id, \
-             ingested_at, cityHash64(distinct_id) AS person",
-        );
-        statement::events(&self.scope, View::Deduplicated, &columns)
+        statement::events(&self.scope, View::Deduplicated, &Sql::new(super::COLUMNS))
             .key(Sql::new("toDate(timestamp) IN (").join(", ", &days).push(")"))
             .key(Sql::new("event_name IN ").list(names))
             .key(Sql::new("cityHash64(distinct_id) IN ").list(persons))

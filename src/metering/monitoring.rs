@@ -1,0 +1,81 @@
+//! How many events came in, over time, and how far the store is behind the log.
+
+use super::Metering;
+use super::rows::{Which, window};
+use super::window::Windows;
+use crate::event::{Scope, Timestamp};
+use crate::eventlog::{LogError, TopicPartition};
+use crate::http::Problem;
+
+/// Counts of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Monitored {
+    pub total: u64,
+    /// Windows that have events.
+    pub points: Vec<(Timestamp, u64)>,
+    /// Records that are not stored yet; or why that is not known.
+    pub lag: Result<i64, String>,
+}
+
+impl Metering {
+    /// Counts the events of a range.
+    pub(super) async fn monitor(
+        &self,
+        scope: &Scope,
+        (from, end): (Timestamp, Timestamp),
+        windows: Option<&Windows>,
+    ) -> Result<Monitored, Problem> {
+        let max = self.limits.buckets_max;
+        let bounds = match windows {
+            None => vec![from, end],
+            Some(windows) => {
+                let last = Timestamp::from_millis(end.as_millis() - 1);
+                windows.bounds(from, last, max).map_err(|_| {
+                    let message = format!(
+                        "the range has more than {max} windows (query.buckets_max): take a larger window"
+                    );
+                    Problem::invalid("window_size", message)
+                        .with("max", max)
+                        .with("setting", "query.buckets_max")
+                })?
+            }
+        };
+        let starts: Vec<i64> = bounds[..bounds.len() - 1].iter().map(|at| at.as_millis()).collect();
+        let which = Which {
+            scope,
+            event_name: None,
+            from,
+            end,
+            filters: Vec::new(),
+            external_customer_id: None,
+            customer_id: None,
+            sources: &[],
+            as_of: None,
+        };
+        let columns = window(&starts).push(" AS window_start, count() AS window_events");
+        let sql = which.select(&columns).push(" GROUP BY window_start ORDER BY window_start");
+        let rows: Vec<(i64, u64)> = self.select(sql).await?;
+        let total = rows.iter().map(|(_, events)| events).sum();
+        let points =
+            rows.into_iter().map(|(start, events)| (Timestamp::from_millis(start), events)).collect();
+        let lag = match tokio::time::timeout(self.limits.timeout, self.lag()).await {
+            Ok(lag) => lag.map_err(|error| error.to_string()),
+            Err(_) => Err("the event log did not answer in time".to_owned()),
+        };
+        Ok(Monitored { total, points: if windows.is_some() { points } else { Vec::new() }, lag })
+    }
+
+    /// Records of the events topic that the store stage has not committed.
+    async fn lag(&self) -> Result<i64, LogError> {
+        let topics = self.log.topics().await?;
+        let committed = self.log.committed(&self.events_group).await?;
+        let Some(topic) = topics.into_iter().find(|topic| topic.name == self.events_topic) else {
+            return Err(LogError::TopicMissing(self.events_topic.clone()));
+        };
+        let lags = (0..).zip(&topic.partitions).map(|(partition, ends)| {
+            let at = committed.get(&TopicPartition::new(topic.name.clone(), partition)).copied();
+            (ends.end - at.unwrap_or(0).max(ends.log_start)).max(0)
+        });
+        Ok(lags.sum())
+    }
+}

@@ -1,0 +1,288 @@
+//! What a meter makes of the values of a window: pure, exact, and the same whatever order values come in.
+
+use std::collections::BTreeSet;
+
+use bigdecimal::BigDecimal;
+use serde::{Deserialize, Serialize};
+
+use super::number::{Quantity, divide};
+
+/// How values become one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Aggregation {
+    /// Events, whatever their values.
+    Count,
+    Sum,
+    /// The mean of the values that there are.
+    Avg,
+    /// Different values that there are.
+    CountUnique,
+    /// The value of the newest event that has one; of two of one moment, that with the greater id.
+    Latest,
+    Max,
+    Min,
+    /// The sum, times the meter's multiplier.
+    SumWithMultiplier,
+    /// Each value weighed by the share of the window that is left after its event.
+    WeightedSum,
+}
+
+impl Aggregation {
+    /// Every aggregation, with the name it has in requests.
+    pub const ALL: [(&'static str, Self); 9] = [
+        ("COUNT", Self::Count),
+        ("SUM", Self::Sum),
+        ("AVG", Self::Avg),
+        ("COUNT_UNIQUE", Self::CountUnique),
+        ("LATEST", Self::Latest),
+        ("MAX", Self::Max),
+        ("MIN", Self::Min),
+        ("SUM_WITH_MULTIPLIER", Self::SumWithMultiplier),
+        ("WEIGHTED_SUM", Self::WeightedSum),
+    ];
+
+    /// The aggregation with this name, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, one)| *one)
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| *name)
+    }
+
+    /// Does it look at values at all?
+    pub fn needs_value(self) -> bool {
+        self != Self::Count
+    }
+}
+
+/// Events with the same value (and, where it matters, moment).
+#[derive(Clone, Debug)]
+pub struct Sample<'a> {
+    pub events: u64,
+    pub quantity: &'a Quantity,
+    /// What tells one value from another; only for [`Aggregation::CountUnique`].
+    pub text: Option<&'a str>,
+    /// When the newest of them happened (all of them, for [`Aggregation::WeightedSum`]), and its id.
+    pub millis: i64,
+    pub event_id: &'a str,
+}
+
+/// The values of one window so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub events: u64,
+    /// Events without a value, with one that is no number, and with one of too many digits: counted apart, never 0.
+    pub missing: u64,
+    pub not_numeric: u64,
+    pub too_precise: u64,
+    numbers: u64,
+    sum: BigDecimal,
+    max: Option<BigDecimal>,
+    min: Option<BigDecimal>,
+    latest: Option<(i64, String, BigDecimal)>,
+    unique: BTreeSet<String>,
+    /// Values times the milliseconds left of the window.
+    weighted: BigDecimal,
+}
+
+impl Tally {
+    /// Takes a sample of a window that ends at `end_millis`.
+    pub fn add(&mut self, aggregation: Aggregation, sample: &Sample<'_>, end_millis: i64) {
+        self.events += sample.events;
+        if !aggregation.needs_value() {
+            return;
+        }
+        if aggregation == Aggregation::CountUnique {
+            match sample.text {
+                Some(text) => drop(self.unique.insert(text.to_owned())),
+                None => self.missing += sample.events,
+            }
+            return;
+        }
+        let number = match sample.quantity {
+            Quantity::Number(number) => number,
+            Quantity::Missing => return self.missing += sample.events,
+            Quantity::NotNumeric => return self.not_numeric += sample.events,
+            Quantity::TooPrecise => return self.too_precise += sample.events,
+        };
+        self.numbers += sample.events;
+        match aggregation {
+            Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg => {
+                self.sum += number * BigDecimal::from(sample.events);
+            }
+            Aggregation::Max => {
+                if self.max.as_ref().is_none_or(|max| number > max) {
+                    self.max = Some(number.clone());
+                }
+            }
+            Aggregation::Min => {
+                if self.min.as_ref().is_none_or(|min| number < min) {
+                    self.min = Some(number.clone());
+                }
+            }
+            Aggregation::Latest => {
+                let newer = |(millis, id, _): &(i64, String, BigDecimal)| {
+                    (sample.millis, sample.event_id) > (*millis, id.as_str())
+                };
+                if self.latest.as_ref().is_none_or(newer) {
+                    self.latest = Some((sample.millis, sample.event_id.to_owned(), number.clone()));
+                }
+            }
+            Aggregation::WeightedSum => {
+                let left = BigDecimal::from(end_millis.saturating_sub(sample.millis).max(0));
+                self.weighted += number * left * BigDecimal::from(sample.events);
+            }
+            Aggregation::Count | Aggregation::CountUnique => {}
+        }
+    }
+
+    /// What the values make, in a window of `span_millis`; `None` where there is nothing to make it of (the mean,
+    /// newest, largest or smallest of no values).
+    pub fn value(&self, aggregation: Aggregation, span_millis: i64) -> Option<BigDecimal> {
+        match aggregation {
+            Aggregation::Count => Some(self.events.into()),
+            Aggregation::Sum | Aggregation::SumWithMultiplier => Some(self.sum.clone()),
+            Aggregation::Avg => divide(&self.sum, &self.numbers.into()),
+            Aggregation::CountUnique => u64::try_from(self.unique.len()).ok().map(Into::into),
+            Aggregation::Latest => self.latest.as_ref().map(|(_, _, value)| value.clone()),
+            Aggregation::Max => self.max.clone(),
+            Aggregation::Min => self.min.clone(),
+            Aggregation::WeightedSum => divide(&self.weighted, &span_millis.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metering::number::plain;
+
+    /// A value in thousandths; or none, or no number.
+    #[derive(Clone, Debug)]
+    enum Given {
+        Thousandths(i64),
+        Missing,
+        NotNumeric,
+    }
+
+    fn given() -> impl Strategy<Value = Given> {
+        prop_oneof![
+            6 => (-50_000_i64..50_000).prop_map(Given::Thousandths),
+            1 => Just(Given::Missing),
+            1 => Just(Given::NotNumeric)
+        ]
+    }
+
+    fn written(thousandths: i64) -> String {
+        let (sign, size) = (if thousandths < 0 { "-" } else { "" }, thousandths.unsigned_abs());
+        format!("{sign}{}.{:03}", size / 1000, size % 1000)
+    }
+
+    /// `numerator / denominator` in units of 10^-18, halves to even, in integers alone.
+    fn naive_quotient(numerator: i128, denominator: i128) -> String {
+        let scaled = numerator * 10_i128.pow(18);
+        let (mut quotient, rest) = (scaled.abs() / denominator, scaled.abs() % denominator);
+        if rest * 2 > denominator || (rest * 2 == denominator && quotient % 2 == 1) {
+            quotient += 1;
+        }
+        let text = format!("{}.{:018}", quotient / 10_i128.pow(18), quotient % 10_i128.pow(18));
+        let text = text.trim_end_matches('0').trim_end_matches('.').to_owned();
+        if numerator < 0 && text != "0" { format!("-{text}") } else { text }
+    }
+
+    /// The reference: thousandths in `i128`, no decimals anywhere.
+    fn naive(
+        aggregation: Aggregation,
+        events: &[(i64, String, Given)],
+        start: i64,
+        end: i64,
+    ) -> Option<String> {
+        let values: Vec<(i64, &str, i128)> = events
+            .iter()
+            .filter_map(|(at, id, given)| match given {
+                Given::Thousandths(value) => Some((*at, id.as_str(), i128::from(*value))),
+                _ => None,
+            })
+            .collect();
+        let sum: i128 = values.iter().map(|(_, _, value)| value).sum();
+        match aggregation {
+            Aggregation::Count => Some(events.len().to_string()),
+            Aggregation::Sum | Aggregation::SumWithMultiplier => Some(naive_quotient(sum, 1000)),
+            Aggregation::Avg if values.is_empty() => None,
+            Aggregation::Avg => Some(naive_quotient(sum, 1000 * values.len() as i128)),
+            Aggregation::CountUnique => {
+                let mut texts: Vec<String> = events
+                    .iter()
+                    .filter_map(|(_, _, given)| match given {
+                        Given::Thousandths(value) => Some(written(*value)),
+                        Given::NotNumeric => Some("x".to_owned()),
+                        Given::Missing => None,
+                    })
+                    .collect();
+                texts.sort();
+                texts.dedup();
+                Some(texts.len().to_string())
+            }
+            Aggregation::Latest => values
+                .iter()
+                .max_by_key(|(at, id, _)| (*at, *id))
+                .map(|(_, _, value)| naive_quotient(*value, 1000)),
+            Aggregation::Max => {
+                values.iter().map(|(_, _, value)| *value).max().map(|value| naive_quotient(value, 1000))
+            }
+            Aggregation::Min => {
+                values.iter().map(|(_, _, value)| *value).min().map(|value| naive_quotient(value, 1000))
+            }
+            Aggregation::WeightedSum => {
+                let weighted: i128 = values.iter().map(|(at, _, value)| value * i128::from(end - at)).sum();
+                Some(naive_quotient(weighted, 1000 * i128::from(end - start)))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_aggregation_is_that_of_the_naive_reference(
+            which in 0..Aggregation::ALL.len(),
+            given in prop::collection::vec((0_i64..1000, given()), 0..40),
+            shuffle: u64
+        ) {
+            let aggregation = Aggregation::ALL[which].1;
+            let (start, end) = (0, 1000);
+            let mut events: Vec<(i64, String, Given)> =
+                given.into_iter().enumerate().map(|(index, (at, given))| (at, format!("e{index}"), given)).collect();
+            let wanted = naive(aggregation, &events, start, end);
+            // The order in which values come does not matter.
+            events.sort_by_key(|(_, id, _)| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), shuffle));
+            let mut tally = Tally::default();
+            for (millis, event_id, given) in &events {
+                let (quantity, text) = match given {
+                    Given::Thousandths(value) => (Quantity::of_json(&written(*value)), Some(written(*value))),
+                    Given::Missing => (Quantity::of_json("null"), None),
+                    Given::NotNumeric => (Quantity::of_json("\"x\""), Some("x".to_owned())),
+                };
+                let sample =
+                    Sample { events: 1, quantity: &quantity, text: text.as_deref(), millis: *millis, event_id };
+                tally.add(aggregation, &sample, end);
+            }
+            prop_assert_eq!(tally.value(aggregation, end - start).as_ref().map(plain), wanted);
+            prop_assert_eq!(tally.events, events.len() as u64);
+            let missing = events.iter().filter(|(_, _, given)| matches!(given, Given::Missing)).count() as u64;
+            prop_assert_eq!(tally.missing, if aggregation.needs_value() { missing } else { 0 });
+        }
+    }
+
+    #[test]
+    fn events_of_one_value_count_together() {
+        let mut tally = Tally::default();
+        let quantity = Quantity::of_json("0.1");
+        let sample = Sample { events: 10, quantity: &quantity, text: None, millis: 0, event_id: "" };
+        tally.add(Aggregation::Sum, &sample, 1);
+        assert_eq!(plain(&tally.value(Aggregation::Sum, 1).unwrap()), "1");
+    }
+}

@@ -1,0 +1,417 @@
+//! Usage: events in, one decimal out. A question is checked into a [`Plan`]; the store groups events by window, group
+//! and value text; what those values make is computed here, in decimals ([`Tally`]).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bigdecimal::BigDecimal;
+
+use super::Metering;
+use super::corrections::Snapshot;
+use super::meter::{Measure, MeterFilter, properties_of, text_of};
+use super::rows::{self, Which};
+use super::tally::{Aggregation, Sample, Tally};
+use super::window::Windows;
+use crate::event::{Scope, Timestamp};
+use crate::http::Problem;
+use crate::store::{Property, Row, RowCells, Sql, StoreError};
+
+/// What usage is grouped by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Group {
+    Source,
+    Property(String),
+}
+
+impl Group {
+    /// As requests and answers write it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Source => "source".to_owned(),
+            Self::Property(key) => format!("properties.{key}"),
+        }
+    }
+
+    fn sql(&self) -> Sql {
+        match self {
+            Self::Source => Sql::new("CAST(source, 'String')"),
+            Self::Property(key) => Sql::new("ifNull(").append(&Property::new(key).text()).push(", '')"),
+        }
+    }
+}
+
+/// Events that are measured in one way.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub from: Timestamp,
+    /// Exclusive.
+    pub end: Timestamp,
+    pub event_name: String,
+    pub measure: Measure,
+    pub filters: Vec<MeterFilter>,
+}
+
+/// A question that will do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub scope: Scope,
+    pub from: Timestamp,
+    /// Exclusive.
+    pub end: Timestamp,
+    /// All of one aggregation; they do not overlap.
+    pub segments: Vec<Segment>,
+    pub external_customer_id: Option<String>,
+    pub customer_id: Option<String>,
+    pub sources: Vec<String>,
+    pub windows: Option<Windows>,
+    /// The value of a window is the sum of the values of these smaller ones.
+    pub buckets: Option<Windows>,
+    pub group_by: Vec<Group>,
+    pub as_of: Option<Timestamp>,
+}
+
+/// Usage of one window and group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// None: the whole range.
+    pub start: Option<Timestamp>,
+    pub group: Vec<String>,
+    pub value: Option<BigDecimal>,
+    pub counts: Counts,
+}
+
+/// How many events there were, and of how many the value did not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    pub event_count: u64,
+    pub missing_count: u64,
+    pub not_numeric_count: u64,
+    pub too_precise_count: u64,
+}
+
+impl Counts {
+    fn of(tally: &Tally) -> Self {
+        Self {
+            event_count: tally.events,
+            missing_count: tally.missing,
+            not_numeric_count: tally.not_numeric,
+            too_precise_count: tally.too_precise,
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            event_count: self.event_count + other.event_count,
+            missing_count: self.missing_count + other.missing_count,
+            not_numeric_count: self.not_numeric_count + other.not_numeric_count,
+            too_precise_count: self.too_precise_count + other.too_precise_count,
+        }
+    }
+}
+
+/// What a plan makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the whole range, over all groups (with buckets: the sum over buckets and groups).
+    pub total: Point,
+    /// Of each window and group that has events, in the order of time, then group; none without either.
+    pub points: Vec<Point>,
+}
+
+/// A group of events with the same window, group and value.
+struct Found {
+    window: i64,
+    group: Vec<String>,
+    texts: Vec<String>,
+    whole: String,
+    millis: i64,
+    event_id: String,
+    events: u64,
+}
+
+impl Row for Found {
+    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
+        Ok(Self {
+            window: cells.next()?,
+            group: cells.next()?,
+            texts: cells.next()?,
+            whole: cells.next()?,
+            millis: cells.next()?,
+            event_id: cells.next()?,
+            events: cells.next()?,
+        })
+    }
+}
+
+impl Plan {
+    fn aggregation(&self) -> Aggregation {
+        self.segments.first().map_or(Aggregation::Count, |segment| segment.measure.aggregation)
+    }
+
+    /// The windows that the store cuts time into: the smallest that are asked for.
+    fn cut(&self) -> Option<&Windows> {
+        self.buckets.as_ref().or(self.windows.as_ref())
+    }
+
+    fn select(&self, segment: &Segment, bounds: &[Timestamp], values_max: usize) -> Sql {
+        let aggregation = self.aggregation();
+        let window = match bounds {
+            [] => Sql::new("toInt64(0)"),
+            bounds => {
+                let starts: Vec<i64> = bounds[..bounds.len() - 1].iter().map(|at| at.as_millis()).collect();
+                rows::window(&starts)
+            }
+        };
+        let groups: Vec<Sql> = self.group_by.iter().map(Group::sql).collect();
+        let groups = match groups.as_slice() {
+            [] => Sql::new("CAST([], 'Array(String)')"),
+            groups => Sql::new("[").join(", ", groups).push("]"),
+        };
+        let (texts, whole) = rows::texts(segment.measure.properties());
+        let weighted = aggregation == Aggregation::WeightedSum;
+        let (millis, newest) = match aggregation {
+            Aggregation::WeightedSum => (Sql::new("toInt64(").push(rows::MILLIS).push(")"), Sql::new("''")),
+            Aggregation::Latest => {
+                let newest = Sql::new("max((toInt64(").push(rows::MILLIS).push("), event_id))");
+                let part =
+                    |place: u8| Sql::new("tupleElement(").append(&newest).push(", ").arg(place).push(")");
+                (part(1), part(2))
+            }
+            _ => (Sql::new("toInt64(0)"), Sql::new("''")),
+        };
+        let columns = Sql::new("")
+            .append(&window)
+            .push(" AS usage_window, ")
+            .append(&groups)
+            .push(" AS usage_group, ")
+            .append(&texts)
+            .push(" AS usage_texts, ")
+            .append(&whole)
+            .push(" AS usage_whole, ")
+            .append(&millis)
+            .push(" AS usage_millis, ")
+            .append(&newest)
+            .push(" AS usage_newest, count() AS usage_events");
+        let which = Which {
+            scope: &self.scope,
+            event_name: Some(&segment.event_name),
+            from: segment.from,
+            end: segment.end,
+            filters: segment.filters.clone(),
+            external_customer_id: self.external_customer_id.as_deref(),
+            customer_id: self.customer_id.as_deref(),
+            sources: &self.sources,
+            as_of: self.as_of,
+        };
+        let keys = " GROUP BY usage_window, usage_group, usage_texts, usage_whole";
+        let sql = which.select(&columns).push(keys);
+        let sql = if weighted { sql.push(", usage_millis") } else { sql };
+        sql.push(" LIMIT ").arg(values_max + 1)
+    }
+}
+
+/// The windows of a range.
+///
+/// # Errors
+/// 400: more than `query.buckets_max`.
+fn bounds(windows: Option<&Windows>, plan: &Plan, max: usize) -> Result<Vec<Timestamp>, Problem> {
+    let Some(windows) = windows else { return Ok(Vec::new()) };
+    let last = Timestamp::from_millis(plan.end.as_millis() - 1);
+    windows.bounds(plan.from, last, max).map_err(|_| {
+        let size = windows.size.as_str();
+        let message = format!(
+            "the range has more than {max} windows of {size} (query.buckets_max): take a larger window or a shorter \
+             range"
+        );
+        Problem::invalid("window_size", message).with("max", max).with("setting", "query.buckets_max")
+    })
+}
+
+/// Tallies by window and group under way.
+struct Fold<'p> {
+    plan: &'p Plan,
+    aggregation: Aggregation,
+    bounds: Vec<Timestamp>,
+    by_group: BTreeMap<(i64, Vec<String>), Tally>,
+    total: Tally,
+}
+
+impl Fold<'_> {
+    fn add(&mut self, segment: &Segment, found: &Found) {
+        let reread: Vec<String>;
+        let mut json: Vec<&str> = found.texts.iter().map(String::as_str).collect();
+        if !found.whole.is_empty() {
+            let properties = properties_of(&found.whole);
+            let keys = segment.measure.properties().iter();
+            reread = keys
+                .map(|key| properties.get(key).map_or(String::new(), |raw| raw.get().to_owned()))
+                .collect();
+            json = reread.iter().map(String::as_str).collect();
+        }
+        let quantity = segment.measure.quantity(&json);
+        let text = match self.aggregation {
+            Aggregation::CountUnique => segment.measure.unique_text(&json),
+            _ => None,
+        };
+        let sample = Sample {
+            events: found.events,
+            quantity: &quantity,
+            text: text.as_deref(),
+            millis: found.millis,
+            event_id: &found.event_id,
+        };
+        let end = self.end_of(found.window);
+        self.total.add(self.aggregation, &sample, self.plan.end.as_millis());
+        if self.plan.cut().is_some() || !found.group.is_empty() {
+            let key = (found.window, found.group.clone());
+            self.by_group.entry(key).or_default().add(self.aggregation, &sample, end);
+        }
+    }
+
+    /// The end of the window that starts at `start`; of the range, without windows.
+    fn end_of(&self, start: i64) -> i64 {
+        let after = self.bounds.partition_point(|bound| bound.as_millis() <= start);
+        self.bounds.get(after).map_or(self.plan.end.as_millis(), |end| end.as_millis())
+    }
+
+    fn start_of(&self, window: i64) -> i64 {
+        if self.bounds.is_empty() { self.plan.from.as_millis() } else { window }
+    }
+
+    fn finish(self) -> Usage {
+        let span = |start: i64| self.end_of(start) - self.start_of(start);
+        let points: Vec<Point> = self
+            .by_group
+            .iter()
+            .map(|((window, group), tally)| Point {
+                start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(*window)),
+                group: group.clone(),
+                value: tally.value(self.aggregation, span(*window)),
+                counts: Counts::of(tally),
+            })
+            .collect();
+        let whole = self.plan.end.as_millis() - self.plan.from.as_millis();
+        let value = self.total.value(self.aggregation, whole);
+        let total = Point { start: None, group: Vec::new(), value, counts: Counts::of(&self.total) };
+        if self.plan.buckets.is_some() { summed(self.plan, points, total) } else { Usage { total, points } }
+    }
+}
+
+/// The values of buckets and groups, summed over the windows that hold them.
+fn summed(plan: &Plan, buckets: Vec<Point>, total: Point) -> Usage {
+    let windows = plan.windows.as_ref().or(plan.buckets.as_ref());
+    let mut points: BTreeMap<Timestamp, Point> = BTreeMap::new();
+    let mut sum = BigDecimal::from(0);
+    for bucket in buckets {
+        let (Some(start), Some(windows)) = (bucket.start, windows) else { continue };
+        // A bucket that begins before the range belongs to the range's first window.
+        let start = windows.floor(start.max(plan.from));
+        let value = bucket.value.unwrap_or_default();
+        sum += &value;
+        let empty =
+            || Point { start: Some(start), group: Vec::new(), value: None, counts: Counts::default() };
+        let point = points.entry(start).or_insert_with(empty);
+        point.value = Some(point.value.take().unwrap_or_default() + value);
+        point.counts = point.counts.plus(bucket.counts);
+    }
+    let value = if points.is_empty() { total.value.map(|_| sum) } else { Some(sum) };
+    Usage { total: Point { value, ..total }, points: points.into_values().collect() }
+}
+
+impl Metering {
+    /// Measures.
+    ///
+    /// # Errors
+    /// 400 over a bound, 503 for what the store does not answer.
+    pub async fn usage(&self, plan: &Plan) -> Result<Usage, Problem> {
+        let bounds = bounds(plan.cut(), plan, self.limits.buckets_max)?;
+        let restored = self.restored(plan).await?;
+        let mut fold = Fold {
+            plan,
+            aggregation: plan.aggregation(),
+            bounds,
+            by_group: BTreeMap::new(),
+            total: Tally::default(),
+        };
+        let max = self.config.values_max;
+        let mut read = 0;
+        for segment in &plan.segments {
+            let sql = plan.select(segment, &fold.bounds, max);
+            let mut stream = self.stream::<Found>(sql).await?;
+            while let Some(chunk) = stream.next_chunk().await.map_err(super::store_problem)? {
+                read += chunk.len();
+                if read > max {
+                    return Err(too_many(max));
+                }
+                for found in &chunk {
+                    fold.add(segment, found);
+                }
+            }
+            for snapshot in &restored {
+                if let Some(found) = plan.found_in(segment, snapshot, &fold.bounds) {
+                    fold.add(segment, &found);
+                }
+            }
+        }
+        Ok(fold.finish())
+    }
+
+    /// Rows that counted at `as_of` and were corrected since.
+    async fn restored(&self, plan: &Plan) -> Result<Vec<Snapshot>, Problem> {
+        match plan.as_of {
+            None => Ok(Vec::new()),
+            Some(as_of) => self.counted_at(&plan.scope, as_of).await,
+        }
+    }
+}
+
+impl Plan {
+    /// The corrected row as the store would have answered it; `None`: this segment does not count it.
+    fn found_in(&self, segment: &Segment, row: &Snapshot, bounds: &[Timestamp]) -> Option<Found> {
+        let properties = properties_of(row.properties.get());
+        let text = |key: &str| properties.get(key).and_then(|value| text_of(value.get()));
+        let wanted =
+            |wanted: &Option<String>, given: &str| wanted.as_ref().is_none_or(|wanted| wanted == given);
+        let counts = row.event_name == segment.event_name
+            && (segment.from..segment.end).contains(&row.timestamp)
+            && wanted(&self.external_customer_id, &row.distinct_id)
+            && wanted(&self.customer_id, &row.customer_id)
+            && (self.sources.is_empty() || self.sources.contains(&row.source))
+            && segment
+                .filters
+                .iter()
+                .all(|filter| text(&filter.key).is_some_and(|text| filter.values.contains(&text)));
+        if !counts {
+            return None;
+        }
+        let millis = row.timestamp.as_millis();
+        let at = bounds.partition_point(|bound| bound.as_millis() <= millis);
+        let group = self.group_by.iter().map(|group| match group {
+            Group::Source => row.source.clone(),
+            Group::Property(key) => text(key).unwrap_or_default(),
+        });
+        Some(Found {
+            window: at.checked_sub(1).and_then(|at| bounds.get(at)).map_or(0, |bound| bound.as_millis()),
+            group: group.collect(),
+            texts: Vec::new(),
+            whole: row.properties.get().to_owned(),
+            millis,
+            event_id: row.event_id.clone(),
+            events: 1,
+        })
+    }
+}
+
+fn too_many(max: usize) -> Problem {
+    let message = format!(
+        "the question meets more than {max} different values (metering.values_max): ask for a shorter range, or for \
+         one customer"
+    );
+    Problem::new(crate::http::ErrorCode::ValidationError, message)
+        .with("max", max)
+        .with("setting", "metering.values_max")
+}
+
+/// How far back usage without a beginning reaches.
+pub const BACK: Duration = Duration::from_secs(7 * 86_400);
