@@ -6,6 +6,7 @@ mod compression;
 mod connection;
 mod dialer;
 mod error;
+mod group;
 mod sasl;
 mod tls;
 
