@@ -43,7 +43,13 @@ pub fn query_string<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
 /// 400 for a body that is not JSON, with the place where reading stopped.
 pub fn not_json(error: &serde_json::Error) -> Problem {
     let (what, line, column) = (without_position(error), error.line(), error.column());
-    let message = format!("the body is not JSON: {what} at line {line} column {column}");
+    let message = if what.starts_with("recursion limit exceeded") {
+        format!(
+            "the body is nested deeper than 127 lists and objects (recursion limit exceeded at line {line} column {column})"
+        )
+    } else {
+        format!("the body is not JSON: {what} at line {line} column {column}")
+    };
     Problem::new(ErrorCode::ValidationError, message).with("line", line).with("column", column)
 }
 

@@ -40,6 +40,11 @@ impl Actors {
         Self(Arc::new(Inner { scope: scope.clone(), merged, keys: Mutex::default() }))
     }
 
+    /// Whose events they are about.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.0.scope
+    }
+
     /// `UInt64`: the acting person of an event row.
     pub(super) fn id(&self) -> Sql {
         if self.0.merged {
@@ -50,7 +55,6 @@ impl Actors {
     }
 
     /// The acting person's property `key`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "filters and breakdowns on people are to use it"))]
     pub(super) fn property(&self, key: &str) -> Property {
         let mut keys = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let place = keys.iter().position(|known| known == key).unwrap_or_else(|| {
@@ -58,6 +62,20 @@ impl Actors {
             keys.len() - 1
         });
         Property::of_json(column(place))
+    }
+
+    /// The right side of an `IN`: the acting people that these distinct ids belong to.
+    pub(super) fn named(&self, distinct_ids: &[&str]) -> Sql {
+        let hash = |id: &&str| Sql::new("cityHash64(").arg(*id).push(")");
+        let hashes: Vec<Sql> = distinct_ids.iter().map(hash).collect();
+        if !self.0.merged {
+            return Sql::new("(").join(", ", &hashes).push(")");
+        }
+        Sql::new("(SELECT if(owner = 0, named, owner) FROM (SELECT arrayJoin([")
+            .join(", ", &hashes)
+            .push("]) AS named) AS given ANY LEFT JOIN (SELECT id_hash AS owned_id, actor AS owner FROM ")
+            .append(&self.overrides())
+            .push(") AS owners ON owned_id = named)")
     }
 
     /// What stands behind the table of events: the joins of what `statement` names, nothing else.
@@ -286,14 +304,14 @@ mod tests {
         Scope::new("proj", "env")
     }
 
-    fn count(actors: &Actors, what: Sql) -> String {
-        statement::events(&scope(), View::Deduplicated, &what).actors(actors).sql().text().to_owned()
+    fn count(actors: &Actors, what: &Sql) -> String {
+        statement::events(&scope(), View::Deduplicated, what).actors(actors).sql().text().to_owned()
     }
 
     #[test]
     fn nothing_is_joined_where_nobody_was_merged() {
         let actors = Actors::new(&scope(), false);
-        let text = count(&actors, Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
+        let text = count(&actors, &Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
         assert!(!text.contains("JOIN"), "{text}");
         assert!(text.contains("uniqExact(cityHash64(distinct_id))"), "{text}");
     }
@@ -301,9 +319,9 @@ mod tests {
     #[test]
     fn merges_are_joined_by_statements_that_ask_for_people_alone() {
         let actors = Actors::new(&scope(), true);
-        let people = count(&actors, Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
+        let people = count(&actors, &Sql::new("uniqExact(").append(&actors.id()).push(") AS value"));
         assert_eq!(people.matches("JOIN").count(), 1, "{people}");
-        assert!(!count(&actors, Sql::new("count() AS value")).contains("JOIN"));
+        assert!(!count(&actors, &Sql::new("count() AS value")).contains("JOIN"));
     }
 
     #[test]
@@ -313,11 +331,11 @@ mod tests {
             let email = actors.property("e'mail").text();
             let plan = actors.property("plan").text();
             assert_eq!(actors.property("e'mail").text(), email, "a key has one column");
-            let one = count(&actors, Sql::new("count() AS value, any(").append(&email).push(") AS label"));
+            let one = count(&actors, &Sql::new("count() AS value, any(").append(&email).push(") AS label"));
             assert_eq!(one.matches("JOIN").count(), joins, "{one}");
             assert!(one.contains(r"key IN ('e\'mail')") && !one.contains("'plan'"), "{one}");
             assert_eq!(one.matches("environment_id = 'env'").count(), joins + 1, "{one}");
-            let both = count(&actors, Sql::new("any(").append(&email).push(") AS a, any(").append(&plan));
+            let both = count(&actors, &Sql::new("any(").append(&email).push(") AS a, any(").append(&plan));
             assert!(both.contains(r"key IN ('e\'mail', 'plan')"), "{both}");
         }
     }

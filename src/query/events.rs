@@ -14,7 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::filter::{self, Filter};
+use super::actor::Actors;
+use super::filter::{self, Filters, Ground};
 use super::interval::{Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
 use super::statement::{self, View};
@@ -36,8 +37,8 @@ pub struct List {
     pub date_from: Option<String>,
     /// Inclusive.
     pub date_to: Option<String>,
-    /// `properties`: a JSON list of filters.
-    pub properties: Vec<Filter>,
+    /// `properties`: a JSON list of filters, or one group of them.
+    pub properties: Filters,
     /// Events in the page; 100 when absent, at most `query.page_rows_max`.
     #[serde(skip)]
     pub limit: Option<usize>,
@@ -132,7 +133,13 @@ impl List {
         serde_json::to_string(&("events", scope, self)).map_err(Problem::internal)
     }
 
-    fn search(&self, scope: &Scope, limits: &config::Query, now: Timestamp) -> Result<Search, Problem> {
+    fn search(
+        &self,
+        scope: &Scope,
+        limits: &config::Query,
+        now: Timestamp,
+        actors: &Actors,
+    ) -> Result<Search, Problem> {
         let limit = page_limit(self.limit, PAGE, limits)?;
         let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
         let from = match self.date_from.as_deref() {
@@ -156,7 +163,8 @@ impl List {
             None => None,
             Some(text) => Some(cursor::decode::<Place>(&self.question(scope)?, text)?),
         };
-        let mut conditions = filter::conditions(&self.properties, "properties", limits.filters_max)?;
+        let ground = Ground { calendar: &utc, now, limits, actors };
+        let mut conditions = filter::conditions(&self.properties, "properties", &ground)?;
         if !self.event.is_empty() {
             conditions.push(Sql::new("event_name IN ").list(&self.event));
         }
@@ -166,7 +174,8 @@ impl List {
             conditions.push(Sql::new("distinct_id = ").arg(id));
         }
         let range = Range { from: from.max(Timestamp::EPOCH), end };
-        Ok(Search { scope: scope.clone(), range, conditions, after, limit, now })
+        let (scope, actors) = (scope.clone(), actors.clone());
+        Ok(Search { scope, actors, range, conditions, after, limit, now })
     }
 }
 
@@ -179,7 +188,7 @@ impl List {
         limits: &config::Query,
         now: Timestamp,
     ) -> Result<Vec<Sql>, Problem> {
-        let mut search = self.search(scope, limits, now)?;
+        let mut search = self.search(scope, limits, now, &Actors::new(scope, false))?;
         let Some(first) = search.first_slice() else { return Ok(Vec::new()) };
         let (millis, person) = (now.as_millis(), 17);
         let place = Place { millis, event: "a'b".to_owned(), person, event_id: "id".to_owned() };
@@ -194,6 +203,7 @@ impl List {
 #[derive(Clone, Debug)]
 struct Search {
     scope: Scope,
+    actors: Actors,
     range: Range,
     conditions: Vec<Sql>,
     /// The page begins after this place.
@@ -211,8 +221,11 @@ const WIDEN: i64 = 8;
 /// # Errors
 /// 400 for what cannot be meant, 503 for what the store does not answer.
 pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Page, Problem> {
-    let mut search = list.search(scope, &query.limits, query.clock.now())?;
+    let now = query.clock.now();
+    // What cannot be meant is refused before it waits for a turn, whoever the people are.
+    list.search(scope, &query.limits, now, &Actors::new(scope, false))?;
     let asked = query.begin().await?;
+    let mut search = list.search(scope, &query.limits, now, &query.actors(scope).await?)?;
     if let Some(person) = &list.person_id {
         search.conditions.push(persons::condition(query, scope, person).await?);
     }
@@ -285,6 +298,7 @@ impl Search {
     fn pick(&self, slice: Range) -> Sql {
         let rows = |columns: &Sql, range: Range| {
             statement::events(&self.scope, View::Versions, columns)
+                .actors(&self.actors)
                 .within(range)
                 .and_all(self.conditions.iter().cloned())
         };
@@ -331,6 +345,7 @@ impl Search {
              customer_id, source_topic, source_partition, source_offset, cityHash64(distinct_id) AS person",
         );
         let select = statement::events(&self.scope, View::Deduplicated, &columns)
+            .actors(&self.actors)
             .key(Sql::new("toDate(timestamp) IN ").append(&days))
             .key(Sql::new("event_name IN ").list(names))
             .key(Sql::new("cityHash64(distinct_id) IN ").list(persons))
@@ -440,7 +455,7 @@ pub(super) fn number(name: &str, value: &str) -> Result<usize, Problem> {
     })
 }
 
-fn filters(json: &str) -> Result<Vec<Filter>, Problem> {
+fn filters(json: &str) -> Result<Filters, Problem> {
     strict::json(json.as_bytes()).map_err(|problem| {
         let inner = problem.details.get("field").and_then(|field| field.as_str()).unwrap_or_default();
         let field =

@@ -1,48 +1,97 @@
-//! Filters on properties: typed, checked, then one condition of a statement.
+//! Filters: typed, checked, then conditions of a statement.
 //!
-//! A property that an event does not have, and one that is `null`, are both *missing*: `is_not`, `not_icontains` and
-//! `not_regex` are true for a missing property, everything else but `is_not_set` is false. Text and numbers meet by how
-//! they are written: `exact` 10 finds `10`, `10.0` and `"10"`; `exact` "true" finds `true`. A filter with an operator
-//! that needs a value but without one is incomplete and true for every event.
+//! A filter compares one value with what the question gives; groups (`{"type":"AND","values":[…]}`, `"OR"`) nest to
+//! `query.filter_depth_max` levels. `type` says whose value it is:
+//!
+//! | type | `key` |
+//! |---|---|
+//! | `event` | a property of the event; `$session_id` is the event's session however it was sent |
+//! | `person` | a property that the acting person has now |
+//! | `session` | of the event's session: `$session_duration` (seconds), `$event_count`, `$pageview_count`, `$is_bounce`, `$entry_current_url`, `$exit_current_url` |
+//! | `event_metadata` | `event`, `distinct_id`, `event_id`, `session_id`, `source`, `customer_id`, `person_id`, `timestamp`, `received_at` |
+//! | `feature` | a feature flag: the event's property `$feature/<key>` |
+//!
+//! A value that is not there, and one that is `null`, are both *missing*: `is_not`, `not_in`, `not_icontains`,
+//! `not_regex` and `semver_neq` are true for a missing value, everything else but `is_not_set` is false. Text and
+//! numbers meet by how they are written: `exact` 10 finds `10`, `10.0` and `"10"`; `exact` "true" finds `true`. A
+//! filter with an operator that needs a value but without one is incomplete and true for every event.
 
-use serde::{Deserialize, Serialize};
+mod compare;
+mod semver;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::http::Problem;
+use super::actor::Actors;
+use super::interval::Calendar;
+use super::{session, statement};
+use crate::config;
+use crate::event::Timestamp;
+use crate::http::{Problem, strict};
 use crate::store::{Property, Sql};
 
-/// One condition on a property, as it is sent.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// One condition, or a group of them, as it is sent.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// The property's name.
-    pub key: String,
+    /// Whose value it is; `AND` and `OR`: a group.
+    #[serde(rename = "type", default)]
+    pub kind: FilterKind,
+    /// The value's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     #[serde(default)]
     pub operator: Operator,
-    /// Text, number or boolean; with `exact`, `is_not`, `icontains`, `not_icontains`, `regex` and `not_regex` also a
-    /// list of them, any of which may match.
+    /// Text, number or boolean; where any of several may match also a list of them.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub value: Value,
-    /// Whose property; events' are the only ones.
-    #[serde(rename = "type", default)]
-    pub kind: PropertyKind,
+    /// The members of a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Self>>,
 }
 
-/// Whose property it is.
+/// Whose value a filter compares, or how a group joins its members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterKind {
+    #[default]
+    Event,
+    Person,
+    Session,
+    EventMetadata,
+    Feature,
+    #[serde(rename = "AND", alias = "and")]
+    And,
+    #[serde(rename = "OR", alias = "or")]
+    Or,
+}
+
+/// Whose property it is, where only one property can be meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PropertyKind {
     #[default]
     Event,
+    Person,
+    EventMetadata,
+    Feature,
 }
 
-/// How a property is compared.
+/// How a value is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operator {
     #[default]
     Exact,
     IsNot,
+    In,
+    NotIn,
     Icontains,
     NotIcontains,
     Regex,
@@ -51,31 +100,63 @@ pub enum Operator {
     Gte,
     Lt,
     Lte,
+    /// Both ends belong to it.
+    Between,
+    NotBetween,
     IsSet,
     IsNotSet,
+    /// On that day or, for a time, at that moment; by the question's time zone, as the next two.
+    IsDateExact,
+    IsDateBefore,
+    IsDateAfter,
+    /// Without query, fragment and a last slash.
+    IsCleanedPathExact,
+    SemverEq,
+    SemverNeq,
+    SemverGt,
+    SemverGte,
+    SemverLt,
+    SemverLte,
+    /// `~1.2.3`: from there to below 1.3.
+    SemverTilde,
+    /// `^1.2.3`: from there to below 2.
+    SemverCaret,
+    /// `1.2.*`.
+    SemverWildcard,
+}
+
+/// The filters of a question: a list, all of which must hold, or one group.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Filters(pub Vec<Filter>);
+
+/// What filters are read against.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub(super) calendar: &'a Calendar,
+    pub(super) now: Timestamp,
+    pub(super) limits: &'a config::Query,
+    pub(super) actors: &'a Actors,
 }
 
 /// Longest name of a property that is looked up, in bytes.
 const KEY_BYTES_MAX: usize = 400;
-/// Longest regular expression, in bytes: matching takes linear time in it.
-const REGEX_BYTES_MAX: usize = 1000;
-/// Most values in one filter.
-const VALUES_MAX: usize = 1000;
 
 /// The conditions of all filters; `path` names their place in the request.
 ///
 /// # Errors
-/// 400: more than `filters_max`, or one that cannot be meant.
-pub(super) fn conditions(filters: &[Filter], path: &str, filters_max: usize) -> Result<Vec<Sql>, Problem> {
-    if filters.len() > filters_max {
-        let message =
-            format!("{path} has {} filters, more than {filters_max} (query.filters_max)", filters.len());
-        return Err(Problem::invalid(path, message)
-            .with("max", filters_max)
-            .with("setting", "query.filters_max"));
+/// 400: more than `query.filters_max`, nested deeper than `query.filter_depth_max`, or one that cannot be meant.
+pub(super) fn conditions(filters: &[Filter], path: &str, ground: &Ground<'_>) -> Result<Vec<Sql>, Problem> {
+    let max = ground.limits.filters_max;
+    let count = count(filters);
+    if count > max {
+        let message = format!("{path} has {count} filters, more than {max} (query.filters_max)");
+        return Err(Problem::invalid(path, message).with("max", max).with("setting", "query.filters_max"));
     }
-    let each =
-        filters.iter().enumerate().map(|(index, filter)| filter.condition(&format!("{path}[{index}]")));
+    let each = filters
+        .iter()
+        .enumerate()
+        .map(|(index, filter)| filter.condition(&format!("{path}[{index}]"), ground, 1));
     each.filter_map(Result::transpose).collect()
 }
 
@@ -91,135 +172,178 @@ pub(super) fn check_key(field: &str, key: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The property `key` of that kind, as expressions over rows of events. `field` is where the key stands.
+///
+/// # Errors
+/// 400: no such property.
+pub(super) fn property(
+    kind: PropertyKind,
+    key: &str,
+    field: &str,
+    ground: &Ground<'_>,
+) -> Result<Property, Problem> {
+    check_key(field, key)?;
+    match kind {
+        PropertyKind::Event if key == session::KEY => Ok(of_text(&session::id())),
+        PropertyKind::Event => Ok(Property::new(key)),
+        PropertyKind::Person => Ok(ground.actors.property(key)),
+        PropertyKind::Feature => Ok(Property::new(&format!("$feature/{key}"))),
+        PropertyKind::EventMetadata => metadata(key, field, ground.actors),
+    }
+}
+
+/// Every filter, members of groups and groups included.
+fn count(filters: &[Filter]) -> usize {
+    filters.iter().map(|filter| 1 + filter.values.as_deref().map_or(0, count)).sum()
+}
+
+/// What the event is besides its properties.
+fn metadata(key: &str, field: &str, actors: &Actors) -> Result<Property, Problem> {
+    const KEYS: [&str; 9] = [
+        "event",
+        "distinct_id",
+        "event_id",
+        "session_id",
+        "source",
+        "customer_id",
+        "person_id",
+        "timestamp",
+        "received_at",
+    ];
+    let text = match key {
+        "event" => Sql::new("toString(event_name)"),
+        "distinct_id" => Sql::new("distinct_id"),
+        "event_id" => Sql::new("event_id"),
+        "session_id" => session::id(),
+        "source" => Sql::new("toString(source)"),
+        "customer_id" => Sql::new("customer_id"),
+        "person_id" => Sql::new("toString(").append(&actors.id()).push(")"),
+        "timestamp" => statement::written_time("timestamp"),
+        "received_at" => statement::written_time("received_at"),
+        _ => return Err(unknown_key(key, field, &KEYS)),
+    };
+    Ok(of_text(&text))
+}
+
+/// 400 for a key of a kind that has only these.
+pub(super) fn unknown_key(key: &str, field: &str, valid: &[&'static str]) -> Problem {
+    let near = strict::nearest(key, valid.iter().copied());
+    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let shown: String = key.chars().take(100).collect();
+    let message = format!("{field} is {shown:?}, but must be one of {}{hint}", valid.join(", "));
+    Problem::invalid(field, message).with("given", shown).with("valid", valid)
+}
+
+/// A text as a property; empty is missing.
+pub(super) fn of_text(text: &Sql) -> Property {
+    let json = Sql::new("if(").append(text).push(" = '', '', toJSONString(").append(text).push("))");
+    Property::of_json(json)
+}
+
 impl Filter {
     /// The condition; none where every event passes.
-    fn condition(&self, path: &str) -> Result<Option<Sql>, Problem> {
-        check_key(&format!("{path}.key"), &self.key)?;
-        let property = Property::new(&self.key);
-        let set = || property.is_set();
-        if matches!(self.operator, Operator::IsSet) {
-            return Ok(Some(set()));
+    fn condition(&self, path: &str, ground: &Ground<'_>, depth: usize) -> Result<Option<Sql>, Problem> {
+        let kind = match self.kind {
+            FilterKind::And => return self.group(path, " AND ", ground, depth),
+            FilterKind::Or => return self.group(path, " OR ", ground, depth),
+            FilterKind::Event => PropertyKind::Event,
+            FilterKind::Person => PropertyKind::Person,
+            FilterKind::Session => return self.of_session(path, ground),
+            FilterKind::EventMetadata => PropertyKind::EventMetadata,
+            FilterKind::Feature => PropertyKind::Feature,
+        };
+        let property = property(kind, self.key(path)?, &format!("{path}.key"), ground)?;
+        compare::condition(self, &property, path, ground)
+    }
+
+    fn of_session(&self, path: &str, ground: &Ground<'_>) -> Result<Option<Sql>, Problem> {
+        session::condition(self.key(path)?, &format!("{path}.key"), ground, |property| {
+            compare::condition(self, property, path, ground)
+        })
+    }
+
+    /// The key of what is no group.
+    fn key(&self, path: &str) -> Result<&str, Problem> {
+        if self.values.is_some() {
+            let message = format!("{path}.values are members of a group: its type is AND or OR");
+            return Err(Problem::invalid(&format!("{path}.type"), message).with("valid", vec!["AND", "OR"]));
         }
-        if matches!(self.operator, Operator::IsNotSet) {
-            return Ok(Some(Sql::new("NOT ").append(&set())));
+        let field = format!("{path}.key");
+        self.key.as_deref().ok_or_else(|| Problem::invalid(&field, format!("{field} is required")))
+    }
+
+    fn group(
+        &self,
+        path: &str,
+        joined: &'static str,
+        ground: &Ground<'_>,
+        depth: usize,
+    ) -> Result<Option<Sql>, Problem> {
+        let max = ground.limits.filter_depth_max;
+        if depth > max {
+            let message = format!("{path} is nested deeper than {max} groups (query.filter_depth_max)");
+            let problem = Problem::invalid(path, message);
+            return Err(problem.with("max", max).with("setting", "query.filter_depth_max"));
         }
-        let values = self.values(path)?;
-        if values.is_empty() {
+        if self.key.is_some() || !self.value.is_null() {
+            let field = format!("{path}.{}", if self.key.is_some() { "key" } else { "value" });
+            let message = format!("{field}: a group has only type and values");
+            return Err(Problem::invalid(&field, message));
+        }
+        let members = self.values.as_deref().unwrap_or_default();
+        let mut conditions = Vec::with_capacity(members.len());
+        for (index, member) in members.iter().enumerate() {
+            let path = format!("{path}.values[{index}]");
+            match member.condition(&path, ground, depth + 1)? {
+                Some(condition) => conditions.push(condition),
+                // A member that every event passes makes an OR true, and does nothing to an AND.
+                None if joined == " OR " => return Ok(None),
+                None => {}
+            }
+        }
+        if conditions.is_empty() {
             return Ok(None);
         }
-        let text = property.text();
-        // Of a missing property every comparison is NULL.
-        let any = |each: Vec<Sql>| Sql::new("ifNull(").join(" OR ", &each).push(", false)");
-        let not = |sql: Sql| Sql::new("NOT ").append(&sql);
-        let condition = match self.operator {
-            Operator::Exact => any(Self::equal(&property, &values)),
-            Operator::IsNot => not(any(Self::equal(&property, &values))),
-            Operator::Icontains | Operator::NotIcontains => {
-                let each = values.iter().map(|value| contains(&text, value.as_text())).collect();
-                if self.operator == Operator::Icontains { any(each) } else { not(any(each)) }
-            }
-            Operator::Regex | Operator::NotRegex => {
-                let each =
-                    values.iter().map(|value| matches(&text, value, path)).collect::<Result<_, _>>()?;
-                if self.operator == Operator::Regex { any(each) } else { not(any(each)) }
-            }
-            Operator::Gt => self.compared(&property, " > ", &values, path)?,
-            Operator::Gte => self.compared(&property, " >= ", &values, path)?,
-            Operator::Lt => self.compared(&property, " < ", &values, path)?,
-            Operator::Lte => self.compared(&property, " <= ", &values, path)?,
-            Operator::IsSet | Operator::IsNotSet => set(),
-        };
-        Ok(Some(condition))
+        Ok(Some(Sql::new("(").join(joined, &conditions).push(")")))
+    }
+}
+
+impl std::ops::Deref for Filters {
+    type Target = [Filter];
+
+    fn deref(&self) -> &[Filter] {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Filters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListOrGroup)
+    }
+}
+
+struct ListOrGroup;
+
+impl<'de> Visitor<'de> for ListOrGroup {
+    type Value = Filters;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of filters or one group of them")
     }
 
-    fn equal(property: &Property, values: &[Plain]) -> Vec<Sql> {
-        let texts =
-            Sql::new("").append(&property.text()).push(" IN ").list(values.iter().map(Plain::as_text));
-        let mut each = vec![texts];
-        let numbers: Vec<f64> = values.iter().filter_map(|value| value.number).collect();
-        if !numbers.is_empty() {
-            each.push(
-                Sql::new("ifNull(").append(&property.number()).push(" IN ").list(numbers).push(", false)"),
-            );
+    fn visit_unit<E>(self) -> Result<Filters, E> {
+        Ok(Filters::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Filters, A::Error> {
+        let mut filters = Vec::new();
+        while let Some(filter) = seq.next_element()? {
+            filters.push(filter);
         }
-        each
+        Ok(Filters(filters))
     }
 
-    fn compared(
-        &self,
-        property: &Property,
-        operator: &'static str,
-        values: &[Plain],
-        path: &str,
-    ) -> Result<Sql, Problem> {
-        let number = match values {
-            [one] => one.number.or_else(|| one.text.trim().parse().ok()).filter(|number| number.is_finite()),
-            _ => None,
-        };
-        let Some(number) = number else {
-            return Err(self.refused(path, "one number"));
-        };
-        Ok(Sql::new("ifNull(").append(&property.number()).push(operator).arg(number).push(", false)"))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Filters, A::Error> {
+        Filter::deserialize(MapAccessDeserializer::new(map)).map(|filter| Filters(vec![filter]))
     }
-
-    fn values(&self, path: &str) -> Result<Vec<Plain>, Problem> {
-        let given = match &self.value {
-            Value::Null => return Ok(Vec::new()),
-            Value::Array(values) => values.as_slice(),
-            value => std::slice::from_ref(value),
-        };
-        if given.len() > VALUES_MAX {
-            return Err(self.refused(path, "at most 1000 values"));
-        }
-        given
-            .iter()
-            .map(|value| {
-                Plain::of(value)
-                    .ok_or_else(|| self.refused(path, "text, a number, a boolean or a list of them"))
-            })
-            .collect()
-    }
-
-    fn refused(&self, path: &str, expected: &str) -> Problem {
-        let field = format!("{path}.value");
-        let shown: String = self.value.to_string().chars().take(200).collect();
-        let operator = serde_json::to_value(self.operator).unwrap_or_default();
-        let operator = operator.as_str().unwrap_or_default();
-        Problem::invalid(&field, format!("{field} is {shown}; {operator} takes {expected}"))
-            .with("given", shown)
-    }
-}
-
-/// A value as it is compared.
-struct Plain {
-    text: String,
-    number: Option<f64>,
-}
-
-impl Plain {
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::String(text) => Some(Self { text: text.clone(), number: None }),
-            Value::Bool(truth) => Some(Self { text: truth.to_string(), number: None }),
-            Value::Number(number) => Some(Self { text: number.to_string(), number: number.as_f64() }),
-            _ => None,
-        }
-    }
-
-    fn as_text(&self) -> &str {
-        &self.text
-    }
-}
-
-fn contains(text: &Sql, part: &str) -> Sql {
-    Sql::new("positionCaseInsensitiveUTF8(").append(text).push(", ").arg(part).push(") > 0")
-}
-
-fn matches(text: &Sql, pattern: &Plain, path: &str) -> Result<Sql, Problem> {
-    if pattern.text.len() > REGEX_BYTES_MAX {
-        let field = format!("{path}.value");
-        let message = format!("{field} is a regular expression of more than {REGEX_BYTES_MAX} bytes");
-        return Err(Problem::invalid(&field, message).with("max", REGEX_BYTES_MAX));
-    }
-    Ok(Sql::new("match(").append(text).push(", ").arg(&pattern.text).push(")"))
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::events::List;
 use super::funnel::Funnel;
@@ -14,7 +14,7 @@ use super::funnel::people::FunnelPeople;
 use super::names::Names;
 use super::persons::Persons;
 use super::trends::Trends;
-use super::{Query, events, names, persons, trace, trends, v1};
+use super::{Query, events, names, persons, trace, v1};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
@@ -31,7 +31,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/names").get(list_names))
         .service(resource("/api/persons").get(list_persons))
         .service(resource("/api/persons/{person_id}").get(show_person))
-        .service(resource("/api/query/trends").post(ask_trends))
+        .service(resource("/api/query/trends").post(ask::<Trends>))
         .service(resource("/api/query/funnel").post(ask::<Funnel>))
         .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>));
     v1::http::routes(config);
@@ -53,6 +53,27 @@ pub(super) trait Question: DeserializeOwned + 'static {
     fn answer(&self, query: &Query, scope: &Scope) -> impl Future<Output = Result<Self::Answer, Problem>>;
 }
 
+/// What may stand behind the path of a question.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manner {
+    /// `1`: show in `meta.statements` what the store was asked. Needs the permission `admin`.
+    #[serde(default)]
+    explain: Explain,
+    /// Held against the key already.
+    #[serde(rename = "environment_id")]
+    _environment_id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum Explain {
+    #[default]
+    #[serde(rename = "0", alias = "false")]
+    No,
+    #[serde(rename = "1", alias = "true")]
+    Yes,
+}
+
 async fn ask<Q: Question>(
     request: HttpRequest,
     query: Data<Query>,
@@ -61,11 +82,17 @@ async fn ask<Q: Question>(
 ) -> Result<HttpResponse, Problem> {
     measured(Q::NAME, Q::duration(), async {
         let access = allowed(&request, &query).await?;
+        let manner: Manner = strict::query_string(request.query_string())?;
+        let explain = manner.explain == Explain::Yes;
+        if explain && !access.permissions.allow(Permission::Admin) {
+            let message = "explain=1 shows the statements of the store: it needs a key with the scope admin";
+            return Err(Problem::new(ErrorCode::PermissionDenied, message).with("field", "explain"));
+        }
         let question: Q = strict::json(&body::read(payload, &request, **limits).await?)?;
         if let Some(environment) = question.environment_id() {
             access.check_environment(environment)?;
         }
-        question.answer(&query, &access.scope).await
+        question.answer(&query.for_question(explain), &access.scope).await
     })
     .await
 }
@@ -74,7 +101,7 @@ async fn list_events(request: HttpRequest, query: Data<Query>) -> Result<HttpRes
     measured("events", &metric::QUERY_EVENTS_DURATION, async {
         let access = allowed(&request, &query).await?;
         let list = List::parse(request.query_string())?;
-        events::list(&query, &access.scope, &list).await
+        events::list(&query.for_question(false), &access.scope, &list).await
     })
     .await
 }
@@ -90,7 +117,7 @@ async fn trace_event(
             let message = format!("an event id has at most {EVENT_ID_CHARS_MAX} characters");
             return Err(Problem::invalid("event_id", message).with("max", EVENT_ID_CHARS_MAX));
         }
-        trace::trace(&query, &access.scope, &event_id).await
+        trace::trace(&query.for_question(false), &access.scope, &event_id).await
     })
     .await
 }
@@ -99,7 +126,7 @@ async fn list_names(request: HttpRequest, query: Data<Query>) -> Result<HttpResp
     measured("names", &metric::QUERY_NAMES_DURATION, async {
         let access = allowed(&request, &query).await?;
         let asked = Names::parse(request.query_string())?;
-        names::names(&query, &access.scope, &asked).await
+        names::names(&query.for_question(false), &access.scope, &asked).await
     })
     .await
 }
@@ -108,7 +135,7 @@ async fn list_persons(request: HttpRequest, query: Data<Query>) -> Result<HttpRe
     measured("persons", &metric::QUERY_PERSONS_DURATION, async {
         let access = allowed(&request, &query).await?;
         let asked = Persons::parse(request.query_string())?;
-        persons::list(&query, &access.scope, &asked).await
+        persons::list(&query.for_question(false), &access.scope, &asked).await
     })
     .await
 }
@@ -120,24 +147,7 @@ async fn show_person(
 ) -> Result<HttpResponse, Problem> {
     measured("persons", &metric::QUERY_PERSONS_DURATION, async {
         let access = allowed(&request, &query).await?;
-        persons::show(&query, &access.scope, &person_id).await
-    })
-    .await
-}
-
-async fn ask_trends(
-    request: HttpRequest,
-    query: Data<Query>,
-    limits: Data<BodyLimits>,
-    payload: Payload,
-) -> Result<HttpResponse, Problem> {
-    measured("trends", &metric::QUERY_TREND_DURATION, async {
-        let access = allowed(&request, &query).await?;
-        let question: Trends = strict::json(&body::read(payload, &request, **limits).await?)?;
-        if let Some(environment) = &question.environment_id {
-            access.check_environment(environment)?;
-        }
-        trends::trends(&query, &access.scope, &question).await
+        persons::show(&query.for_question(false), &access.scope, &person_id).await
     })
     .await
 }

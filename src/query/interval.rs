@@ -189,6 +189,11 @@ impl Buckets {
         Ok(Self { bounds })
     }
 
+    /// One for everything from `from` to before `end`, whatever the calendar says.
+    pub fn whole(from: Timestamp, end: Timestamp) -> Self {
+        Self { bounds: vec![from, end] }
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.bounds.len() - 1

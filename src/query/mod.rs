@@ -26,17 +26,20 @@
 
 mod actor;
 mod backlog;
+pub mod chosen;
 pub mod events;
 pub mod filter;
 pub mod funnel;
 mod gather;
 pub mod http;
 pub mod interval;
+mod journal;
 pub mod names;
 mod people;
 mod period;
 pub mod persons;
 pub mod range;
+mod session;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -57,9 +60,12 @@ use crate::http::{ErrorCode, Problem};
 use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 use actor::Merged;
 use backlog::BacklogReader;
+use journal::Journal;
 
-pub use filter::{Filter, Operator, PropertyKind};
+pub use chosen::People;
+pub use filter::{Filter, FilterKind, Filters, Operator, PropertyKind};
 pub use interval::{Interval, WeekStart};
+pub use journal::Statement;
 
 /// Answers questions. Cheap to clone.
 #[derive(Clone)]
@@ -71,23 +77,30 @@ pub struct Query {
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
     merged: Arc<Merged>,
+    journal: Arc<Journal>,
 }
 
 /// What an answer says about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Meta {
+    /// Rows that the store read for it.
+    pub rows_read: u64,
     pub elapsed_ms: u64,
     /// Did it come from what was remembered?
     pub cached: bool,
     /// Every event that was accepted before this moment is in the answer (unless it was refused: see the dead
     /// letters). Null: the event log could not be asked.
     pub complete_to: Option<Timestamp>,
+    /// What the store was asked, when the question was sent with `?explain=1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statements: Option<Vec<Statement>>,
 }
 
 /// A question under way: holds its turn, and what is known about what it will see.
 pub(crate) struct Asked {
     began: Instant,
     complete_to: Option<Timestamp>,
+    journal: Arc<Journal>,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -95,9 +108,11 @@ impl Asked {
     fn meta(&self) -> Meta {
         let elapsed = self.began.elapsed().as_millis();
         Meta {
+            rows_read: self.journal.rows_read(),
             elapsed_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             cached: false,
             complete_to: self.complete_to,
+            statements: self.journal.statements(),
         }
     }
 }
@@ -110,7 +125,14 @@ impl Query {
         let limits = config.query.clone();
         let turns = Arc::new(Semaphore::new(limits.concurrency.max(1)));
         let dlq_topic = config.consumer.dlq_topic.as_str().into();
-        Self { store, backlog, limits, dlq_topic, clock, turns, merged: Arc::default() }
+        let journal = Arc::new(Journal::new(false));
+        Self { store, backlog, limits, dlq_topic, clock, turns, merged: Arc::default(), journal }
+    }
+
+    /// The same for one question, whose reads are counted for its [`Meta`] and, to explain it, shown there.
+    #[must_use]
+    pub(crate) fn for_question(&self, explain: bool) -> Self {
+        Self { journal: Arc::new(Journal::new(explain)), ..self.clone() }
     }
 
     /// Waits for a turn.
@@ -122,17 +144,25 @@ impl Query {
         let turn = turn(&self.turns, &self.limits).await?;
         // Before the store is read, so that it is true of what will be read.
         let complete_to = self.backlog.complete_to().await;
-        Ok(Asked { began, complete_to, _turn: turn })
+        Ok(Asked { began, complete_to, journal: self.journal.clone(), _turn: turn })
     }
 
     /// Asks the store, within this room's limits.
     async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
-        self.store.select_within(sql, self.store_limits()).await.map_err(problem)
+        let began = Instant::now();
+        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let counted = self.store.select_counted(sql, self.store_limits()).await;
+        let (rows, rows_read) = counted.map_err(problem)?;
+        self.journal.read(text, rows_read, began.elapsed());
+        Ok(rows)
     }
 
     /// Asks the store for an answer that is read block by block. Dropped before its end, it ends the question.
-    async fn stream<T: Row>(&self, sql: Sql) -> Result<RowStream<T>, Problem> {
-        self.store.stream_within(sql, self.store_limits()).await.map_err(problem)
+    async fn stream<T: Row>(&self, sql: Sql) -> Result<Blocks<T>, Problem> {
+        let began = Instant::now();
+        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let rows = self.store.stream_within(sql, self.store_limits()).await.map_err(problem)?;
+        Ok(Blocks { rows, text, began, journal: self.journal.clone() })
     }
 
     fn store_limits(&self) -> Limits {
@@ -141,6 +171,30 @@ impl Query {
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
             timeout_setting: "query.timeout",
         }
+    }
+}
+
+/// An answer under way, read block by block; what it cost is written down when it is dropped.
+pub(crate) struct Blocks<T: Row> {
+    rows: RowStream<T>,
+    text: Option<String>,
+    began: Instant,
+    journal: Arc<Journal>,
+}
+
+impl<T: Row> Blocks<T> {
+    /// The next rows; `None` at the end of the whole answer.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn next_chunk(&mut self) -> Result<Option<Vec<T>>, StoreError> {
+        self.rows.next_chunk().await
+    }
+}
+
+impl<T: Row> Drop for Blocks<T> {
+    fn drop(&mut self) {
+        self.journal.read(self.text.take(), self.rows.rows_read(), self.began.elapsed());
     }
 }
 

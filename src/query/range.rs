@@ -9,6 +9,10 @@
 //! | `now` | `now` |
 //! | `all` (only `date_from`) | the first event of the project's environment |
 //!
+//! A question may be compared with a period before: of the same length directly before, or further back by a length
+//! that it names. A range that is counted back from now (`-7d`) is moved by just that, so that both periods end with
+//! the same weekday; they share one day.
+//!
 //! A range begins with the bucket that holds `date_from` and ends at `date_to`. A relative or absent `date_to` reaches
 //! to the end of its day (hour, minute, when buckets are that short), so that the last bucket is the running one.
 
@@ -211,22 +215,9 @@ fn relative(text: &str, calendar: &Calendar, now: Timestamp) -> Option<Moment> {
         _ => (text, None),
     };
     let unit = text.chars().next_back()?;
-    let number = &text[..text.len() - unit.len_utf8()];
-    let count: u32 = match number.strip_prefix('-') {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok()?,
-        None if number.is_empty() && edge.is_some() => 0,
-        _ => return None,
-    };
-    let span = match unit {
-        's' => Span::Time(TimeDelta::try_seconds(count.into())?),
-        'M' => Span::Time(TimeDelta::try_minutes(count.into())?),
-        'h' => Span::Time(TimeDelta::try_hours(count.into())?),
-        'd' => Span::Days(count.into()),
-        'w' => Span::Days(u64::from(count) * 7),
-        'm' => Span::Months(count),
-        'q' => Span::Months(count.checked_mul(3)?),
-        'y' => Span::Months(count.checked_mul(12)?),
-        _ => return None,
+    let span = match text.len() == unit.len_utf8() && edge.is_some() {
+        true => unit_of(unit, 0)?,
+        false => span(text)?,
     };
     let date = match span {
         // Hours are hours, whatever the clocks do in between.
@@ -246,10 +237,92 @@ fn relative(text: &str, calendar: &Calendar, now: Timestamp) -> Option<Moment> {
     edge_of(date, unit, edge, calendar).map(Moment::Day)
 }
 
+/// `-7d`, `-24h`.
+fn span(text: &str) -> Option<Span> {
+    let digits = text.strip_prefix('-')?;
+    let unit = digits.chars().next_back()?;
+    let digits = &digits[..digits.len() - unit.len_utf8()];
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    unit_of(unit, digits.parse().ok()?)
+}
+
+fn unit_of(unit: char, count: u32) -> Option<Span> {
+    Some(match unit {
+        's' => Span::Time(TimeDelta::try_seconds(count.into())?),
+        'M' => Span::Time(TimeDelta::try_minutes(count.into())?),
+        'h' => Span::Time(TimeDelta::try_hours(count.into())?),
+        'd' => Span::Days(count.into()),
+        'w' => Span::Days(u64::from(count) * 7),
+        'm' => Span::Months(count),
+        'q' => Span::Months(count.checked_mul(3)?),
+        'y' => Span::Months(count.checked_mul(12)?),
+        _ => return None,
+    })
+}
+
+/// The period that the one from `begin` to before `end` is compared with; `compare_to` says how far back, if not
+/// directly before.
+///
+/// # Errors
+/// 400: `compare_to` cannot be read, or reaches before what can be dated.
+pub fn previous(
+    asked: Asked<'_>,
+    calendar: &Calendar,
+    begin: Timestamp,
+    end: Timestamp,
+    compare_to: Option<&str>,
+) -> Result<(Timestamp, Timestamp), Problem> {
+    let back = match (compare_to, asked.date_to) {
+        (Some(text), _) => span(text).ok_or_else(|| not_back(text))?,
+        (None, None) => match asked.date_from {
+            None => Span::Days(DAYS_BACK.unsigned_abs()),
+            Some(text) => span(text).unwrap_or_else(|| length(calendar, begin, end)),
+        },
+        (None, Some(_)) => length(calendar, begin, end),
+    };
+    let given = compare_to.unwrap_or_default();
+    let moved = |at| back.before(calendar, at).ok_or_else(|| not_back(given));
+    Ok((moved(begin)?, moved(end)?))
+}
+
+fn not_back(given: &str) -> Problem {
+    let message = format!(
+        "compare_to is {given:?}; expected how far back the other period is, such as -1d, -1w, -1m or -1y"
+    );
+    Problem::invalid("compare_to", message)
+        .with("given", given)
+        .with("valid", vec!["-1d", "-1w", "-1m", "-1y"])
+}
+
+/// Whole days where both ends are, so that a change of the clocks moves nothing.
+fn length(calendar: &Calendar, begin: Timestamp, end: Timestamp) -> Span {
+    let (first, after) = (calendar.date(begin), calendar.date(end));
+    if calendar.start_of_day(first) == begin && calendar.start_of_day(after) == end {
+        return Span::Days((after - first).num_days().unsigned_abs());
+    }
+    Span::Time(TimeDelta::milliseconds(end.as_millis() - begin.as_millis()))
+}
+
+#[derive(Clone, Copy)]
 enum Span {
     Time(TimeDelta),
     Days(u64),
     Months(u32),
+}
+
+impl Span {
+    /// That long before `at`, by the zone's clocks.
+    fn before(self, calendar: &Calendar, at: Timestamp) -> Option<Timestamp> {
+        let local = calendar.zoned(at).naive_local();
+        let local = match self {
+            Self::Time(time) => return Some(Timestamp::from(at.to_utc().checked_sub_signed(time)?)),
+            Self::Days(days) => local.checked_sub_days(chrono::Days::new(days))?,
+            Self::Months(months) => local.checked_sub_months(Months::new(months))?,
+        };
+        Some(calendar.first_moment(local)).filter(|at| at.to_utc().year() >= 1900)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -356,6 +429,69 @@ mod tests {
         let ((from, _), _) =
             resolved(Some("2020-01-09T02:15:00"), Some("2020-01-10"), Interval::Hour, kathmandu);
         assert_eq!(from, "2020-01-08T20:15:00.000Z");
+    }
+
+    fn compared(
+        from: Option<&str>,
+        to: Option<&str>,
+        compare_to: Option<&str>,
+        zone: Tz,
+    ) -> (String, String) {
+        let calendar = in_zone(zone);
+        let asked = Asked { date_from: from, date_to: to };
+        let now = Timestamp::parse("2021-08-24T10:30:00Z").unwrap();
+        let (begin, end) = resolve(asked, &calendar, Interval::Day, now).unwrap();
+        let Begin::At(begin) = begin else { panic!("not all") };
+        let (from, end) = previous(asked, &calendar, begin, end, compare_to).unwrap();
+        (calendar.zoned(from).naive_local().to_string(), calendar.zoned(end).naive_local().to_string())
+    }
+
+    #[test]
+    fn a_period_is_compared_with_the_one_before_or_further_back() {
+        let utc = Tz::UTC;
+        let cases = [
+            (Some("2020-01-15"), Some("2020-01-19"), None, "2020-01-10 00:00:00", "2020-01-15 00:00:00"),
+            (
+                Some("2020-01-15"),
+                Some("2020-01-19"),
+                Some("-2d"),
+                "2020-01-13 00:00:00",
+                "2020-01-18 00:00:00",
+            ),
+            (
+                Some("2020-01-15"),
+                Some("2020-01-19"),
+                Some("-1w"),
+                "2020-01-08 00:00:00",
+                "2020-01-13 00:00:00",
+            ),
+            (
+                Some("2020-03-01"),
+                Some("2020-03-31"),
+                Some("-1m"),
+                "2020-02-01 00:00:00",
+                "2020-03-01 00:00:00",
+            ),
+            (None, None, None, "2021-08-10 00:00:00", "2021-08-18 00:00:00"),
+            (Some("-7d"), None, None, "2021-08-10 10:30:00", "2021-08-18 00:00:00"),
+            (Some("mStart"), None, None, "2021-07-08 00:00:00", "2021-08-01 00:00:00"),
+        ];
+        for (from, to, compare_to, begin, end) in cases {
+            let found = compared(from, to, compare_to, utc);
+            assert_eq!(found, (begin.to_owned(), end.to_owned()), "{from:?} {to:?} {compare_to:?}");
+        }
+        let new_york = compared(Some("2026-03-08"), Some("2026-03-09"), None, chrono_tz::America::New_York);
+        assert_eq!(new_york, ("2026-03-06 00:00:00".to_owned(), "2026-03-08 00:00:00".to_owned()));
+    }
+
+    #[test]
+    fn what_does_not_go_back_is_no_comparison() {
+        let calendar = in_zone(Tz::UTC);
+        let at = Timestamp::parse(NOW).unwrap();
+        for text in ["1w", "-w", "week", "-99999999y", "-1x"] {
+            let problem = previous(Asked::default(), &calendar, at, at, Some(text)).unwrap_err();
+            assert_eq!(problem.details["field"], "compare_to", "{text}");
+        }
     }
 
     #[test]

@@ -87,12 +87,18 @@ impl Select {
 
     /// Only rows of this range.
     pub(super) fn within(self, range: Range) -> Self {
-        let last = Timestamp::from_millis(range.end.as_millis() - 1);
         let at = self.view.time();
         self.and(Sql::new("toDate(timestamp) >= ").arg(day(range.from)))
-            .and(Sql::new("toDate(timestamp) <= ").arg(day(last)))
+            .and(Sql::new("toDate(timestamp) <= ").arg(day(range.last())))
             .and(Sql::new("").append(&at).push(" >= ").arg(range.from.as_millis()))
             .and(at.push(" < ").arg(range.end.as_millis()))
+    }
+
+    /// Only rows before this moment.
+    pub(super) fn until(self, end: Timestamp) -> Self {
+        let at = self.view.time();
+        self.and(Sql::new("toDate(timestamp) <= ").arg(day(Timestamp::from_millis(end.as_millis() - 1))))
+            .and(at.push(" < ").arg(end.as_millis()))
     }
 
     /// What stands after the conditions: `GROUP BY`, `ORDER BY`, `LIMIT`.
@@ -129,4 +135,12 @@ impl Select {
 pub(super) fn day(at: Timestamp) -> String {
     let days = at.as_millis().div_euclid(86_400_000).clamp(0, 65_535);
     Timestamp::from_millis(days * 86_400_000).to_utc().format("%Y-%m-%d").to_string()
+}
+
+/// A time of an event as text (`2026-01-31T12:00:00.000Z`), for conditions; in a form that the server cannot hold
+/// against a part's smallest and greatest, as [`View::time`].
+pub(super) fn written_time(column: &'static str) -> Sql {
+    Sql::new("concat(replaceOne(toString(fromUnixTimestamp64Milli(bitOr(toUnixTimestamp64Milli(")
+        .push(column)
+        .push("), 0), 'UTC')), ' ', 'T'), 'Z')")
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::actor::Actors;
 use super::events::List;
 use super::names::Names;
 use super::trends::Trends;
@@ -29,7 +30,8 @@ fn now() -> Timestamp {
 
 fn trends_sql(body: &str) -> String {
     let question: Trends = strict::json(body.as_bytes()).unwrap();
-    let statements = question.statements(&scope(), &limits(), now()).unwrap();
+    let actors = Actors::new(&scope(), body.contains("merged"));
+    let statements = question.statements(&scope(), &limits(), now(), &actors).unwrap();
     statements.iter().map(Sql::text).collect::<Vec<_>>().join("\n")
 }
 

@@ -21,7 +21,7 @@ impl Property {
             None => {
                 let key = Sql::default().arg(key);
                 let of = |function| Sql::new(function).push("(properties, ").append(&key).push(")");
-                Self::of_parts(of("JSONExtractRaw"), of("JSONExtractString"))
+                Self::of_parts(of("JSONExtractRaw"), &of("JSONExtractString"))
             }
         }
     }
@@ -32,16 +32,16 @@ impl Property {
         let inside = Sql::new("if(position(").append(&json).push(", '\\\\') = 0, substring(").append(&json);
         let inside = inside.push(", 2, length(").append(&json).push(") - 2), JSONExtractString(");
         let string = inside.append(&json).push("))");
-        Self::of_parts(json, string)
+        Self::of_parts(json, &string)
     }
 
-    fn of_parts(raw: Sql, string: Sql) -> Self {
+    fn of_parts(raw: Sql, string: &Sql) -> Self {
         let text = Sql::new("multiIf(")
             .append(&raw)
             .push(" IN ('', 'null'), NULL, startsWith(")
             .append(&raw)
             .push(", '\"'), ")
-            .append(&string)
+            .append(string)
             .push(", ")
             .append(&raw)
             .push(")");

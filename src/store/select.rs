@@ -4,8 +4,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use klickhouse::KlickhouseError;
 use klickhouse::block::Block;
+use klickhouse::{KlickhouseError, Progress};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 use super::connection::Connection;
 use super::error::{REQUEST_TIMEOUT, store_error};
@@ -46,6 +48,18 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn select_within<T: Row>(&self, sql: Sql, limits: Limits) -> Result<Vec<T>, StoreError> {
+        self.select_counted(sql, limits).await.map(|(rows, _)| rows)
+    }
+
+    /// As [`Store::select_within`], and how many rows the store read for it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn select_counted<T: Row>(
+        &self,
+        sql: Sql,
+        limits: Limits,
+    ) -> Result<(Vec<T>, u64), StoreError> {
         let deadline = limits.timeout + GRACE;
         let all = async {
             let mut stream = self.stream_within(sql, limits).await?;
@@ -53,7 +67,7 @@ impl Store {
             while let Some(chunk) = stream.next_chunk().await? {
                 out.extend(chunk);
             }
-            Ok(out)
+            Ok((out, stream.rows_read()))
         };
         tokio::time::timeout(deadline, all).await.unwrap_or_else(|_| {
             Err(StoreError::Timeout {
@@ -85,10 +99,11 @@ impl Store {
         if let Some(bytes) = limits.memory_bytes_max {
             settings.push(("max_memory_usage", bytes.to_string()));
         }
-        let asked =
-            pooled.connection()?.client.query_raw(sql.text(), Some(Connection::settings(settings))).await;
-        let blocks = asked.map_err(|error| limited(&error, limits))?;
-        Ok(RowStream { pooled: Some(pooled), blocks: Box::pin(blocks), limits, row: PhantomData })
+        let client = &pooled.connection()?.client;
+        let progress = client.subscribe_progress();
+        let asked = client.query_raw(sql.text(), Some(Connection::settings(settings))).await;
+        let blocks = Box::pin(asked.map_err(|error| limited(&error, limits))?);
+        Ok(RowStream { pooled: Some(pooled), blocks, progress, rows_read: 0, limits, row: PhantomData })
     }
 
     /// Runs a statement that answers nothing.
@@ -121,6 +136,9 @@ type Blocks = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Block, Klickho
 pub struct RowStream<T> {
     pooled: Option<Pooled>,
     blocks: Blocks,
+    /// What the store says of its work: of this question alone, as a connection has one at a time.
+    progress: Receiver<(uuid::Uuid, Progress)>,
+    rows_read: u64,
     limits: Limits,
     row: PhantomData<fn() -> T>,
 }
@@ -132,7 +150,7 @@ impl<T: Row> RowStream<T> {
     /// See [`StoreError`]. After an error there is nothing more to come.
     pub async fn next_chunk(&mut self) -> Result<Option<Vec<T>>, StoreError> {
         while self.pooled.is_some() {
-            let next = tokio::time::timeout(self.limits.timeout + GRACE, self.blocks.next()).await;
+            let next = tokio::time::timeout(self.limits.timeout + GRACE, self.next_block()).await;
             let failed = match next {
                 Ok(Some(Ok(block))) if block.rows == 0 => continue,
                 Ok(Some(Ok(block))) => match rows(block) {
@@ -150,6 +168,35 @@ impl<T: Row> RowStream<T> {
             return Err(failed);
         }
         Ok(None)
+    }
+
+    /// The rows that the store has read for this answer so far; all of them once it has ended.
+    pub fn rows_read(&self) -> u64 {
+        self.rows_read
+    }
+
+    /// The next block. Progress is taken meanwhile: klickhouse keeps only the last hundred reports.
+    async fn next_block(&mut self) -> Option<Result<Block, KlickhouseError>> {
+        loop {
+            tokio::select! {
+                biased;
+                block = self.blocks.next() => {
+                    self.take_progress();
+                    return block;
+                }
+                Ok((_, progress)) = self.progress.recv() => self.rows_read += progress.read_rows,
+            }
+        }
+    }
+
+    fn take_progress(&mut self) {
+        loop {
+            match self.progress.try_recv() {
+                Ok((_, progress)) => self.rows_read += progress.read_rows,
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
     }
 
     /// klickhouse ends an answer in the same way whether it is whole or the peer has gone.

@@ -19,7 +19,7 @@ mod window;
 use serde::{Deserialize, Serialize};
 
 use super::actor::Actors;
-use super::filter::{self, Filter, PropertyKind};
+use super::filter::{self, Filters, Ground, PropertyKind};
 use super::gather::{Gather, Matcher, Values, tuple};
 use super::http::Question;
 use super::interval::{Buckets, Calendar, Interval, WeekStart};
@@ -28,7 +28,6 @@ use super::{Meta, Query, gather, period};
 use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
-use crate::store::Property;
 use crate::telemetry::{Metric, names};
 use fold::{EXCLUSIONS_MAX, Exclusion, Rules, STEPS_MAX};
 
@@ -63,7 +62,7 @@ pub struct Funnel {
     pub exclusions: Vec<Excluded>,
     /// Hold for every step and exclusion.
     #[serde(default)]
-    pub filters: Vec<Filter>,
+    pub filters: Filters,
     pub breakdown: Option<Breakdown>,
     #[serde(default)]
     pub viz: Viz,
@@ -91,7 +90,7 @@ pub struct Step {
     /// What to call the step; the event when absent.
     pub name: Option<String>,
     #[serde(default)]
-    pub filters: Vec<Filter>,
+    pub filters: Filters,
 }
 
 /// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0.
@@ -100,7 +99,7 @@ pub struct Step {
 pub struct Excluded {
     pub event: String,
     #[serde(default)]
-    pub filters: Vec<Filter>,
+    pub filters: Filters,
     /// The first when absent.
     pub from_step: Option<usize>,
     /// The last when absent.
@@ -284,14 +283,19 @@ impl Funnel {
             (1..=BINS_MAX).contains(&count).then_some(count).ok_or_else(refused)
         });
         let bin_count = bin_count.transpose()?;
-        let conditions = filter::conditions(&self.filters, "filters", limits.filters_max)?;
-        let steps = self.matchers(limits)?;
+        let ground = Ground { calendar: &calendar, now, limits, actors };
+        let conditions = filter::conditions(&self.filters, "filters", &ground)?;
+        let steps = self.matchers(&ground)?;
         let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits, self)).transpose()?;
         let value = self.breakdown.as_ref().map(|breakdown| {
-            let texts: Vec<_> =
-                breakdown.property.names().iter().map(|name| breakdown.text(name, actors)).collect();
-            tuple(&texts)
+            let names = breakdown.property.names().iter();
+            let texts = names.map(|name| {
+                filter::property(breakdown.kind, name, "breakdown.property", &ground)
+                    .map(|property| property.text())
+            });
+            texts.collect::<Result<Vec<_>, Problem>>().map(|texts| tuple(&texts))
         });
+        let value = value.transpose()?;
         let everything = self.order == Order::Strict;
         let (steps, exclusions) = steps;
         let gather = Gather { range, steps, exclusions, conditions, everything, value };
@@ -372,15 +376,15 @@ impl Funnel {
         Ok((from, to))
     }
 
-    fn matchers(&self, limits: &config::Query) -> Result<(Vec<Matcher>, Vec<Matcher>), Problem> {
+    fn matchers(&self, ground: &Ground<'_>) -> Result<(Vec<Matcher>, Vec<Matcher>), Problem> {
         let steps = self.steps.iter().enumerate().map(|(index, step)| {
             let path = format!("steps[{index}].filters");
-            let conditions = filter::conditions(&step.filters, &path, limits.filters_max)?;
+            let conditions = filter::conditions(&step.filters, &path, ground)?;
             Ok(Matcher { event: step.event.clone(), conditions })
         });
         let exclusions = self.exclusions.iter().enumerate().map(|(index, excluded)| {
             let path = format!("exclusions[{index}].filters");
-            let conditions = filter::conditions(&excluded.filters, &path, limits.filters_max)?;
+            let conditions = filter::conditions(&excluded.filters, &path, ground)?;
             Ok(Matcher { event: Some(excluded.event.clone()), conditions })
         });
         Ok((steps.collect::<Result<_, Problem>>()?, exclusions.collect::<Result<_, Problem>>()?))
@@ -449,11 +453,5 @@ impl Breakdown {
                 .with("setting", "query.breakdown_values_max"));
         }
         Ok(PlannedBreakdown { properties: names.len(), attribution, limit, hide_other: self.hide_other })
-    }
-
-    fn text(&self, name: &str, _actors: &Actors) -> crate::store::Sql {
-        match self.kind {
-            PropertyKind::Event => Property::new(name).text(),
-        }
     }
 }

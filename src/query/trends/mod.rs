@@ -1,37 +1,59 @@
 //! Trends: how many events, or people, a day (hour, week, …), in series that stand beside each other.
 //!
-//! Typed request → `Plan` → one statement a series → answer. The statement counts between boundaries that were
-//! computed here, so that every bucket is there, in the zone's calendar, empty ones with 0.
+//! Typed request → [`plan::Plan`] → one statement a series and period → answer. The statement counts between boundaries
+//! that were computed here, so that every bucket is there, in the zone's calendar, empty ones with 0.
 //!
-//! With a breakdown, a series becomes one for each of the property's `limit` most frequent values (ties by value), in
-//! this order, then the events without a value, then all other values together. An empty text counts as no value. The
-//! parts of a series sum up to it.
+//! With a breakdown, a series becomes one for each of the `limit` values with the greatest sum over the range (ties by
+//! value), in this order, then the events without a value, then all other values together. An empty text counts as no
+//! value. The parts of a series that counts events sum up to it. A period that is compared has values of its own.
+//!
+//! With formulas, the answer has their lines instead of the series'. Values of a breakdown are joined by what they
+//! are; where a series lacks one, it is 0.
+//!
+//! | file | what |
+//! |---|---|
+//! | `math.rs` | what is counted |
+//! | `plan.rs` | request → plan: everything is checked there |
+//! | `breakdown.rs` | values that a series is split by, bins |
+//! | `sql.rs` | plan → statements |
+//! | `formula.rs` | arithmetic over series |
+//! | `answer.rs` | rows → lines |
 
 mod answer;
+mod breakdown;
+mod formula;
+mod math;
+mod plan;
 mod sql;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(test)]
-use super::actor::Actors;
-use super::filter::{self, Filter, PropertyKind};
-use super::interval::{Buckets, Calendar, Interval, WeekStart};
-use super::range::{self, Asked, Begin, Range};
+use super::chosen::People;
+use super::filter::{Filters, PropertyKind};
+use super::http::Question;
+use super::interval::{Interval, WeekStart};
+use super::range::Begin;
 use super::{Meta, Query};
-use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
-use crate::store::Sql;
+use crate::telemetry::{Metric, names as metric};
+use answer::{Row, SeriesRows};
+use plan::{Period, Plan, PlannedBreakdown};
 
-pub use answer::{Line, OTHER, WITHOUT};
+pub use answer::{Line, Number, OTHER, Value, WITHOUT};
+pub use breakdown::Breakdown;
+pub use math::Math;
 
 /// A question for trends, as it is sent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trends {
-    /// Where the range begins; seven days ago when absent. See [`range`].
+    /// For whoever keeps the question: the answer is the same.
+    #[serde(default, skip_serializing)]
+    pub name: Option<String>,
+    /// Where the range begins; seven days ago when absent. See [`super::range`].
     pub date_from: Option<String>,
     /// Where it ends; today when absent.
     pub date_to: Option<String>,
@@ -44,8 +66,27 @@ pub struct Trends {
     pub series: Vec<Series>,
     /// Hold for every series.
     #[serde(default)]
-    pub filters: Vec<Filter>,
+    pub filters: Filters,
+    /// Only what these people did.
+    pub filter: Option<People>,
     pub breakdown: Option<Breakdown>,
+    /// How the values of a breakdown are ordered.
+    #[serde(default)]
+    pub order: Order,
+    /// `A+2*B` over the series in their order.
+    pub formula: Option<String>,
+    /// The same, several.
+    #[serde(default)]
+    pub formulas: Vec<String>,
+    /// Put the period before beside it.
+    #[serde(default)]
+    pub compare: bool,
+    /// How far back the other period is (`-1w`), if not directly before.
+    pub compare_to: Option<String>,
+    #[serde(default)]
+    pub display: Display,
+    /// Each number is the mean of this many buckets that end with its own, without what stands behind the point.
+    pub smoothing: Option<usize>,
     /// What relative dates count from; the server's time when absent.
     pub now: Option<Timestamp>,
     /// Pass by anything remembered.
@@ -53,46 +94,26 @@ pub struct Trends {
     pub refresh: bool,
     /// The environment that is meant, to be refused if the key has another.
     pub environment_id: Option<String>,
-    /// How the values of a breakdown are ordered.
-    #[serde(default)]
-    pub order: Order,
 }
 
 /// One line of the answer, or one bundle of lines.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
     /// The event's name; every event when absent or null.
     pub event: Option<String>,
     #[serde(default)]
     pub math: Math,
+    /// The property whose numbers `sum`, `avg`, `median`, … are of.
+    pub math_property: Option<String>,
     #[serde(default)]
-    pub filters: Vec<Filter>,
-}
-
-/// What is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Math {
-    /// Events.
-    #[default]
-    Total,
-    /// People who have at least one event in the bucket.
-    Dau,
-}
-
-/// Splits every series by the values of a property.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Breakdown {
-    pub property: String,
-    #[serde(rename = "type", default)]
-    pub kind: PropertyKind,
-    /// How many values get a line of their own; 25 when absent, at most `query.breakdown_values_max`.
-    pub limit: Option<usize>,
-    /// Leave out the line of all other values.
+    pub math_property_type: PropertyKind,
+    /// Which group `unique_group` counts; 0 when absent.
+    pub math_group_type_index: Option<u8>,
     #[serde(default)]
-    pub hide_other: bool,
+    pub filters: Filters,
+    /// What to call it, if not by its event.
+    pub name: Option<String>,
 }
 
 /// How the values of a breakdown are ordered. Both say the same: by the sum of the series, greatest first, ties by
@@ -106,43 +127,28 @@ pub enum Order {
     Total,
 }
 
-/// Values of a breakdown that get a line, unless the question says otherwise.
-const BREAKDOWN_VALUES: usize = 25;
-
-/// A question that is checked, but whose range may still hang on the store's first event.
-#[derive(Debug)]
-struct Checked {
-    calendar: Calendar,
-    interval: Interval,
-    begin: Begin,
-    end: Timestamp,
-    series: Vec<PlannedSeries>,
-    breakdown: Option<PlannedBreakdown>,
+/// How the answer is shown. It decides what is answered: numbers over time, sums that run up over time, or one number
+/// for the whole range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Display {
+    #[default]
+    Line,
+    Area,
+    Bar,
+    Cumulative,
+    BoldNumber,
+    Table,
+    Pie,
+    WorldMap,
+    BarValue,
 }
 
-/// What is to be done.
-#[derive(Debug)]
-struct Plan {
-    calendar: Calendar,
-    interval: Interval,
-    range: Range,
-    buckets: Buckets,
-    series: Vec<PlannedSeries>,
-    breakdown: Option<PlannedBreakdown>,
-}
-
-#[derive(Debug)]
-struct PlannedSeries {
-    event: Option<String>,
-    math: Math,
-    conditions: Vec<Sql>,
-}
-
-#[derive(Debug)]
-struct PlannedBreakdown {
-    property: String,
-    limit: usize,
-    hide_other: bool,
+impl Display {
+    /// One number for the whole range?
+    const fn of_whole(self) -> bool {
+        matches!(self, Self::BoldNumber | Self::Table | Self::Pie | Self::WorldMap | Self::BarValue)
+    }
 }
 
 /// The answer.
@@ -165,132 +171,108 @@ pub struct TrendsMeta {
     pub meta: Meta,
 }
 
+impl Question for Trends {
+    const NAME: &'static str = "trends";
+    type Answer = Answer;
+
+    fn duration() -> &'static Metric {
+        &metric::QUERY_TREND_DURATION
+    }
+
+    fn environment_id(&self) -> Option<&str> {
+        self.environment_id.as_deref()
+    }
+
+    async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
+        trends(query, scope, self).await
+    }
+}
+
 /// Answers a question.
 ///
 /// # Errors
 /// 400 for what cannot be meant, 503 for what the store does not answer.
 pub(super) async fn trends(query: &Query, scope: &Scope, question: &Trends) -> Result<Answer, Problem> {
-    let checked = question.check(&query.limits, query.clock.now())?;
+    let now = query.clock.now();
+    // What cannot be meant is refused before it waits for a turn, whoever the people are.
+    question.check(&query.limits, now, &super::actor::Actors::new(scope, false))?;
     let asked = query.begin().await?;
+    let actors = query.actors(scope).await?;
+    let checked = question.check(&query.limits, now, &actors)?;
     let first = if checked.begin == Begin::FirstEvent {
         let rows: Vec<(Option<Timestamp>,)> = query.select(sql::first_event(scope)).await?;
         rows.into_iter().find_map(|(first,)| first)
     } else {
         None
     };
-    let plan = checked.plan(first, &query.limits)?;
-    let actors = query.actors(scope).await?;
-    let names = answer::BucketNames::of(&plan);
-    let mut results = Vec::new();
-    for series in &plan.series {
-        let rows: Vec<answer::Row> = query.select(sql::statement(scope, &plan, series, &actors)).await?;
-        results.append(&mut answer::lines(&plan, series, &names, &rows));
+    let plan = checked.plan(question, first, &query.limits)?;
+    let mut rows = Vec::with_capacity(plan.series.len() * plan.periods.len());
+    for period in &plan.periods {
+        rows.extend(of_period(query, scope, &plan, period).await?);
     }
-    let zoned = |at: Timestamp| plan.calendar.zoned(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let range = plan.range();
+    let shown = |at: Timestamp| plan.calendar.zoned(at).format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
     let meta = TrendsMeta {
         timezone: plan.calendar.zone.name(),
-        date_from: zoned(plan.range.from),
-        date_to: zoned(plan.range.last()),
+        date_from: shown(range.from),
+        date_to: shown(range.last()),
         interval: plan.interval,
         meta: asked.meta(),
     };
-    Ok(Answer { results, meta })
+    Ok(Answer { results: answer::lines(&plan, &rows), meta })
 }
 
-impl Trends {
-    /// Checks everything that can be checked without the store.
-    ///
-    /// # Errors
-    /// 400 that names the field, what was given and what would be right.
-    fn check(&self, limits: &config::Query, now: Timestamp) -> Result<Checked, Problem> {
-        let calendar = range::calendar(self.timezone.as_deref(), self.week_start)?;
-        let asked = Asked { date_from: self.date_from.as_deref(), date_to: self.date_to.as_deref() };
-        let (begin, end) = range::resolve(asked, &calendar, self.interval, self.now.unwrap_or(now))?;
-        if self.series.is_empty() || self.series.len() > limits.series_max {
-            let message = format!(
-                "series has {} entries; a question has 1 to {} (query.series_max)",
-                self.series.len(),
-                limits.series_max
-            );
-            return Err(Problem::invalid("series", message)
-                .with("max", limits.series_max)
-                .with("setting", "query.series_max"));
+/// The rows of every series in one period.
+async fn of_period(
+    query: &Query,
+    scope: &Scope,
+    plan: &Plan,
+    period: &Period,
+) -> Result<Vec<SeriesRows>, Problem> {
+    let bins = match plan.breakdown.as_ref().and_then(PlannedBreakdown::number) {
+        Some(number) => {
+            let extremes = sql::extremes(scope, plan, period, &number);
+            let rows: Vec<(Option<f64>, Option<f64>)> = query.select(extremes).await?;
+            let found = rows.into_iter().find_map(|(least, greatest)| Some((least?, greatest?)));
+            plan.breakdown.as_ref().map(|breakdown| breakdown.bins(found))
         }
-        let shared = filter::conditions(&self.filters, "filters", limits.filters_max)?;
-        let series = self.series.iter().enumerate().map(|(index, series)| {
-            let path = format!("series[{index}].filters");
-            let mut conditions = shared.clone();
-            conditions.extend(filter::conditions(&series.filters, &path, limits.filters_max)?);
-            Ok(PlannedSeries { event: series.event.clone(), math: series.math, conditions })
-        });
-        let series = series.collect::<Result<_, Problem>>()?;
-        let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits)).transpose()?;
-        Ok(Checked { calendar, interval: self.interval, begin, end, series, breakdown })
+        None => None,
+    };
+    let label = plan.breakdown.as_ref().map(|breakdown| breakdown.label(bins.as_deref()));
+    let mut all = Vec::with_capacity(plan.series.len());
+    for series in &plan.series {
+        let rows: Vec<Row> =
+            query.select(sql::statement(scope, plan, period, series, label.as_ref())).await?;
+        all.push(SeriesRows { rows, bins: bins.clone() });
     }
+    Ok(all)
 }
 
 #[cfg(test)]
 impl Trends {
-    /// Every statement of the question.
+    /// Every statement of the question; bins are those of numbers from 0 to 10.
     pub(super) fn statements(
         &self,
         scope: &Scope,
-        limits: &config::Query,
+        limits: &crate::config::Query,
         now: Timestamp,
-    ) -> Result<Vec<Sql>, Problem> {
-        let checked = self.check(limits, now)?;
-        let first = (checked.begin == Begin::FirstEvent).then(|| sql::first_event(scope));
-        let plan = checked.plan(None, limits)?;
-        let actors = Actors::new(scope, false);
-        let of_series = plan.series.iter().map(|series| sql::statement(scope, &plan, series, &actors));
-        Ok(first.into_iter().chain(of_series).collect())
-    }
-}
-
-impl Breakdown {
-    fn check(&self, limits: &config::Query) -> Result<PlannedBreakdown, Problem> {
-        filter::check_key("breakdown.property", &self.property)?;
-        let limit = self.limit.unwrap_or(BREAKDOWN_VALUES.min(limits.breakdown_values_max));
-        if limit == 0 || limit > limits.breakdown_values_max {
-            let max = limits.breakdown_values_max;
-            let message =
-                format!("breakdown.limit is {limit}; it may be 1 to {max} (query.breakdown_values_max)");
-            return Err(Problem::invalid("breakdown.limit", message)
-                .with("given", limit)
-                .with("max", max)
-                .with("setting", "query.breakdown_values_max"));
+        actors: &super::actor::Actors,
+    ) -> Result<Vec<crate::store::Sql>, Problem> {
+        let checked = self.check(limits, now, actors)?;
+        let mut statements = Vec::new();
+        if checked.begin == Begin::FirstEvent {
+            statements.push(sql::first_event(scope));
         }
-        Ok(PlannedBreakdown { property: self.property.clone(), limit, hide_other: self.hide_other })
-    }
-}
-
-impl Checked {
-    /// The plan, once the first event is known if it is needed; without any event the range is its last bucket.
-    ///
-    /// # Errors
-    /// 400: the range is backwards, or the answer would be larger than `query.buckets_max` or `query.points_max`.
-    fn plan(self, first: Option<Timestamp>, limits: &config::Query) -> Result<Plan, Problem> {
-        let last = Timestamp::from_millis(self.end.as_millis() - 1);
-        let from = match self.begin {
-            Begin::At(from) => from,
-            Begin::FirstEvent => first.unwrap_or(last).min(last),
-        };
-        let (range, buckets) =
-            range::buckets(from, self.end, &self.calendar, self.interval, limits.buckets_max)?;
-        let lines = self.series.len() * self.breakdown.as_ref().map_or(1, |breakdown| breakdown.limit + 1);
-        let points = lines.saturating_mul(buckets.len());
-        if points > limits.points_max {
-            let message = format!(
-                "the answer may have {points} numbers ({lines} lines of {} buckets), more than {} (query.points_max): \
-                 take a longer interval, a shorter range or fewer values",
-                buckets.len(),
-                limits.points_max
-            );
-            return Err(Problem::invalid("interval", message)
-                .with("max", limits.points_max)
-                .with("setting", "query.points_max"));
+        let plan = checked.plan(self, None, limits)?;
+        for period in &plan.periods {
+            let number = plan.breakdown.as_ref().and_then(PlannedBreakdown::number);
+            statements.extend(number.as_ref().map(|number| sql::extremes(scope, &plan, period, number)));
+            let bins = number.and(plan.breakdown.as_ref()).map(|breakdown| breakdown.bins(Some((0.0, 10.0))));
+            let label = plan.breakdown.as_ref().map(|breakdown| breakdown.label(bins.as_deref()));
+            let of_series =
+                plan.series.iter().map(|series| sql::statement(scope, &plan, period, series, label.as_ref()));
+            statements.extend(of_series);
         }
-        let Self { calendar, interval, series, breakdown, .. } = self;
-        Ok(Plan { calendar, interval, range, buckets, series, breakdown })
+        Ok(statements)
     }
 }

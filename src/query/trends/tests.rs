@@ -1,13 +1,16 @@
 //! What a question is refused for, and what rows become.
 
-use super::answer::{BucketNames, Row, lines};
+use super::answer::{Row, SeriesRows, lines};
 use super::*;
 use crate::http::strict;
-use crate::query::tests::{at, limits};
+use crate::query::actor::Actors;
+use crate::query::tests::{at, limits, scope};
 
 fn check(body: &str) -> Result<Plan, Problem> {
     let question: Trends = strict::json(body.as_bytes())?;
-    question.check(&limits(), at("2026-03-10T12:00:00Z"))?.plan(None, &limits())
+    let actors = Actors::new(&scope(), false);
+    let checked = question.check(&limits(), at("2026-03-10T12:00:00Z"), &actors)?;
+    checked.plan(&question, None, &limits())
 }
 
 fn refused(body: &str) -> (String, String) {
@@ -69,11 +72,50 @@ fn what_cannot_be_meant_is_refused_by_name() {
             "text, a number, a boolean or a list",
         ),
     ];
+    all_refused(&cases);
+}
+
+/// Each body is refused with this field, and a message that has this part.
+fn all_refused(cases: &[(&str, &str, &str)]) {
     for (body, field, part) in cases {
         let (refused_field, message) = refused(body);
-        assert_eq!(refused_field, field, "{body}: {message}");
+        assert_eq!(refused_field, *field, "{body}: {message}");
         assert!(message.contains(part), "{body}: {message}");
     }
+}
+
+#[test]
+fn options_that_do_not_fit_are_refused_by_name() {
+    let cases = [
+        (r#"{"series":[{"event":"a","math":"sum"}]}"#, "series[0].math_property", "is required"),
+        (r#"{"series":[{"event":"a"}],"formula":"A/B"}"#, "formula", "only A"),
+        (r#"{"series":[{"event":"a"}],"formulas":["A","A+"]}"#, "formulas[1]", "ends too early"),
+        (r#"{"series":[{"event":"a"}],"compare_to":"1w"}"#, "compare_to", "-1w"),
+        (r#"{"series":[{"event":"a"}],"smoothing":0}"#, "smoothing", "query.buckets_max"),
+        (r#"{"series":[{"event":"a"}],"display":"lines"}"#, "display", "did you mean line?"),
+        (
+            r#"{"series":[{"event":"a"}],"breakdown":{"property":["a","b","c","d"]}}"#,
+            "breakdown.property",
+            "query.breakdown_properties_max",
+        ),
+        (
+            r#"{"series":[{"event":"a"}],"breakdown":{"property":"a","type":"events"}}"#,
+            "breakdown.type",
+            "did you mean event?",
+        ),
+        (
+            r#"{"series":[{"event":"a"}],"breakdown":{"property":"distinct","type":"event_metadata"}}"#,
+            "breakdown.property",
+            "did you mean distinct_id?",
+        ),
+        (
+            r#"{"series":[{"event":"a"}],"breakdown":{"property":["a","b"],"histogram_bins":3}}"#,
+            "breakdown.histogram_bins",
+            "one property",
+        ),
+        (r#"{"series":[{"event":"a"}],"filter":{"persons":[]}}"#, "filter", "query.people_max"),
+    ];
+    all_refused(&cases);
 }
 
 #[test]
@@ -85,33 +127,129 @@ fn a_thousand_series_and_a_thousand_filters_are_refused_by_their_setting() {
     assert!(refused(&body).1.contains("query.filters_max"));
 }
 
-fn row(day: &str, value: u64, place: u64, label: &str) -> Row {
+fn row(day: &str, value: f64, place: u64, label: &str) -> Row {
     Row { bucket: at(&format!("{day}T00:00:00Z")).as_millis(), value, place, label: label.to_owned() }
+}
+
+fn rows(rows: &[Row]) -> SeriesRows {
+    SeriesRows { rows: rows.to_vec(), bins: None }
+}
+
+/// The lines of a question about 9 to 11 January 2020, with these rows for each series and period.
+fn answered(rest: &str, of_series: &[&[Row]]) -> Vec<Line> {
+    let body = format!(r#"{{"date_from":"2020-01-09","date_to":"2020-01-11",{rest}}}"#);
+    lines(&check(&body).unwrap(), &of_series.iter().map(|each| rows(each)).collect::<Vec<_>>())
+}
+
+fn data(line: &Line) -> Vec<f64> {
+    line.data.iter().map(|number| number.0).collect()
 }
 
 #[test]
 fn rows_become_lines_with_every_bucket() {
-    let plan =
-        check(r#"{"series":[{"event":"a"}],"date_from":"2020-01-09","date_to":"2020-01-11"}"#).unwrap();
-    let names = BucketNames::of(&plan);
-    let line = &lines(&plan, &plan.series[0], &names, &[row("2020-01-10", 4, 0, "")])[0];
-    assert_eq!((line.data.as_slice(), line.count), (&[0, 4, 0][..], 4));
+    let line = &answered(r#""series":[{"event":"a"}]"#, &[&[row("2020-01-10", 4.0, 0, "")]])[0];
+    assert_eq!((data(line), line.count), (vec![0.0, 4.0, 0.0], Number(4.0)));
     assert_eq!(*line.labels, ["9-Jan-2020", "10-Jan-2020", "11-Jan-2020"]);
     assert_eq!(*line.days, ["2020-01-09", "2020-01-10", "2020-01-11"]);
     assert_eq!(line.breakdown, None);
 }
 
 #[test]
-fn values_without_a_line_of_their_own_are_named_as_other_and_none() {
-    let plan = check(
-        r#"{"series":[{"event":"a"}],"date_from":"2020-01-09","date_to":"2020-01-09",
-            "breakdown":{"property":"p","limit":2}}"#,
-    )
-    .unwrap();
-    let rows = [row("2020-01-09", 4, 1, "x"), row("2020-01-09", 2, 2, ""), row("2020-01-09", 7, 3, "z")];
-    let lines = lines(&plan, &plan.series[0], &BucketNames::of(&plan), &rows);
-    let shown: Vec<_> = lines.iter().map(|line| (line.breakdown.as_deref().unwrap(), line.count)).collect();
-    assert_eq!(shown, [("x", 4), (WITHOUT, 2), (OTHER, 7)]);
+fn events_without_a_value_stand_behind_values_and_before_all_others() {
+    let given =
+        [row("2020-01-09", 9.0, 1, ""), row("2020-01-09", 4.0, 2, "x"), row("2020-01-09", 7.0, 3, "z")];
+    let lines = answered(r#""series":[{"event":"a"}],"breakdown":{"property":"p","limit":2}"#, &[&given]);
+    let shown: Vec<_> = lines.iter().map(|line| (line.label.as_str(), line.count.0)).collect();
+    assert_eq!(shown, [("x", 4.0), (WITHOUT, 9.0), (OTHER, 7.0)]);
+}
+
+#[test]
+fn values_of_several_properties_are_lists() {
+    let given = [
+        row("2020-01-09", 4.0, 1, r#"["x","true"]"#),
+        row("2020-01-09", 2.0, 2, r#"["","y"]"#),
+        row("2020-01-09", 7.0, 3, r#"["z","z"]"#),
+    ];
+    let question = r#""series":[{"event":"a"}],"breakdown":{"property":["p","q"],"limit":2}"#;
+    let lines = answered(question, &[&given]);
+    let shown: Vec<_> = lines.iter().map(|line| serde_json::to_value(&line.breakdown).unwrap()).collect();
+    assert_eq!(
+        shown,
+        [
+            serde_json::json!(["x", "true"]),
+            serde_json::json!([WITHOUT, "y"]),
+            serde_json::json!([OTHER, OTHER]),
+        ]
+    );
+    assert_eq!(lines[0].label, "x::true");
+}
+
+#[test]
+fn a_formula_fills_what_a_series_lacks_with_zero_and_ranks_by_its_own_sum() {
+    let a = [row("2020-01-09", 1.0, 1, "x"), row("2020-01-10", 2.0, 2, "y")];
+    let b = [row("2020-01-10", 5.0, 1, "z"), row("2020-01-10", 3.0, 2, "y")];
+    let question =
+        r#""series":[{"event":"a"},{"event":"b"}],"formula":"A+2*B","breakdown":{"property":"p","limit":2}"#;
+    let lines = answered(question, &[&a, &b]);
+    let shown: Vec<_> = lines.iter().map(|line| (line.breakdown.clone(), data(line), line.count.0)).collect();
+    let value = |text: &str| Some(Value::One(text.to_owned()));
+    assert_eq!(
+        shown,
+        [
+            (value("z"), vec![0.0, 10.0, 0.0], 10.0),
+            (value("y"), vec![0.0, 8.0, 0.0], 8.0),
+            (value(OTHER), vec![1.0, 0.0, 0.0], 1.0),
+        ]
+    );
+    assert!(lines.iter().all(|line| line.label == "Formula (A+2*B)"));
+}
+
+#[test]
+fn constants_of_a_formula_stand_in_every_bucket() {
+    let lines =
+        answered(r#""series":[{"event":"a"}],"formulas":["A+1","1/A"]"#, &[&[row("2020-01-10", 4.0, 0, "")]]);
+    assert_eq!(data(&lines[0]), [1.0, 5.0, 1.0]);
+    assert_eq!(data(&lines[1]), [0.0, 0.25, 0.0]);
+}
+
+#[test]
+fn displays_sum_up_or_answer_one_number() {
+    let given = [row("2020-01-09", 4.0, 0, ""), row("2020-01-11", 3.0, 0, "")];
+    let line = &answered(r#""series":[{"event":"a"}],"display":"cumulative""#, &[&given])[0];
+    assert_eq!((data(line), line.count.0), (vec![4.0, 4.0, 7.0], 7.0));
+    let line = &answered(r#""series":[{"event":"a"}],"smoothing":2"#, &[&given])[0];
+    assert_eq!(data(line), [4.0, 2.0, 1.0]);
+    let line = &answered(r#""series":[{"event":"a"}],"display":"bold_number""#, &[&given[..1]])[0];
+    assert_eq!((data(line), line.count.0, line.aggregated_value), (vec![], 0.0, Some(Number(4.0))));
+    assert!(line.labels.is_empty() && line.days.is_empty());
+}
+
+#[test]
+fn each_series_stands_beside_its_own_past() {
+    let now = [row("2020-01-09", 1.0, 0, "")];
+    let before = [row("2020-01-08", 2.0, 0, "")];
+    let lines =
+        answered(r#""series":[{"event":"a"},{"event":"b"}],"compare":true"#, &[&now, &[], &before, &before]);
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| (line.event.as_deref().unwrap(), line.compare_label.unwrap(), data(line)))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("a", "current", vec![1.0, 0.0, 0.0]),
+            ("a", "previous", vec![0.0, 0.0, 2.0]),
+            ("b", "current", vec![0.0, 0.0, 0.0]),
+            ("b", "previous", vec![0.0, 0.0, 2.0]),
+        ]
+    );
+    assert_eq!(lines[1].days[2], "2020-01-08");
+}
+
+#[test]
+fn numbers_are_written_whole_where_they_are() {
+    let text = serde_json::to_string(&[Number(3.0), Number(-0.5), Number(1e300), Number(0.0)]).unwrap();
+    assert_eq!(text, "[3,-0.5,1e+300,0]");
 }
 
 #[test]
@@ -121,8 +259,7 @@ fn hours_carry_their_offset_so_that_a_repeated_one_is_told_apart() {
             "interval":"hour","timezone":"America/New_York"}"#,
     )
     .unwrap();
-    let names = BucketNames::of(&plan);
-    let line = &lines(&plan, &plan.series[0], &names, &[])[0];
+    let line = &lines(&plan, &[rows(&[])])[0];
     assert_eq!(*line.labels, ["1-Nov 00:00", "1-Nov 01:00", "1-Nov 01:00", "1-Nov 02:00"]);
     assert_eq!(line.days[1], "2026-11-01T01:00:00-04:00");
     assert_eq!(line.days[2], "2026-11-01T01:00:00-05:00");
@@ -131,5 +268,5 @@ fn hours_carry_their_offset_so_that_a_repeated_one_is_told_apart() {
 #[test]
 fn all_without_an_event_is_the_running_bucket() {
     let plan = check(r#"{"series":[{"event":"a"}],"date_from":"all"}"#).unwrap();
-    assert_eq!(plan.buckets.len(), 1);
+    assert_eq!(plan.periods[0].buckets.len(), 1);
 }

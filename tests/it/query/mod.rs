@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod events;
+mod oracles;
 mod trends;
 mod v1;
 
