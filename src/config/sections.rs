@@ -92,6 +92,7 @@ pub struct Query {
     pub gather_values_max: usize,
     pub gather_people_max: u64,
     pub trace_records_max: u32,
+    pub sql_rows_max: usize,
     pub concurrency: usize,
     #[serde(with = "humantime_serde")]
     pub queue_timeout: Duration,

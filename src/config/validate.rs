@@ -97,6 +97,7 @@ impl Config {
             ("query.funnel_steps_max", query.funnel_steps_max),
             ("query.gather_values_max", query.gather_values_max),
             ("metering.values_max", self.metering.values_max),
+            ("query.sql_rows_max", query.sql_rows_max),
             ("consumer.batch_rows_max", consumer.batch_rows_max),
             ("consumer.flood_records_min", consumer.flood_records_min),
             ("consumer.flood_run_max", consumer.flood_run_max),

@@ -19,7 +19,7 @@ macro_rules! migrations {
 }
 
 /// Every migration, in the order they apply.
-const MIGRATIONS: &[Migration] = migrations!["0001_foundation", "0007_metering"];
+const MIGRATIONS: &[Migration] = migrations!["0001_foundation", "0003_documents", "0007_metering"];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT NOT NULL PRIMARY KEY, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";

@@ -11,6 +11,7 @@
 mod api_keys;
 mod columns;
 mod corrections;
+mod documents;
 mod environments;
 mod error;
 mod features;
@@ -34,6 +35,7 @@ use sea_orm::{
 pub use api_keys::{ApiKey, ApiKeys, KeyUse, NewApiKey};
 pub use columns::JsonText;
 pub use corrections::{Correction, Corrections, NewCorrection};
+pub use documents::{Document, DocumentKind, Documents};
 pub use environments::{Environment, Environments};
 pub use error::MetaError;
 pub use features::{Feature, Features, NewFeature};
@@ -149,6 +151,11 @@ impl Meta {
     /// The API keys of a project.
     pub fn api_keys(&self) -> ApiKeys<'_> {
         ApiKeys(self)
+    }
+
+    /// What people keep of this kind.
+    pub fn documents(&self, kind: DocumentKind) -> Documents<'_> {
+        Documents { meta: self, kind }
     }
 
     /// The durable jobs.

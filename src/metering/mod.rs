@@ -122,6 +122,7 @@ impl Metering {
             timeout: self.limits.timeout,
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
             timeout_setting: "query.timeout",
+            read_only: false,
         }
     }
 

@@ -199,6 +199,36 @@ impl Actors {
         rows.push(" ORDER BY acting, name LIMIT ").arg(keys_max).push(" BY acting")
     }
 
+    /// Rows (id, distinct_ids, properties, first_seen, last_seen, events) of the people that `seen` knows as (acting,
+    /// distinct_ids, first_seen, last_seen, events); properties as JSON text.
+    pub(super) fn with_all_properties(&self, seen: &Sql) -> Sql {
+        let facts = Sql::new("SELECT id_hash, key, kind, value, version FROM person_properties FINAL WHERE ")
+            .append(&self.scoped());
+        let values = Sql::new("SELECT ")
+            .push(self.owner())
+            .push(" AS owned, key AS name, ")
+            .append(&value_of(None))
+            .push(" AS said FROM (")
+            .append(&facts)
+            .push(") AS facts")
+            .append(&self.owners())
+            .push(" GROUP BY owned, name HAVING said != ''");
+        let objects = Sql::new(
+            "SELECT owned, concat('{', arrayStringConcat(groupArray(concat(toJSONString(name), ':', said)), ','), '}') \
+             AS object FROM (",
+        )
+        .append(&values)
+        .push(") GROUP BY owned");
+        Sql::new(
+            "SELECT acting AS id, distinct_ids, if(object = '', '{}', object) AS properties, first_seen, last_seen, \
+             events FROM (",
+        )
+        .append(seen)
+        .push(") AS seen ANY LEFT JOIN (")
+        .append(&objects)
+        .push(") AS objects ON owned = acting")
+    }
+
     /// Whose a row of person properties is, beside [`Actors::owners`].
     fn owner(&self) -> &'static str {
         if self.0.merged { "if(owner = 0, id_hash, owner)" } else { "id_hash" }

@@ -13,6 +13,7 @@ use super::funnel::Funnel;
 use super::funnel::people::FunnelPeople;
 use super::names::Names;
 use super::persons::Persons;
+use super::sql::SqlQuestion;
 use super::trends::Trends;
 use super::{Query, events, names, persons, trace, v1};
 use crate::auth::{Access, Permission, http::authorize};
@@ -32,6 +33,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/persons").get(list_persons))
         .service(resource("/api/persons/{person_id}").get(show_person))
         .service(resource("/api/query/trends").post(ask::<Trends>))
+        .service(resource("/api/query/sql").post(ask::<SqlQuestion>))
         .service(resource("/api/query/funnel").post(ask::<Funnel>))
         .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>));
     v1::http::routes(config);

@@ -17,6 +17,7 @@
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
 //! | `persons.rs` | who there is |
+//! | `sql/` | SQL of the caller's own |
 //! | `trends/` | how many, over time |
 //! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
 //! | `funnel/` | how many come from step to step |
@@ -40,6 +41,7 @@ mod period;
 pub mod persons;
 pub mod range;
 mod session;
+pub mod sql;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -157,6 +159,16 @@ impl Query {
         Ok(rows)
     }
 
+    /// As [`Query::select`]; the store refuses whatever does more than read.
+    async fn select_read_only<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
+        let began = Instant::now();
+        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let limits = Limits { read_only: true, ..self.store_limits() };
+        let (rows, rows_read) = self.store.select_counted(sql, limits).await.map_err(problem)?;
+        self.journal.read(text, rows_read, began.elapsed());
+        Ok(rows)
+    }
+
     /// Asks the store for an answer that is read block by block. Dropped before its end, it ends the question.
     async fn stream<T: Row>(&self, sql: Sql) -> Result<Blocks<T>, Problem> {
         let began = Instant::now();
@@ -170,6 +182,7 @@ impl Query {
             timeout: self.limits.timeout,
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
             timeout_setting: "query.timeout",
+            read_only: false,
         }
     }
 }

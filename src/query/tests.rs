@@ -127,7 +127,7 @@ fn the_table_is_named_in_one_place_and_the_store_is_asked_in_one() {
     };
     assert!(sources().len() > 8);
     assert_eq!(naming("FROM events"), ["statement.rs"]);
-    assert_eq!(naming("JOIN "), ["actor.rs"]);
+    assert_eq!(naming("JOIN "), ["sql/render.rs", "actor.rs"]);
     assert_eq!(naming("FROM person"), ["actor.rs"]);
     assert_eq!(naming("store.select"), ["mod.rs"]);
     assert_eq!(naming("store.stream"), ["mod.rs"]);

@@ -24,6 +24,8 @@ pub struct Limits {
     pub memory_bytes_max: Option<u64>,
     /// The setting that `timeout` comes from, for the error that names it.
     pub timeout_setting: &'static str,
+    /// The store is to change nothing, its settings included.
+    pub read_only: bool,
 }
 
 /// How much longer than the server we wait, so that its own error arrives.
@@ -32,7 +34,12 @@ const GRACE: Duration = Duration::from_secs(2);
 impl Store {
     /// The limits of questions that no user asked: `store.request_timeout`.
     pub fn limits(&self) -> Limits {
-        Limits { timeout: self.request_timeout(), memory_bytes_max: None, timeout_setting: REQUEST_TIMEOUT }
+        Limits {
+            timeout: self.request_timeout(),
+            memory_bytes_max: None,
+            timeout_setting: REQUEST_TIMEOUT,
+            read_only: false,
+        }
     }
 
     /// Asks a question under [`Store::limits`]; all rows at once.
@@ -98,6 +105,10 @@ impl Store {
         ];
         if let Some(bytes) = limits.memory_bytes_max {
             settings.push(("max_memory_usage", bytes.to_string()));
+        }
+        if limits.read_only {
+            // The last one: after it the server takes no other.
+            settings.push(("readonly", "1".to_owned()));
         }
         let client = &pooled.connection()?.client;
         let progress = client.subscribe_progress();

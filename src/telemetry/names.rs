@@ -76,6 +76,7 @@ metrics! {
     QUERY_TRACE_DURATION = "query_trace_duration_seconds", Kind::Histogram(LATENCY), [], "Traces of one event.";
     QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";
     QUERY_PERSONS_DURATION = "query_persons_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of persons, and one person.";
+    QUERY_SQL_DURATION = "query_sql_duration_seconds", Kind::Histogram(LATENCY), [], "Questions in SQL.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
 
     AUTH_REQUESTS = "auth_requests_total", Kind::Counter, ["outcome"], "Keys checked, by outcome.";

@@ -457,6 +457,7 @@ async fn a_question_over_its_limits_names_the_setting_and_leaves_the_engine_alon
         timeout: Duration::from_millis(300),
         memory_bytes_max: Some(50_000_000),
         timeout_setting: "query.timeout",
+        read_only: false,
     };
     let slow = Sql::new("SELECT count() AS n FROM system.numbers WHERE NOT ignore(sipHash64(number))");
     let answer = test.store.select_within::<(u64,)>(slow, limits).await;

@@ -4,6 +4,7 @@
 mod behaviour;
 mod events;
 mod oracles;
+mod sql;
 mod trends;
 mod v1;
 
