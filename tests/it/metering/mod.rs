@@ -2,6 +2,8 @@
 
 mod corrections;
 mod documents;
+mod invoice;
+mod sdks;
 mod usage;
 
 use serde_json::{Value, json};
