@@ -11,7 +11,7 @@ use crate::auth::{self, Keys};
 use crate::config::{Config, EventLogKind};
 use crate::dlq::Dlq;
 use crate::event::{Clock, IdSource};
-use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog};
+use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions};
 use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
@@ -20,6 +20,8 @@ use crate::store::Store;
 
 /// How often a component that nothing else uses is asked whether it answers.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// The same for one that did not: what heals should not wait to be noticed.
+const PROBE_EVERY_DOWN: Duration = Duration::from_secs(1);
 
 /// What the roles share. Cheap to clone.
 #[derive(Clone)]
@@ -94,14 +96,20 @@ impl Pools {
             async move {
                 let log = pools.health.component("eventlog");
                 loop {
-                    match pools.log.probe().await {
-                        Ok(()) => log.up(),
-                        Err(error) => log.down(&error.to_string()),
-                    }
+                    let wait = match pools.log.probe().await {
+                        Ok(()) => {
+                            log.up();
+                            PROBE_EVERY
+                        }
+                        Err(error) => {
+                            log.down(&error.to_string());
+                            PROBE_EVERY_DOWN
+                        }
+                    };
                     if let Err(error) = pools.meta.probe().await {
                         tracing::warn!(error = %error, "the metadata database does not answer");
                     }
-                    tokio::time::sleep(PROBE_EVERY).await;
+                    tokio::time::sleep(wait).await;
                 }
             }
         });
@@ -167,6 +175,11 @@ pub async fn open_log(
                 EmbeddedLog::open(&config.data_dir.join("eventlog"), options, clock, ids, health, tasks)
                     .await?;
             Ok(Arc::new(log))
+        }
+        EventLogKind::Kafka => {
+            // Known from the start, so that `/ready` says so when no broker has answered yet.
+            health.component("eventlog");
+            Ok(Arc::new(KafkaLog::open(KafkaOptions::from_config(&config.eventlog), ids)?))
         }
     }
 }

@@ -146,6 +146,7 @@ pub(super) enum Topics {
     Create,
     /// Give a topic more partitions; a key's later events may then go to another partition
     Grow {
+        #[arg(long)]
         topic: String,
         /// How many it shall have
         #[arg(long)]

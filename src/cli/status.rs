@@ -11,6 +11,10 @@ use super::output::{Output, cell};
 
 /// How often `lag --watch` looks.
 const WATCH: Duration = Duration::from_secs(1);
+/// What follows from growing a topic.
+const WHAT_MOVES: &str = "Keys move: a distinct id's next event may go to another partition than those before it, out of order \
+     with them. A resend with the same day, name and distinct id is still one event; one that changed these is recognised \
+     by the sweep (consumer.sweep_interval) instead of at once, for as long as the id window reaches back.";
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(super) async fn doctor(operator: &Operator, output: Output) -> anyhow::Result<Ended> {
@@ -93,6 +97,7 @@ pub(super) async fn topics(command: &Topics, operator: &Operator, output: Output
             let body = json!({ "topic": topic, "partitions": partitions });
             let grown: Value = operator.post("/api/ops/topics/grow", &body).await?;
             output.object(&grown)?;
+            output.talk(WHAT_MOVES);
         }
     }
     Ok(Ended::Done)

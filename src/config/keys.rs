@@ -6,7 +6,7 @@ use toml::Value;
 use super::{ConfigError, ConfigProblem, Origin, REFERENCE};
 
 /// Keys whose value is never printed.
-const SECRETS: &[&str] = &["store.password"];
+const SECRETS: &[&str] = &["store.password", "eventlog.kafka.sasl.password"];
 
 /// Keys whose value may hold a password (`scheme://user:password@host`), which is never printed.
 const SECRET_URLS: &[&str] = &["store.url", "meta.url"];
@@ -15,6 +15,8 @@ const SECRET_URLS: &[&str] = &["store.url", "meta.url"];
 pub(super) const LEGACY_VARIABLES: &[(&str, &str)] = &[
     ("CAPTURE_REQUIRE_API_KEY", "capture.require_api_key"),
     ("QUERY_REQUIRE_API_KEY", "query.require_api_key"),
+    ("CONSUMER_KAFKA_BOOTSTRAP_SERVERS", "eventlog.kafka.bootstrap_servers"),
+    ("CAPTURE_KAFKA_BOOTSTRAP_SERVERS", "eventlog.kafka.bootstrap_servers"),
     ("CONSUMER_KAFKA_GROUP_ID", "consumer.group_id"),
     ("CONSUMER_DLQ_TOPIC", "consumer.dlq_topic"),
     ("CONSUMER_METRICS_PORT", "consumer.metrics_port"),

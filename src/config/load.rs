@@ -10,6 +10,9 @@ use toml::Value;
 
 use super::{Config, ConfigError, ConfigProblem, keys};
 
+/// Partitions of a topic that is made on Kafka, unless configured: RUNBOOK has the reckoning.
+const KAFKA_PARTITIONS: i64 = 12;
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -275,6 +278,7 @@ impl Layers {
         if !self.problems.is_empty() {
             return Err(ConfigError { problems: self.problems });
         }
+        self.imply();
         let config = match deserialize(self.values.iter().map(|(key, (value, _))| (key, value))) {
             Ok(config) => config,
             Err(reason) => return Err(self.blame(&reason)),
@@ -300,6 +304,25 @@ impl Layers {
             .map(|(key, (value, origin))| Setting { shown: keys::shown(&key, &value), key, origin })
             .collect();
         Ok(Loaded { config, settings, warnings })
+    }
+
+    /// Brokers that are named are meant to be used, and topics on Kafka are made with more partitions: both unless
+    /// something else is said.
+    fn imply(&mut self) {
+        let origin = |layers: &Self, key: &str| layers.values.get(key).map(|(_, origin)| origin.clone());
+        let named = self.values.get("eventlog.kafka.bootstrap_servers");
+        let named = named.filter(|(value, _)| value.as_array().is_some_and(|servers| !servers.is_empty()));
+        if let Some((_, because)) = named.cloned()
+            && origin(self, "eventlog.kind") == Some(Origin::Default)
+        {
+            self.values.insert("eventlog.kind".to_owned(), (Value::String("kafka".to_owned()), because));
+        }
+        let on_kafka =
+            self.values.get("eventlog.kind").is_some_and(|(kind, _)| kind.as_str() == Some("kafka"));
+        if on_kafka && origin(self, "eventlog.partitions") == Some(Origin::Default) {
+            let partitions = (Value::Integer(KAFKA_PARTITIONS), Origin::Default);
+            self.values.insert("eventlog.partitions".to_owned(), partitions);
+        }
     }
 
     /// Which values a refused whole goes back to: each is tried alone over the defaults.

@@ -114,6 +114,7 @@ pub struct Metering {
 #[serde(rename_all = "snake_case")]
 pub enum EventLogKind {
     Embedded,
+    Kafka,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -130,6 +131,68 @@ pub struct EventLogSection {
     pub segment_bytes: ByteSize,
     pub cache_bytes_max: ByteSize,
     pub queue_bytes_max: ByteSize,
+    pub kafka: Kafka,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    pub bootstrap_servers: Vec<String>,
+    pub client_id: String,
+    pub tls: bool,
+    #[serde(deserialize_with = "optional_path")]
+    pub tls_ca_file: Option<PathBuf>,
+    pub replication_factor: i16,
+    pub compression: KafkaCompression,
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    pub batch_bytes_max: ByteSize,
+    pub inflated_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub delivery_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub metadata_max_age: Duration,
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    pub sasl: KafkaSasl,
+}
+
+/// How the producer compresses its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KafkaCompression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSasl {
+    pub mechanism: KafkaSaslMechanism,
+    pub username: String,
+    pub password: SecretString,
+}
+
+/// How this program logs in at the brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum KafkaSaslMechanism {
+    #[serde(rename = "")]
+    None,
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -10,8 +10,11 @@ use super::*;
 /// Another value of the same form, as a variable or a flag would say it.
 fn another(key: &str, default: &Value) -> String {
     match (key, default) {
-        // Its only value so far.
+        // The other one needs to know the brokers.
         ("eventlog.kind", _) => "embedded".to_owned(),
+        ("eventlog.kafka.bootstrap_servers", _) => "k1:9092,k2:9092".to_owned(),
+        ("eventlog.kafka.compression", _) => "lz4".to_owned(),
+        ("eventlog.kafka.sasl.mechanism", _) => "PLAIN".to_owned(),
         ("log.format", _) => "json".to_owned(),
         ("log.level", _) => "debug".to_owned(),
         ("store.url", _) => "clickhouse://db:9000".to_owned(),
@@ -41,6 +44,7 @@ fn another(key: &str, default: &Value) -> String {
 
 fn seen(config: &Config) -> String {
     format!("{config:?} {}", config.store.password.expose_secret())
+        + config.eventlog.kafka.sasl.password.expose_secret()
 }
 
 #[test]
@@ -195,7 +199,7 @@ fn a_value_of_the_wrong_type_or_unit_is_told_with_what_would_fit() {
 
     let mut sources = Sources::default();
     sources.variable("FLEXFLOW_SERVER__LISTEN", "localhost").variable("FLEXFLOW_QUERY__TIMEOUT", "30");
-    sources.variable("FLEXFLOW_QUERY__MEMORY_MAX", "2 Gigs").variable("FLEXFLOW_EVENTLOG__KIND", "kafka");
+    sources.variable("FLEXFLOW_QUERY__MEMORY_MAX", "2 Gigs").variable("FLEXFLOW_EVENTLOG__KIND", "pulsar");
     sources.variable("FLEXFLOW_CONSUMER__LANES", "-1").variable("FLEXFLOW_CONSUMER__METRICS_PORT", "65536");
     sources.variable("FLEXFLOW_EVENTLOG__RETENTION_BYTES", "much");
     sources.set("--set", "auth.static_keys", "[{ sha256 = 1 }]").set("--set", "log.format", "xml");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::Config;
+use super::{Config, EventLogKind, KafkaSaslMechanism};
 
 /// Room in a record for what capture adds to an event's properties: ids, names, times, headers.
 const RECORD_OVERHEAD: ByteSize = ByteSize::kib(16);
@@ -65,6 +65,9 @@ impl Config {
         self.check_pairs(&mut faults);
         self.check_names(&mut faults);
         self.check_static_keys(&mut faults);
+        if self.eventlog.kind == EventLogKind::Kafka {
+            self.check_kafka(&mut faults);
+        }
         let mut warnings = Vec::new();
         if !self.server.listen.ip().is_loopback() {
             warnings.push(format!(
@@ -278,6 +281,76 @@ impl Config {
                     format!("{}, or directives such as info,flexflow::consumer=debug", LEVELS.join(", "));
                 faults.add("log.level", format!("{directive:?} names no level"), valid);
             }
+        }
+    }
+
+    fn check_kafka(&self, faults: &mut Faults) {
+        let kafka = &self.eventlog.kafka;
+        if kafka.bootstrap_servers.is_empty() {
+            faults.add(
+                "eventlog.kafka.bootstrap_servers",
+                "is empty, and eventlog.kind is \"kafka\"",
+                "brokers, such as [\"kafka:9092\"]",
+            );
+        }
+        for server in &kafka.bootstrap_servers {
+            let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains("://"));
+            if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+                let problem = format!("{server:?} is no address of a broker");
+                faults.add(
+                    "eventlog.kafka.bootstrap_servers",
+                    problem,
+                    "host and port, such as \"kafka:9092\"",
+                );
+            }
+        }
+        if kafka.replication_factor < 0 {
+            faults.add(
+                "eventlog.kafka.replication_factor",
+                "is negative",
+                "1 or more, or 0 for the brokers' default",
+            );
+        }
+        if kafka.tls_ca_file.is_some() && !kafka.tls {
+            faults.add(
+                "eventlog.kafka.tls_ca_file",
+                "is set, and eventlog.kafka.tls is false",
+                "tls = true, or \"\"",
+            );
+        }
+        let wants_login = kafka.sasl.mechanism != KafkaSaslMechanism::None;
+        if wants_login && kafka.sasl.username.is_empty() {
+            faults.add("eventlog.kafka.sasl.username", "is empty", "the name that the brokers know");
+        }
+        if !wants_login && !kafka.sasl.username.is_empty() {
+            faults.add(
+                "eventlog.kafka.sasl.mechanism",
+                "is empty, and eventlog.kafka.sasl.username is set",
+                "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+            );
+        }
+        faults.not_empty(&[
+            ("eventlog.kafka.batch_bytes_max", kafka.batch_bytes_max),
+            ("eventlog.kafka.inflated_bytes_max", kafka.inflated_bytes_max),
+        ]);
+        faults.lasting(&[
+            ("eventlog.kafka.delivery_timeout", kafka.delivery_timeout),
+            ("eventlog.kafka.connect_timeout", kafka.connect_timeout),
+            ("eventlog.kafka.request_timeout", kafka.request_timeout),
+            ("eventlog.kafka.metadata_max_age", kafka.metadata_max_age),
+            ("eventlog.kafka.session_timeout", kafka.session_timeout),
+            ("eventlog.kafka.heartbeat_interval", kafka.heartbeat_interval),
+        ]);
+        if kafka.heartbeat_interval * 3 > kafka.session_timeout {
+            let valid = format!(
+                "at most a third of eventlog.kafka.session_timeout, {}",
+                humantime::format_duration(kafka.session_timeout)
+            );
+            faults.add("eventlog.kafka.heartbeat_interval", "leaves no room for a lost heartbeat", valid);
+        }
+        if kafka.inflated_bytes_max < self.eventlog.record_bytes_max {
+            let valid = format!("at least eventlog.record_bytes_max, {}", self.eventlog.record_bytes_max);
+            faults.add("eventlog.kafka.inflated_bytes_max", "cannot hold one record", valid);
         }
     }
 

@@ -16,7 +16,6 @@
 mod conformance;
 mod embedded;
 mod groups;
-#[expect(dead_code, reason = "the log on top of its connections follows")]
 mod kafka;
 mod memory;
 mod partitioner;
@@ -33,7 +32,7 @@ use uuid::Uuid;
 use crate::event::Timestamp;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, FreeBytes};
-pub use kafka::{Compression, KafkaOptions, SaslMechanism, SaslOptions, TlsOptions};
+pub use kafka::{Compression, KafkaLog, KafkaOptions, SaslMechanism, SaslOptions, TlsOptions};
 pub use memory::{Fault, MemoryLog, Operation};
 pub use partitioner::{murmur2, partition_for_key};
 
@@ -110,7 +109,8 @@ pub struct Record {
     pub headers: Vec<Header>,
 }
 
-/// Where a produced record stands.
+/// Where a produced record stands. Offset -1: it is durable, but nobody knows where any more (Kafka, when an answer was
+/// lost and others followed before it was asked for again).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Position {
     pub partition: i32,

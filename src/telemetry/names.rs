@@ -40,6 +40,9 @@ metrics! {
     EVENTLOG_SYNCS = "eventlog_syncs_total", Kind::Counter, [], "Times the embedded log made records durable (one for many requests).";
     EVENTLOG_SYNC_DURATION = "eventlog_sync_duration_seconds", Kind::Histogram(LATENCY), [], "One write and fsync of the embedded log.";
     EVENTLOG_RECORDS_EXPIRED = "eventlog_records_expired_total", Kind::Counter, ["topic"], "Records deleted by the embedded log's retention.";
+    KAFKA_PRODUCE_REQUESTS = "kafka_produce_requests_total", Kind::Counter, [], "Produce requests sent to Kafka's brokers.";
+    KAFKA_PRODUCE_RETRIES = "kafka_produce_retries_total", Kind::Counter, ["reason"], "Batches that a broker did not take or did not answer for, by reason.";
+    KAFKA_PRODUCER_IDS = "kafka_producer_ids_total", Kind::Counter, [], "Producer ids taken: one a process, and one more each time the brokers forgot it.";
     EVENTLOG_DISK_BYTES = "eventlog_disk_bytes", Kind::Gauge, [], "Disk the embedded log takes.";
 
     CONSUMER_MESSAGES_CONSUMED = "consumer_messages_consumed_total", Kind::Counter, ["topic"], "Records read from the log into batches.";

@@ -33,6 +33,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sea_orm", &["src/meta/"]),
     ("klickhouse", &["src/store/"]),
     ("fjall", &["src/eventlog/embedded/"]),
+    ("kafka_protocol", &["src/eventlog/kafka/"]),
+    ("rskafka", &["src/eventlog/kafka/"]),
+    ("tokio_rustls", &["src/eventlog/kafka/"]),
     ("clap", &["src/cli/"]),
     ("libloading", &["src/store/engine/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
@@ -183,7 +186,7 @@ fn unsafe_code_stands_in_the_engines_file_alone() {
 
 #[test]
 fn every_pool_is_opened_in_one_place() {
-    for open in ["EmbeddedLog::open(", "Some(Store::open(", "Meta::open("] {
+    for open in ["EmbeddedLog::open(", "KafkaLog::open(", "Some(Store::open(", "Meta::open("] {
         let places: Vec<String> = sources()
             .into_iter()
             .filter(|(path, _)| !path.ends_with("tests.rs") && !path.to_string_lossy().contains("/tests/"))

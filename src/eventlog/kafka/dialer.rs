@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
+    ApiVersionsRequest, MetadataRequest, SaslAuthenticateRequest, SaslAuthenticateResponse,
+    SaslHandshakeRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::BufReader;
@@ -106,10 +107,28 @@ impl Dialer {
             }
         };
         self.negotiate(&connection).await.map_err(nothing_sent)?;
-        if let Some(options) = &self.0.sasl {
-            self.login(&connection, options).await.map_err(nothing_sent)?;
+        match &self.0.sasl {
+            Some(options) => self.login(&connection, options).await.map_err(nothing_sent)?,
+            None => self.greet(&connection).await?,
         }
         Ok(connection)
+    }
+
+    /// A port that asks for a login tells its versions to everybody and hangs up at the next request: find out now.
+    async fn greet(&self, connection: &Connection) -> Result<(), CallError> {
+        let request =
+            MetadataRequest::default().with_topics(Some(Vec::new())).with_allow_auto_topic_creation(false);
+        match connection.call(&request, self.0.connect_timeout).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Lost { address, reason, .. }) => Err(CallError::Unreachable {
+                address,
+                reason: format!(
+                    "{reason} at the first request; a port that asks for a login does that: see \
+                     eventlog.kafka.sasl.mechanism"
+                ),
+            }),
+            Err(other) => Err(other),
+        }
     }
 
     async fn negotiate(&self, connection: &Connection) -> Result<(), CallError> {

@@ -11,17 +11,11 @@ pub(super) mod code {
     pub(in crate::eventlog::kafka) const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub(in crate::eventlog::kafka) const CORRUPT_MESSAGE: i16 = 2;
     pub(in crate::eventlog::kafka) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-    pub(in crate::eventlog::kafka) const LEADER_NOT_AVAILABLE: i16 = 5;
-    pub(in crate::eventlog::kafka) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub(in crate::eventlog::kafka) const REQUEST_TIMED_OUT: i16 = 7;
     pub(in crate::eventlog::kafka) const MESSAGE_TOO_LARGE: i16 = 10;
-    pub(in crate::eventlog::kafka) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
-    pub(in crate::eventlog::kafka) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
-    pub(in crate::eventlog::kafka) const NOT_COORDINATOR: i16 = 16;
     pub(in crate::eventlog::kafka) const RECORD_LIST_TOO_LARGE: i16 = 18;
     pub(in crate::eventlog::kafka) const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
     pub(in crate::eventlog::kafka) const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
-    pub(in crate::eventlog::kafka) const GROUP_AUTHORIZATION_FAILED: i16 = 30;
     pub(in crate::eventlog::kafka) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
     pub(in crate::eventlog::kafka) const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
     pub(in crate::eventlog::kafka) const UNSUPPORTED_VERSION: i16 = 35;
@@ -32,8 +26,6 @@ pub(super) mod code {
     pub(in crate::eventlog::kafka) const SASL_AUTHENTICATION_FAILED: i16 = 58;
     pub(in crate::eventlog::kafka) const UNKNOWN_PRODUCER_ID: i16 = 59;
     pub(in crate::eventlog::kafka) const PRODUCER_FENCED: i16 = 90;
-    pub(in crate::eventlog::kafka) const UNKNOWN_TOPIC_ID: i16 = 100;
-    pub(in crate::eventlog::kafka) const INCONSISTENT_TOPIC_ID: i16 = 103;
 }
 
 /// Kafka's name of an error code, such as `NotLeaderOrFollower (6)`.

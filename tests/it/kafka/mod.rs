@@ -1,3 +1,7 @@
 //! FlexFlow on a real Kafka.
 
 mod harness;
+mod logs;
+mod produce;
+mod refusals;
+mod start;

@@ -134,6 +134,37 @@ impl Kafka {
     }
 }
 
+impl Kafka {
+    /// Runs one of Kafka's own tools with a file as its input.
+    pub(crate) async fn feed(&self, name: &str, args: &[&str], input: &Path) {
+        let input = std::fs::File::open(input).expect("the input");
+        let output = tokio::process::Command::new(script())
+            .args(["tool", "--version", &self.version, name, "--bootstrap-server", &self.bootstrap])
+            .args(args)
+            .stdin(Stdio::from(input))
+            .output()
+            .await
+            .expect("scripts/kafka runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs one of Kafka's performance tools, which take the brokers as a producer's property.
+    pub(crate) async fn perf(&self, name: &str, args: &[&str]) -> String {
+        let servers = format!("bootstrap.servers={}", self.bootstrap);
+        let output = tokio::process::Command::new(script())
+            .args(["tool", "--version", &self.version, name])
+            .args(args)
+            .args(["--producer-props", &servers])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("scripts/kafka runs");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{name}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+        stdout
+    }
+}
+
 impl Drop for Kafka {
     fn drop(&mut self) {
         let Ok(control) = self.control.get_mut() else { return };

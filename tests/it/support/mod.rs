@@ -10,4 +10,4 @@ pub(crate) mod wait;
 
 pub(crate) use process::Process;
 pub(crate) use sandbox::Sandbox;
-pub(crate) use wait::eventually;
+pub(crate) use wait::{eventually, eventually_for};

@@ -1,8 +1,8 @@
 //! A TCP proxy that can cut connections at chosen moments.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,12 +22,26 @@ struct State {
     swallow_answers: AtomicBool,
     /// Connections cut so far.
     cut: AtomicU64,
+    /// Where connections are passed to; none: they are hung up.
+    target: Mutex<Option<SocketAddr>>,
 }
 
 impl Proxy {
     /// Listens on a free port of the loopback device.
-    #[expect(clippy::disallowed_methods, reason = "a helper of tests, ended by its own Drop")]
     pub(crate) async fn to(target: SocketAddr) -> Self {
+        let proxy = Self::without_target().await;
+        proxy.aim(target);
+        proxy
+    }
+
+    /// Passes connections to `target` from now on.
+    pub(crate) fn aim(&self, target: SocketAddr) {
+        *self.state.target.lock().unwrap() = Some(target);
+    }
+
+    /// For a server that has to know the proxy's address before it has one itself.
+    #[expect(clippy::disallowed_methods, reason = "a helper of tests, ended by its own Drop")]
+    pub(crate) async fn without_target() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -37,6 +51,7 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = shared.clone();
                 connections.spawn(async move {
+                    let Some(target) = *shared.target.lock().unwrap() else { return };
                     if let Ok(server) = TcpStream::connect(target).await {
                         pass(client, server, &shared).await;
                     }

@@ -1,0 +1,173 @@
+//! Wrong addresses, wrong credentials, TLS against plaintext, and what is not allowed: one clear error each, that names
+//! the setting.
+
+use std::time::Duration;
+
+use flexflow::config::Config;
+use flexflow::eventlog::{EventLog, LogError};
+
+use super::logs::{open, produce_one, spec};
+use crate::support::kafka::{Kafka, VERSION};
+
+/// A broker that also listens with TLS and a login, and lets `writer` do little.
+struct Guarded {
+    kafka: Kafka,
+    /// `host:port` of the port with TLS and login.
+    address: String,
+    ca_file: String,
+    _dir: tempfile::TempDir,
+}
+
+async fn guarded() -> Guarded {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, certificate.pem()).unwrap();
+    let inline = |pem: &str| pem.trim().replace('\r', "").replace('\n', "\\n");
+    let users = "org.apache.kafka.common.security.plain.PlainLoginModule required \
+                 user_admin=\"secret\" user_writer=\"pencil\" username=\"admin\" password=\"secret\";";
+    let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+    let properties = format!(
+        "listeners=PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://127.0.0.1:{{extra}},CONTROLLER://127.0.0.1:{{control}}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://localhost:{{extra}}\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+         listener.name.sasl_ssl.plain.sasl.jaas.config={users}\n\
+         listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={scram}\n\
+         listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={scram}\n\
+         ssl.keystore.type=PEM\n\
+         ssl.keystore.certificate.chain={}\n\
+         ssl.keystore.key={}\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS;User:admin\n",
+        inline(&certificate.pem()),
+        inline(&key.serialize_pem()),
+    );
+    let kafka = Kafka::start(1, VERSION, &properties).await;
+    for (user, password) in [("scram", "octopus")] {
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let add = format!("{mechanism}=[iterations=4096,password={password}]");
+            let args = ["--alter", "--entity-type", "users", "--entity-name", user, "--add-config", &add];
+            kafka.tool("configs", &args).await;
+        }
+    }
+    let port: u16 = kafka.bootstrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let address = format!("localhost:{}", port + 2);
+    Guarded { kafka, address, ca_file: ca_file.display().to_string(), _dir: dir }
+}
+
+async fn refused(bootstrap: &str, settings: &[(&str, &str)]) -> String {
+    let log = open(bootstrap, settings);
+    let begun = tokio::time::Instant::now();
+    let error = log.probe().await.expect_err("refused").to_string();
+    assert!(begun.elapsed() < Duration::from_secs(12), "told after {:?}", begun.elapsed());
+    error
+}
+
+fn says(error: &str, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_and_certificates_are_checked_and_each_mistake_is_named() {
+    let Guarded { kafka, address, ca_file, _dir } = &guarded().await;
+    let login = |mechanism: &'static str, user: &'static str, password: &'static str| {
+        vec![
+            ("eventlog.kafka.tls", "true"),
+            ("eventlog.kafka.tls_ca_file", ca_file.as_str()),
+            ("eventlog.kafka.sasl.mechanism", mechanism),
+            ("eventlog.kafka.sasl.username", user),
+            ("eventlog.kafka.sasl.password", password),
+        ]
+    };
+    for (mechanism, user, password) in [
+        ("PLAIN", "admin", "secret"),
+        ("SCRAM-SHA-256", "scram", "octopus"),
+        ("SCRAM-SHA-512", "scram", "octopus"),
+    ] {
+        let log = open(address, &login(mechanism, user, password));
+        log.probe().await.unwrap_or_else(|error| panic!("{mechanism}: {error}"));
+    }
+    let wrong = "eventlog.kafka.sasl.username and eventlog.kafka.sasl.password";
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let error = refused(address, &login(mechanism, "scram", "wrong")).await;
+        says(&error, &["refuses the login", wrong]);
+    }
+    // An unbelieved certificate, TLS to a port without it, no TLS to a port with it, no login where one is needed.
+    let mut strange = login("PLAIN", "admin", "secret");
+    strange.remove(1);
+    says(&refused(address, &strange).await, &["eventlog.kafka.tls_ca_file"]);
+    says(
+        &refused(kafka.bootstrap(), &login("PLAIN", "admin", "secret")).await,
+        &["eventlog.kafka.tls = false"],
+    );
+    says(&refused(address, &[]).await, &["eventlog.kafka.tls = true"]);
+    let tls_only = &login("PLAIN", "admin", "secret")[..2];
+    says(&refused(address, tls_only).await, &["eventlog.kafka.sasl.mechanism"]);
+
+    // Known, and allowed nothing: each refusal says what to run.
+    let log = open(address, &login("PLAIN", "writer", "pencil"));
+    let error = log.create_topics(&[spec("events", 3)]).await.unwrap_err();
+    assert!(matches!(error, LogError::Forbidden(_)), "{error:?}");
+    says(&error.to_string(), &["kafka-topics --bootstrap-server", "--create --topic events --partitions 3"]);
+    open(kafka.bootstrap(), &[]).create_topics(&[spec("events", 3)]).await.unwrap();
+    let seen = produce_one(&log, "events", "key", "value").await.unwrap_err();
+    assert!(matches!(seen, LogError::Forbidden(_) | LogError::TopicMissing(_)), "{seen:?}");
+    let allow = |operation: &'static str| {
+        ["--add", "--allow-principal", "User:writer", "--topic", "events", "--operation", operation]
+    };
+    kafka.tool("acls", &allow("Describe")).await;
+    let log = open(address, &login("PLAIN", "writer", "pencil"));
+    let error = produce_one(&log, "events", "key", "value").await.unwrap_err();
+    says(&error.to_string(), &["--operation Write"]);
+    kafka.tool("acls", &allow("Write")).await;
+    crate::support::eventually("what is allowed works without a restart", || async {
+        let answer = produce_one(&log, "events", "key", "value").await;
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_or_somebody_else_listens_is_named() {
+    says(&refused("127.0.0.1:1", &[]).await, &["127.0.0.1:1", "eventlog.kafka.bootstrap_servers"]);
+    says(
+        &refused("nowhere.invalid:9092", &[]).await,
+        &["nowhere.invalid:9092", "eventlog.kafka.bootstrap_servers"],
+    );
+    // A web server.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
+                .unwrap();
+        }
+    };
+    let error = tokio::select! {
+        () = async { server.await } => unreachable!("it serves for ever"),
+        error = refused(&address, &[]) => error,
+    };
+    says(&error, &["no Kafka broker", "eventlog.kafka.bootstrap_servers"]);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_told_before_anything_is_asked() {
+    let told = |settings: &[(&str, &str)]| Config::from_overrides(settings).expect_err("refused").to_string();
+    says(&told(&[("eventlog.kind", "kafka")]), &["eventlog.kafka.bootstrap_servers", "is empty"]);
+    let brokers = ("eventlog.kafka.bootstrap_servers", "k1:9092");
+    says(&told(&[("eventlog.kafka.bootstrap_servers", "k1")]), &["\"k1\" is no address of a broker"]);
+    says(&told(&[brokers, ("eventlog.kafka.sasl.mechanism", "PLAIN")]), &["eventlog.kafka.sasl.username"]);
+    says(&told(&[brokers, ("eventlog.kafka.sasl.mechanism", "GSSAPI")]), &["PLAIN", "SCRAM-SHA-512"]);
+    says(&told(&[brokers, ("eventlog.kafka.sasl.username", "ada")]), &["eventlog.kafka.sasl.mechanism"]);
+    says(&told(&[brokers, ("eventlog.kafka.tls_ca_file", "/ca.pem")]), &["eventlog.kafka.tls is false"]);
+    says(&told(&[brokers, ("eventlog.kafka.heartbeat_interval", "9s")]), &["eventlog.kafka.session_timeout"]);
+    let config = Config::from_overrides(&[brokers]).unwrap();
+    assert_eq!(config.eventlog.kind, flexflow::config::EventLogKind::Kafka);
+    assert_eq!(config.eventlog.partitions, 12);
+}
