@@ -49,7 +49,10 @@ impl Shared {
         let query = (runs(Role::Query) || roles.is_empty())
             .then(|| pools.store.clone())
             .flatten()
-            .map(|store| web::Data::new(Query::new(store, log.clone(), config, clock.clone())));
+            .map(|store| {
+                Query::new(store, log.clone(), config, clock.clone()).with_database(pools.meta.clone())
+            })
+            .map(web::Data::new);
         let metering = query
             .as_ref()
             .and(pools.store.clone())

@@ -93,6 +93,16 @@ pub struct Query {
     pub gather_people_max: u64,
     pub trace_records_max: u32,
     pub sql_rows_max: usize,
+    pub cohorts_max: u64,
+    pub dashboards_max: u64,
+    pub dashboard_tiles_max: usize,
+    pub dashboard_concurrency: usize,
+    pub cache_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub cache_open_ttl: Duration,
+    #[serde(with = "humantime_serde")]
+    pub cache_past_ttl: Duration,
+    pub project_concurrency: usize,
     pub concurrency: usize,
     #[serde(with = "humantime_serde")]
     pub queue_timeout: Duration,

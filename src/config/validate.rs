@@ -101,6 +101,8 @@ impl Config {
             ("query.gather_values_max", query.gather_values_max),
             ("metering.values_max", self.metering.values_max),
             ("query.sql_rows_max", query.sql_rows_max),
+            ("query.dashboard_concurrency", query.dashboard_concurrency),
+            ("query.project_concurrency", query.project_concurrency),
             ("consumer.batch_rows_max", consumer.batch_rows_max),
             ("consumer.flood_records_min", consumer.flood_records_min),
             ("consumer.flood_run_max", consumer.flood_run_max),

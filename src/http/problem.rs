@@ -127,7 +127,7 @@ impl Problem {
     }
 
     /// The same again, its cause as text: an error that actix holds can be looked at, not taken.
-    pub(super) fn for_request(&self) -> Self {
+    pub fn for_request(&self) -> Self {
         Self {
             code: self.code,
             message: self.message.clone(),

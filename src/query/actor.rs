@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Query;
+use super::cohorts::{self, Cohorts};
 use crate::event::Scope;
 use crate::http::Problem;
 use crate::store::{Property, Sql};
@@ -30,14 +31,44 @@ pub(super) struct Actors(Arc<Inner>);
 struct Inner {
     scope: Scope,
     merged: bool,
+    cohorts: Option<Cohorts>,
     /// Person properties that were asked for; a place here is a column of the join.
     keys: Mutex<Vec<String>>,
 }
 
 impl Actors {
-    /// Of a scope that has merges, or has not.
+    /// Of a scope that has merges, or has not; its cohorts are not known. For checks without the store.
     pub(super) fn new(scope: &Scope, merged: bool) -> Self {
-        Self(Arc::new(Inner { scope: scope.clone(), merged, keys: Mutex::default() }))
+        Self::made(scope, merged, None)
+    }
+
+    /// Of a scope that has these cohorts.
+    fn with_cohorts(scope: &Scope, merged: bool, cohorts: Cohorts) -> Self {
+        Self::made(scope, merged, Some(cohorts))
+    }
+
+    fn made(scope: &Scope, merged: bool, cohorts: Option<Cohorts>) -> Self {
+        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, keys: Mutex::default() }))
+    }
+
+    /// The cohorts of the scope; none: they are not known.
+    pub(super) fn cohorts(&self) -> Option<&Cohorts> {
+        self.0.cohorts.as_ref()
+    }
+
+    /// Rows of one column: the acting ids of a static cohort's members.
+    pub(super) fn members_of(&self, cohort_id: &str) -> Sql {
+        let ids = Sql::new("SELECT id_hash FROM cohort_members FINAL WHERE ")
+            .append(&self.scoped())
+            .push(" AND cohort_id = ")
+            .arg(cohort_id)
+            .push(" AND is_member = 1");
+        Sql::new("SELECT ")
+            .push(self.owner())
+            .push(" AS acting FROM (")
+            .append(&ids)
+            .push(") AS members")
+            .append(&self.owners())
     }
 
     /// Whose events they are about.
@@ -281,12 +312,13 @@ fn column(place: usize) -> Sql {
 #[derive(Debug, Default)]
 pub(super) struct Merged(Mutex<HashMap<Scope, Known>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     at: Instant,
     /// Of the store's count of merges, when it was asked.
     generation: u64,
     merged: bool,
+    cohorts: Cohorts,
 }
 
 impl Query {
@@ -301,19 +333,26 @@ impl Query {
             && known.generation == generation
             && known.at.elapsed() < KNOWN
         {
-            return Ok(Actors::new(scope, known.merged));
+            return Ok(Actors::with_cohorts(scope, known.merged, known.cohorts));
         }
         let overrides = Actors::new(scope, true).overrides();
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
         let merged = !self.select::<(u8,)>(sql).await?.is_empty();
-        self.merged.set(scope, Known { at: Instant::now(), generation, merged });
-        Ok(Actors::new(scope, merged))
+        let cohorts = cohorts::load(self, scope).await?;
+        let known = Known { at: Instant::now(), generation, merged, cohorts: cohorts.clone() };
+        self.merged.set(scope, known);
+        Ok(Actors::with_cohorts(scope, merged, cohorts))
+    }
+
+    /// Forgets what is known of the scope's people: a cohort changed.
+    pub(super) fn forget(&self, scope: &Scope) {
+        self.store.note_persons_changed(scope);
     }
 }
 
 impl Merged {
     fn get(&self, scope: &Scope) -> Option<Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(scope).copied()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
     }
 
     fn set(&self, scope: &Scope, known: Known) {

@@ -9,6 +9,7 @@
 //! | `person` | a property that the acting person has now |
 //! | `session` | of the event's session: `$session_duration` (seconds), `$event_count`, `$pageview_count`, `$is_bounce`, `$entry_current_url`, `$exit_current_url` |
 //! | `event_metadata` | `event`, `distinct_id`, `event_id`, `session_id`, `source`, `customer_id`, `person_id`, `timestamp`, `received_at` |
+//! | `cohort` | `id` (or left out): `value` is the id of a cohort, or several; `all` is everybody |
 //! | `feature` | a feature flag: the event's property `$feature/<key>` |
 //!
 //! A value that is not there, and one that is `null`, are both *missing*: `is_not`, `not_in`, `not_icontains`,
@@ -29,6 +30,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::actor::Actors;
+use super::cohorts;
 use super::interval::Calendar;
 use super::{session, statement};
 use crate::config;
@@ -66,6 +68,7 @@ pub enum FilterKind {
     Session,
     EventMetadata,
     Feature,
+    Cohort,
     #[serde(rename = "AND", alias = "and")]
     And,
     #[serde(rename = "OR", alias = "or")]
@@ -249,6 +252,7 @@ impl Filter {
             FilterKind::Event => PropertyKind::Event,
             FilterKind::Person => PropertyKind::Person,
             FilterKind::Session => return self.of_session(path, ground),
+            FilterKind::Cohort => return cohorts::condition(self, path, ground),
             FilterKind::EventMetadata => PropertyKind::EventMetadata,
             FilterKind::Feature => PropertyKind::Feature,
         };

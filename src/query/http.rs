@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::events::List;
 use super::funnel::Funnel;
@@ -15,7 +16,7 @@ use super::names::Names;
 use super::persons::Persons;
 use super::sql::SqlQuestion;
 use super::trends::Trends;
-use super::{Query, events, names, persons, trace, v1};
+use super::{Query, csv, events, names, persons, saved, trace, v1};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
@@ -36,6 +37,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/sql").post(ask::<SqlQuestion>))
         .service(resource("/api/query/funnel").post(ask::<Funnel>))
         .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>));
+    saved::http::routes(config);
     v1::http::routes(config);
 }
 
@@ -62,6 +64,9 @@ struct Manner {
     /// `1`: show in `meta.statements` what the store was asked. Needs the permission `admin`.
     #[serde(default)]
     explain: Explain,
+    /// How the answer is written.
+    #[serde(default)]
+    format: Format,
     /// Held against the key already.
     #[serde(rename = "environment_id")]
     _environment_id: Option<String>,
@@ -76,13 +81,21 @@ enum Explain {
     Yes,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Json,
+    Csv,
+}
+
 async fn ask<Q: Question>(
     request: HttpRequest,
     query: Data<Query>,
     limits: Data<BodyLimits>,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    measured(Q::NAME, Q::duration(), async {
+    let answered = timed(Q::NAME, Q::duration(), async {
         let access = allowed(&request, &query).await?;
         let manner: Manner = strict::query_string(request.query_string())?;
         let explain = manner.explain == Explain::Yes;
@@ -90,13 +103,85 @@ async fn ask<Q: Question>(
             let message = "explain=1 shows the statements of the store: it needs a key with the scope admin";
             return Err(Problem::new(ErrorCode::PermissionDenied, message).with("field", "explain"));
         }
-        let question: Q = strict::json(&body::read(payload, &request, **limits).await?)?;
+        let sent = body::read(payload, &request, **limits).await?;
+        let question: Q = strict::json(&sent)?;
         if let Some(environment) = question.environment_id() {
             access.check_environment(environment)?;
         }
-        question.answer(&query.for_question(explain), &access.scope).await
+        let sent = strict::json(&sent)?;
+        Ok((answer(&question, &sent, &query, &access.scope, explain).await?, manner.format))
+    });
+    let (answer, format) = answered.await?;
+    Ok(match format {
+        Format::Json => HttpResponse::Ok().json(answer),
+        Format::Csv => HttpResponse::Ok()
+            .content_type("text/csv; charset=utf-8")
+            .insert_header(("Content-Disposition", "attachment; filename=\"answer.csv\""))
+            .body(csv::csv(&answer)),
     })
-    .await
+}
+
+/// The answer to a question, remembered or new; one to be explained is always new.
+async fn answer<Q: Question>(
+    question: &Q,
+    sent: &Value,
+    query: &Query,
+    scope: &Scope,
+    explain: bool,
+) -> Result<Value, Problem> {
+    let own = query.for_question(explain).within(scope);
+    let ask = async {
+        let answer = question.answer(&own, scope).await?;
+        serde_json::to_value(answer).map_err(Problem::internal)
+    };
+    if explain {
+        return ask.await;
+    }
+    query.answers.get(&query.store, scope, Q::NAME, sent, query.clock.now(), ask).await
+}
+
+/// The questions that can be kept, by the last part of their path.
+pub(super) const KINDS: [&str; 3] = ["trends", "funnel", "sql"];
+
+/// Answers a question that was kept.
+///
+/// # Errors
+/// Those of the question.
+pub(super) async fn ask_kind(
+    kind: &str,
+    sent: Value,
+    query: &Query,
+    scope: &Scope,
+) -> Result<Value, Problem> {
+    async fn ask<Q: Question>(sent: &Value, query: &Query, scope: &Scope) -> Result<Value, Problem> {
+        let question: Q = strict::json(sent.to_string().as_bytes())?;
+        let named = question.environment_id();
+        if named.is_some_and(|named| named != scope.environment.as_str()) {
+            let message = "the question names another environment than its dashboard's";
+            return Err(Problem::invalid("environment_id", message).with("given", named));
+        }
+        timed(Q::NAME, Q::duration(), answer(&question, sent, query, scope, false)).await
+    }
+    match kind {
+        "trends" => ask::<Trends>(&sent, query, scope).await,
+        "funnel" => ask::<Funnel>(&sent, query, scope).await,
+        "sql" => ask::<SqlQuestion>(&sent, query, scope).await,
+        _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
+    }
+}
+
+/// Can a question be read?
+///
+/// # Errors
+/// 400 that names the field.
+pub(super) fn check_kind(kind: &str, sent: &Value) -> Result<(), Problem> {
+    let sent = sent.to_string();
+    match kind {
+        "trends" => strict::json::<Trends>(sent.as_bytes()).map(drop),
+        "funnel" => strict::json::<Funnel>(sent.as_bytes()).map(drop),
+        "sql" => strict::json::<SqlQuestion>(sent.as_bytes()).map(drop),
+        _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
+    }
 }
 
 async fn list_events(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
@@ -164,6 +249,14 @@ pub(super) async fn measured<T: Serialize>(
     duration: &Metric,
     asked: impl Future<Output = Result<T, Problem>>,
 ) -> Result<HttpResponse, Problem> {
+    timed(question, duration, asked).await.map(|answer| HttpResponse::Ok().json(answer))
+}
+
+async fn timed<T>(
+    question: &'static str,
+    duration: &Metric,
+    asked: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
     let began = Instant::now();
     let answered = asked.await;
     duration.histogram(&[]).record(began.elapsed());
@@ -175,5 +268,5 @@ pub(super) async fn measured<T: Serialize>(
             tracing::debug!(question, error = %problem, "a question was refused");
         }
     }
-    answered.map(|answer| HttpResponse::Ok().json(answer))
+    answered
 }

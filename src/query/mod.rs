@@ -17,6 +17,8 @@
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
 //! | `persons.rs` | who there is |
+//! | `cohorts.rs` | sets of people, to filter by |
+//! | `dashboards.rs` | questions that people keep |
 //! | `sql/` | SQL of the caller's own |
 //! | `trends/` | how many, over time |
 //! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
@@ -27,8 +29,13 @@
 
 mod actor;
 mod backlog;
+mod cache;
 pub mod chosen;
+pub mod cohorts;
+mod csv;
+pub mod dashboards;
 pub mod events;
+mod fair;
 pub mod filter;
 pub mod funnel;
 mod gather;
@@ -40,6 +47,7 @@ mod people;
 mod period;
 pub mod persons;
 pub mod range;
+mod saved;
 mod session;
 pub mod sql;
 mod statement;
@@ -56,12 +64,14 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{self, Config};
-use crate::event::{Clock, Timestamp};
+use crate::event::{Clock, ProjectId, Scope, Timestamp};
 use crate::eventlog::EventLog;
 use crate::http::{ErrorCode, Problem};
 use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 use actor::Merged;
 use backlog::BacklogReader;
+use cache::Answers;
+use fair::Fair;
 use journal::Journal;
 
 pub use chosen::People;
@@ -79,6 +89,12 @@ pub struct Query {
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
     merged: Arc<Merged>,
+    answers: Answers,
+    /// Of cohorts and dashboards.
+    database: Option<crate::meta::Meta>,
+    /// Turns of each project.
+    fair: Arc<Fair>,
+    project: Option<ProjectId>,
     journal: Arc<Journal>,
 }
 
@@ -103,7 +119,7 @@ pub(crate) struct Asked {
     began: Instant,
     complete_to: Option<Timestamp>,
     journal: Arc<Journal>,
-    _turn: OwnedSemaphorePermit,
+    _turn: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Asked {
@@ -128,7 +144,33 @@ impl Query {
         let turns = Arc::new(Semaphore::new(limits.concurrency.max(1)));
         let dlq_topic = config.consumer.dlq_topic.as_str().into();
         let journal = Arc::new(Journal::new(false));
-        Self { store, backlog, limits, dlq_topic, clock, turns, merged: Arc::default(), journal }
+        let answers = Answers::new(&limits);
+        Self {
+            store,
+            backlog,
+            limits,
+            dlq_topic,
+            clock,
+            turns,
+            merged: Arc::default(),
+            answers,
+            database: None,
+            fair: Arc::default(),
+            project: None,
+            journal,
+        }
+    }
+
+    /// The same with cohorts and dashboards, which `database` keeps.
+    #[must_use]
+    pub fn with_database(self, database: crate::meta::Meta) -> Self {
+        Self { database: Some(database), ..self }
+    }
+
+    /// The same for questions of this scope's project, which take turns of the project too.
+    #[must_use]
+    pub(crate) fn within(&self, scope: &Scope) -> Self {
+        Self { project: Some(scope.project.clone()), ..self.clone() }
     }
 
     /// The same for one question, whose reads are counted for its [`Meta`] and, to explain it, shown there.
@@ -143,10 +185,17 @@ impl Query {
     /// See [`turn`].
     async fn begin(&self) -> Result<Asked, Problem> {
         let began = Instant::now();
+        let own = match &self.project {
+            Some(project) => {
+                let turns = self.fair.of(project, self.limits.project_concurrency);
+                Some(own_turn(&turns, &self.limits).await?)
+            }
+            None => None,
+        };
         let turn = turn(&self.turns, &self.limits).await?;
         // Before the store is read, so that it is true of what will be read.
         let complete_to = self.backlog.complete_to().await;
-        Ok(Asked { began, complete_to, journal: self.journal.clone(), _turn: turn })
+        Ok(Asked { began, complete_to, journal: self.journal.clone(), _turn: (turn, own) })
     }
 
     /// Asks the store, within this room's limits.
@@ -209,6 +258,24 @@ impl<T: Row> Drop for Blocks<T> {
     fn drop(&mut self) {
         self.journal.read(self.text.take(), self.rows.rows_read(), self.began.elapsed());
     }
+}
+
+/// A turn of the project; it ends when it is dropped.
+///
+/// # Errors
+/// 503: as many questions of the project as `query.project_concurrency` allows are in the store, and none ended in
+/// `query.queue_timeout`.
+async fn own_turn(turns: &Arc<Semaphore>, limits: &config::Query) -> Result<OwnedSemaphorePermit, Problem> {
+    let wait = limits.queue_timeout;
+    if let Ok(Ok(turn)) = tokio::time::timeout(wait, turns.clone().acquire_owned()).await {
+        return Ok(turn);
+    }
+    let message = format!(
+        "{} questions of this project (query.project_concurrency) are in the store, and none ended within {wait:?} \
+         (query.queue_timeout): try again after a moment",
+        limits.project_concurrency
+    );
+    Err(Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.project_concurrency"))
 }
 
 /// A turn to ask the store; it ends when it is dropped.

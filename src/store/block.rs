@@ -137,6 +137,19 @@ impl EventBlock {
         block
     }
 
+    /// Project, environment and day (since 1970, UTC) of the rows; a day may come again, not twice in a row.
+    pub(super) fn days(&self) -> impl Iterator<Item = (&str, &str, i64)> {
+        let text = |column: usize, row: usize| {
+            let text = self.texts.get(column).map(|texts| texts.get(row)).unwrap_or_default();
+            std::str::from_utf8(text).unwrap_or_default()
+        };
+        let mut before = None;
+        self.timestamps.iter().enumerate().filter_map(move |(row, at)| {
+            let this = (text(0, row), text(1, row), at.as_millis().div_euclid(86_400_000));
+            (before.replace(this) != Some(this)).then_some(this)
+        })
+    }
+
     /// Appends a row; the properties are read once, for the hot keys.
     pub fn push(&mut self, row: &EventRow<'_>) {
         let texts: [&str; TEXTS] = [

@@ -28,7 +28,11 @@ impl Store {
     pub async fn insert_events(&self, block: &EventBlock, token: &str) -> Result<(), InsertError> {
         let columns = block.used_columns();
         let statement = statement("events", columns.iter().map(|(name, _)| *name));
-        self.insert(&statement, block.len(), token, |from, to| block.native(&columns, from, to)).await
+        let inserted =
+            self.insert(&statement, block.len(), token, |from, to| block.native(&columns, from, to)).await;
+        // Also when the answer was lost: they may be stored.
+        self.inner.changes.note(block.days());
+        inserted
     }
 
     /// Inserts `rows` rows, of which `slice` makes native blocks.

@@ -4,17 +4,18 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 6] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
     ("0004_person_overrides", include_str!("../../migrations/clickhouse/0004_person_overrides.sql")),
     ("0005_person_properties", include_str!("../../migrations/clickhouse/0005_person_properties.sql")),
+    ("0006_cohort_members", include_str!("../../migrations/clickhouse/0006_cohort_members.sql")),
 ];
 
 /// The tables that all of them make together.
-pub(super) const TABLES: [&str; 5] =
-    ["events", "events_dlq", "person_edges", "person_overrides", "person_properties"];
+pub(super) const TABLES: [&str; 6] =
+    ["events", "events_dlq", "person_edges", "person_overrides", "person_properties", "cohort_members"];
 
 impl Store {
     /// Applies what has not been applied, and answers its names. Where a table has gone missing, every migration counts

@@ -7,6 +7,7 @@
 //! `consumer`, `dlq` and `query`.
 
 mod block;
+mod changes;
 mod check;
 mod connection;
 mod dead_letters;
@@ -35,8 +36,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::event::{Clock, IdSource};
+use crate::event::{Clock, IdSource, Scope};
 use crate::lifecycle::{Component, Health, Policy, Tasks};
+use changes::Changes;
 use engine::{Endpoint, EngineOptions, Supervisor};
 use persons::Generations;
 use pool::Pool;
@@ -46,7 +48,7 @@ pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, Dead
 pub use error::{Finding, InsertError, StoreError};
 pub use ids::{RecentId, RecentIds};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
-pub use persons::{PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
+pub use persons::{CohortMemberRow, PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
 pub use property::Property;
 pub use row::{Blob, Cell, FromCell, Row, RowCells};
 pub use select::{Limits, RowStream};
@@ -71,6 +73,8 @@ struct Inner {
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
     generations: Generations,
+    property_generations: Generations,
+    changes: Changes,
 }
 
 impl Store {
@@ -129,6 +133,8 @@ impl Store {
                 request_timeout: config.request_timeout,
                 clock,
                 generations: Generations::default(),
+                property_generations: Generations::default(),
+                changes: Changes::default(),
             }),
         };
         if server {
@@ -232,6 +238,21 @@ impl Store {
 
     fn database(&self) -> &str {
         &self.inner.database
+    }
+
+    /// How often this process has stored events; see [`Store::events_changed`].
+    pub fn changes(&self) -> u64 {
+        self.inner.changes.count()
+    }
+
+    /// [`Store::changes`] as it was when this process last stored an event of this scope with a day (since 1970, UTC) up
+    /// to `last_day`.
+    pub fn events_changed(&self, scope: &Scope, last_day: i64) -> u64 {
+        self.inner.changes.last(scope, last_day)
+    }
+
+    fn property_generations(&self) -> &Generations {
+        &self.inner.property_generations
     }
 
     fn generations(&self) -> &Generations {

@@ -53,6 +53,17 @@ pub struct PersonPropertyRow {
     pub version: u64,
 }
 
+/// Somebody was put into a static cohort, or taken out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CohortMemberRow {
+    pub project_id: String,
+    pub environment_id: String,
+    pub cohort_id: String,
+    pub distinct_id: String,
+    pub is_member: bool,
+    pub version: u64,
+}
+
 /// A live edge in one of its two directions: its latest join is later than its latest cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonEdge {
@@ -101,6 +112,12 @@ impl Store {
     /// Grows whenever this process changed who is whom in this scope.
     pub fn persons_generation(&self, scope: &Scope) -> u64 {
         self.generations().of(scope.project.as_str(), scope.environment.as_str()).load(Ordering::Acquire)
+    }
+
+    /// Grows whenever this process stored person properties of this scope.
+    pub fn person_properties_generation(&self, scope: &Scope) -> u64 {
+        let counters = self.property_generations();
+        counters.of(scope.project.as_str(), scope.environment.as_str()).load(Ordering::Acquire)
     }
 
     /// Adds edges; under a token as [`Store::insert_events`].
@@ -182,10 +199,54 @@ impl Store {
                 (Type::UInt64, Value::UInt64(row.version)),
             ]
         };
-        self.insert(&statement("person_properties", columns), rows.len(), token, |from, to| {
-            block(&columns, rows.get(from..to.min(rows.len())).unwrap_or_default(), cells)
-        })
-        .await
+        let inserted = self
+            .insert(&statement("person_properties", columns), rows.len(), token, |from, to| {
+                block(&columns, rows.get(from..to.min(rows.len())).unwrap_or_default(), cells)
+            })
+            .await;
+        for row in rows {
+            let counter = self.property_generations().of(&row.project_id, &row.environment_id);
+            counter.fetch_add(1, Ordering::Release);
+        }
+        inserted
+    }
+
+    /// Puts people into static cohorts, or takes them out; under a token as [`Store::insert_events`].
+    ///
+    /// # Errors
+    /// See [`InsertError`].
+    pub async fn insert_cohort_members(
+        &self,
+        rows: &[CohortMemberRow],
+        token: &str,
+    ) -> Result<(), InsertError> {
+        let columns = ["project_id", "environment_id", "cohort_id", "distinct_id", "is_member", "version"];
+        let cells = |row: &CohortMemberRow| {
+            vec![
+                text(&row.project_id),
+                text(&row.environment_id),
+                text(&row.cohort_id),
+                text(&row.distinct_id),
+                (Type::UInt8, Value::UInt8(row.is_member.into())),
+                (Type::UInt64, Value::UInt64(row.version)),
+            ]
+        };
+        let inserted = self
+            .insert(&statement("cohort_members", columns), rows.len(), token, |from, to| {
+                block(&columns, rows.get(from..to.min(rows.len())).unwrap_or_default(), cells)
+            })
+            .await;
+        for row in rows {
+            let counter = self.generations().of(&row.project_id, &row.environment_id);
+            counter.fetch_add(1, Ordering::Release);
+        }
+        inserted
+    }
+
+    /// Says that something about this scope's people changed beside what this room writes: a cohort's definition.
+    pub fn note_persons_changed(&self, scope: &Scope) {
+        let counter = self.generations().of(scope.project.as_str(), scope.environment.as_str());
+        counter.fetch_add(1, Ordering::Release);
     }
 
     /// The store's clock in microseconds: what is asked after it sees all that was confirmed before it.

@@ -80,6 +80,8 @@ metrics! {
     QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";
     QUERY_PERSONS_DURATION = "query_persons_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of persons, and one person.";
     QUERY_SQL_DURATION = "query_sql_duration_seconds", Kind::Histogram(LATENCY), [], "Questions in SQL.";
+    QUERY_DASHBOARD_DURATION = "query_dashboard_duration_seconds", Kind::Histogram(LATENCY), [], "Refreshes of a whole dashboard.";
+    QUERY_CACHE = "query_cache_total", Kind::Counter, ["outcome"], "Questions by whether the answer was remembered.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
 
     AUTH_REQUESTS = "auth_requests_total", Kind::Counter, ["outcome"], "Keys checked, by outcome.";

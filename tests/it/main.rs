@@ -29,6 +29,8 @@ mod query;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod saved;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;
