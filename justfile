@@ -42,6 +42,7 @@ bench name="all" *args:
 soak rounds="100" seeds="100000":
     cargo build --locked --tests --bins
     FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash
+    FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator
 
 # Start or stop the parts as containers.

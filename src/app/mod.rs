@@ -31,6 +31,7 @@ use crate::eventlog::EventLog;
 use crate::http::server;
 use crate::job;
 use crate::lifecycle::{Policy, Stop, TaskFailed, Tasks};
+use crate::metering::Metering;
 use crate::store::Store;
 use crate::telemetry::{self, names};
 
@@ -208,9 +209,12 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         (&shared.control, &pools.store, &pools.people, &pools.dlq)
     {
         let warehouse = Warehouse { store: store.clone(), people: people.as_ref().clone() };
-        start_consumer(config, pools, work, warehouse, control);
+        let log = pools.log.clone();
+        let metering = Metering::new(store.clone(), pools.meta.clone(), log, config, pools.clock.clone());
+        start_consumer(config, pools, work, warehouse, control, (store, &metering));
         dlq.run_index(work, &pools.health);
-        job::run(&pools.jobs, dlq.handlers(), &pools.ids, work);
+        let handlers = dlq.handlers().into_iter().chain(metering.handlers()).collect();
+        job::run(&pools.jobs, handlers, &pools.ids, work);
     }
 }
 
@@ -221,6 +225,7 @@ fn start_consumer(
     work: &Tasks,
     warehouse: Warehouse,
     control: &Control,
+    (store, metering): (&Store, &Metering),
 ) {
     let deps = ConsumerDeps {
         log: pools.log.clone(),
@@ -235,6 +240,15 @@ fn start_consumer(
     let restart = Policy::Restart(config.consumer.backoff_min);
     let (stage, stop) = (deps.clone(), work.stop().clone());
     work.spawn("consumer", restart, move || consumer::run(stage.clone(), stop.clone()));
+    if config.metering.tracking {
+        let (stage, stop) = (deps.clone(), work.stop().clone());
+        let (store, tracker) = (store.clone(), metering.clone());
+        work.spawn("feature usage", restart, move || {
+            consumer::run_feature_usage(stage.clone(), store.clone(), tracker.clone(), stop.clone())
+        });
+        let tracker = metering.clone();
+        work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
+    }
     let stop = work.stop().clone();
     work.spawn("sweep", restart, move || consumer::run_sweep(deps.clone(), stop.clone()));
 }

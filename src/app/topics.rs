@@ -30,8 +30,16 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
         record_bytes_max,
         required_groups: vec![group.into()],
     };
+    let mut events = topic(&config.topics.events, record_bytes_max, &config.consumer.group_id);
+    if config.metering.tracking {
+        events.required_groups.push(config.metering.group_id.as_str().into());
+    }
+    // Whoever wants to know reads it; nobody has to.
+    let mut system_events = topic(&config.topics.system_events, record_bytes_max, "");
+    system_events.required_groups.clear();
     vec![
-        topic(&config.topics.events, record_bytes_max, &config.consumer.group_id),
+        events,
+        system_events,
         topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), dlq::INDEX_GROUP),
     ]
 }

@@ -117,6 +117,10 @@ pub struct Metering {
     pub values_max: usize,
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
+    pub tracking: bool,
+    pub group_id: String,
+    #[serde(with = "humantime_serde")]
+    pub unmetered_interval: Duration,
 }
 
 /// Which backend of [`crate::eventlog`] runs.
@@ -307,6 +311,7 @@ pub struct StaticKey {
 #[serde(deny_unknown_fields)]
 pub struct Topics {
     pub events: String,
+    pub system_events: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -18,6 +18,7 @@ pub mod core;
 mod decode;
 mod driver;
 mod events;
+mod feature_usage;
 mod observer;
 mod sink;
 mod stage;
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub use control::{Control, NotStopped};
 pub use decode::{Decoded, Field, Refused, decode};
 pub use events::EventsStage;
+pub use feature_usage::{FeatureUsageStage, run as run_feature_usage};
 pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
 

@@ -28,6 +28,8 @@ impl Lag {
 /// See the [module](self).
 pub(super) struct Observer {
     stage: &'static str,
+    /// Does it count its records? See [`super::Stage::accounts`].
+    accounts: bool,
     component: Component,
     control: Control,
     lags: BTreeMap<TopicPartition, Lag>,
@@ -39,12 +41,13 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(stage: &'static str, component: Component, control: Control) -> Self {
+    pub(super) fn new(stage: &'static str, accounts: bool, component: Component, control: Control) -> Self {
         for dependency in [Dependency::Store, Dependency::EventLog] {
             breaker_gauge(stage, dependency).set(0.0);
         }
         Self {
             stage,
+            accounts,
             component,
             control,
             lags: BTreeMap::new(),
@@ -62,6 +65,9 @@ impl Observer {
     }
 
     pub(super) fn note(&mut self, notice: Notice) {
+        if !self.accounts && is_accounting(&notice) {
+            return;
+        }
         match notice {
             Notice::Taken { topic_partition, records } => {
                 let topic = &*topic_partition.topic;
@@ -209,6 +215,11 @@ impl Observer {
             None => self.component.up(),
         }
     }
+}
+
+/// What only one stage a topic may count, or ask for.
+fn is_accounting(notice: &Notice) -> bool {
+    !matches!(notice, Notice::Breaker { .. } | Notice::Standstill { .. } | Notice::TopicMissing { .. })
 }
 
 fn breaker_name(stage: &str, dependency: Dependency) -> String {

@@ -57,6 +57,11 @@ pub trait Stage: Send + Sync + 'static {
     /// Does it recognise resends by their id?
     fn has_id_window(&self) -> bool;
 
+    /// Do its records count in the accounting of their topic? Those of one stage a topic do.
+    fn accounts(&self) -> bool {
+        true
+    }
+
     /// Reads a record. The same record gives the same answer for ever.
     ///
     /// # Errors

@@ -19,7 +19,8 @@ macro_rules! migrations {
 }
 
 /// Every migration, in the order they apply.
-const MIGRATIONS: &[Migration] = migrations!["0001_foundation", "0003_documents", "0007_metering"];
+const MIGRATIONS: &[Migration] =
+    migrations!["0001_foundation", "0003_documents", "0007_metering", "0008_meter_coverage"];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT NOT NULL PRIMARY KEY, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";
@@ -115,4 +116,10 @@ fn failed(migration: &Migration, error: &DbErr) -> MetaError {
         message: format!("migration {} failed: {error}", migration.name),
         cure: "see the error; nothing of this migration was kept",
     }
+}
+
+/// Their names, in order.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    MIGRATIONS.iter().map(|migration| migration.name).collect()
 }

@@ -17,6 +17,7 @@ mod error;
 mod features;
 mod first;
 mod jobs;
+mod meter_coverage;
 mod meters;
 mod migrations;
 mod projects;
@@ -41,6 +42,7 @@ pub use error::MetaError;
 pub use features::{Feature, Features, NewFeature};
 pub use first::{FirstProject, NewFirstProject};
 pub use jobs::{Job, JobEnd, JobFilter, JobState, Jobs, NewJob};
+pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
 
@@ -166,6 +168,11 @@ impl Meta {
     /// The meters of a scope.
     pub fn meters(&self) -> Meters<'_> {
         Meters(self)
+    }
+
+    /// Which meters' usage is tracked for all of the past.
+    pub fn meter_coverage(&self) -> MeterCoverage<'_> {
+        MeterCoverage(self)
     }
 
     /// The features of a scope.

@@ -6,6 +6,7 @@
 //! take the rows that counted then from the audit lines, so they stay what they were.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,20 +14,23 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Metering;
+use super::meter::Meter;
 use super::rows::Which;
+use super::tracking::rows_of;
 use crate::event::{Scope, Timestamp};
 use crate::http::{ErrorCode, Problem};
 use crate::meta::{Correction, NewCorrection};
 use crate::store::{
-    EventBlock, EventRow, InsertError, Row, RowCells, Sql, StoreError, Tombstone, VOID_VERSION,
+    AMENDED_VERSION, EventBlock, EventRow, FeatureUsageRow, InsertError, Row, RowCells, Sql, StoreError,
+    Tombstone, VOID_VERSION, usage_version,
 };
 
-/// Versions of amended rows begin here: above live rows and reprocessed ones, below voids.
-const AMENDED: u64 = 1 << 62;
 /// Keys under which one id is looked for.
 const ROWS_MAX: u64 = 100;
 /// Corrections after an `as_of` that are taken back; over it the answer is an error, never a wrong total.
 const RESTORED_MAX: usize = 10_000;
+/// How far clocks of this process and of the store may differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 /// Times an insert of unknown outcome is tried again under its token.
 const TRIES: usize = 3;
 
@@ -95,7 +99,8 @@ impl Row for Snapshot {
     }
 }
 
-const COLUMNS: &str = "event_id, event_name, distinct_id, customer_id, session_id, source, producer, raw_event_id, \
+/// The columns of a [`Snapshot`].
+pub(super) const COLUMNS: &str = "event_id, event_name, distinct_id, customer_id, session_id, source, producer, raw_event_id, \
                        timestamp, received_at, ingested_at, schema_version, source_topic, source_topic_id, \
                        source_partition, source_offset, version, properties";
 
@@ -163,6 +168,7 @@ impl Metering {
             }
         };
         voided.map_err(insert_problem)?;
+        self.track_corrected(scope, made.made_at, None).await?;
         tracing::info!(
             event_id = wish.event_id,
             by = wish.made_by.as_deref(),
@@ -221,6 +227,7 @@ impl Metering {
             }
         };
         inserted.map_err(insert_problem)?;
+        self.track_corrected(scope, made.made_at, Some(&after)).await?;
         tracing::info!(
             event_id = wish.event_id,
             by = wish.made_by.as_deref(),
@@ -228,6 +235,41 @@ impl Metering {
             "event amended"
         );
         Ok(made)
+    }
+
+    /// Makes tracked usage follow a correction.
+    async fn track_corrected(
+        &self,
+        scope: &Scope,
+        made_at: Timestamp,
+        after: Option<&Snapshot>,
+    ) -> Result<(), Problem> {
+        if !self.config.tracking {
+            return Ok(());
+        }
+        // The store's clock may be behind ours.
+        let since = made_at.minus(CLOCKS_DIFFER);
+        self.store.mirror_tombstones(since).await.map_err(super::store_problem)?;
+        let Some(after) = after else { return Ok(()) };
+        let meters = self.catalogue.meters(scope).await.map_err(super::meta_problem)?;
+        let rows = rows_of(scope, &meters, &after.tracked());
+        let counted = |meter: &Meter| rows.iter().any(|row| row.meter_id == meter.id);
+        // A meter that counted the event as it was and does not any more loses its row.
+        let others =
+            meters.iter().filter(|meter| !counted(meter)).map(|meter| uncounted(scope, meter, after));
+        let all: Vec<FeatureUsageRow> = others.chain(rows.iter().cloned()).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let token = format!("amend:{made_at}:{}", hex(format!("{all:?}").as_bytes()));
+        let mut tries = 1..TRIES;
+        let inserted = loop {
+            match self.store.insert_feature_usage(&all, &token).await {
+                Err(InsertError::OutcomeUnknown(_)) if tries.next().is_some() => {}
+                ended => break ended,
+            }
+        };
+        inserted.map_err(insert_problem)
     }
 
     async fn write_down(
@@ -303,7 +345,7 @@ fn amended(before: &Snapshot, amendment: &Amendment) -> Snapshot {
         source: or(&amendment.source, &before.source),
         timestamp: amendment.timestamp.unwrap_or(before.timestamp),
         properties: amendment.properties.clone().unwrap_or_else(|| before.properties.clone()),
-        version: before.version.max(AMENDED).saturating_add(1),
+        version: before.version.max(AMENDED_VERSION).saturating_add(1),
         ..before.clone()
     }
 }
@@ -343,6 +385,31 @@ fn event_row<'a>(scope: &'a Scope, row: &'a Snapshot) -> EventRow<'a> {
         properties: row.properties.get(),
         version: row.version,
         is_deleted: false,
+    }
+}
+
+/// A tombstone for the row that a meter may have of an event as it was.
+fn uncounted(scope: &Scope, meter: &Meter, event: &Snapshot) -> FeatureUsageRow {
+    let newest = meter.newest().map_or(1, |newest| newest.number.unsigned_abs());
+    FeatureUsageRow {
+        project_id: scope.project.to_string(),
+        environment_id: scope.environment.to_string(),
+        meter_id: meter.id.clone(),
+        event_name: event.event_name.clone(),
+        distinct_id: event.distinct_id.clone(),
+        event_id: event.event_id.clone(),
+        customer_id: String::new(),
+        source: String::new(),
+        state: "missing",
+        quantity: String::new(),
+        source_topic: String::new(),
+        timestamp: event.timestamp,
+        received_at: event.received_at,
+        source_topic_id: Uuid::nil(),
+        source_partition: -1,
+        source_offset: -1,
+        version: usage_version(event.version, newest),
+        is_deleted: true,
     }
 }
 

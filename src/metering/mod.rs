@@ -15,6 +15,7 @@
 //! | `number.rs`, `expression.rs`, `window.rs`, `tally.rs` | pure: decimals, arithmetic, windows, aggregations |
 //! | `meter.rs`, `catalogue.rs`, `matching.rs` | definitions, their versions, and which of them count an event |
 //! | `request.rs`, `usage.rs`, `rows.rs` | questions of usage, and usage from events |
+//! | `tracking.rs`, `rebuild.rs` | usage of meters computed once and kept, and the job that makes it what it should be |
 //! | `corrections.rs` | void, amend, and totals as of an earlier moment |
 //! | `monitoring.rs` | counts of events, and how far the store is behind |
 //! | `http/` | routes, in FlexPrice's words |
@@ -30,9 +31,11 @@ pub mod matching;
 pub mod meter;
 mod monitoring;
 pub mod number;
+mod rebuild;
 pub mod request;
 mod rows;
 pub mod tally;
+pub mod tracking;
 pub mod usage;
 pub mod window;
 
@@ -50,6 +53,7 @@ use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 
 pub use catalogue::Catalogue;
 pub use corrections::{Amendment, Snapshot, Wish};
+pub use rebuild::KIND as REBUILD;
 
 /// What a client is told to wait when a backend does not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,11 +1,16 @@
 //! How many events came in, over time, and how far the store is behind the log.
 
 use super::Metering;
+use std::time::Duration;
+
 use super::rows::{Which, window};
 use super::window::Windows;
 use crate::event::{Scope, Timestamp};
 use crate::eventlog::{LogError, TopicPartition};
 use crate::http::Problem;
+
+/// How far back tombstones of a sweep that has just run are looked for: clocks differ, and sweeps take their time.
+const SWEPT_BACK: Duration = Duration::from_secs(3600);
 
 /// Counts of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +68,30 @@ impl Metering {
             Err(_) => Err("the event log did not answer in time".to_owned()),
         };
         Ok(Monitored { total, points: if windows.is_some() { points } else { Vec::new() }, lag })
+    }
+
+    /// Prepares a total that is called final: hides resends that nobody has compared yet, and finds out whether the store
+    /// has everything that was accepted. Answers the moment that the total is of, or why it cannot be final.
+    ///
+    /// # Errors
+    /// 503: the store does not answer.
+    pub(super) async fn finalize(&self, from: Timestamp) -> Result<Result<Timestamp, String>, Problem> {
+        let lag = match tokio::time::timeout(self.limits.timeout, self.lag()).await {
+            Ok(lag) => lag.map_err(|error| error.to_string()),
+            Err(_) => Err("the event log did not answer in time".to_owned()),
+        };
+        match lag {
+            Ok(0) => {}
+            Ok(lag) => {
+                return Ok(Err(format!("{lag} records that were accepted are not stored yet: ask again")));
+            }
+            Err(reason) => return Ok(Err(reason)),
+        }
+        self.store.sweep(from, None).await.map_err(super::store_problem)?;
+        if self.config.tracking {
+            self.store.mirror_tombstones(self.now().minus(SWEPT_BACK)).await.map_err(super::store_problem)?;
+        }
+        Ok(Ok(self.now()))
     }
 
     /// Records of the events topic that the store stage has not committed.

@@ -48,6 +48,9 @@ pub struct UsageRequest {
     pub billing_anchor: Option<Value>,
     pub timezone: Option<String>,
     pub as_of: Option<String>,
+    /// Sweep first, and say whether everything that was accepted is in the total.
+    #[serde(default, rename = "final")]
+    pub is_final: bool,
     pub environment_id: Option<String>,
 }
 
@@ -69,6 +72,9 @@ pub struct MeterRequest {
     pub billing_anchor: Option<Value>,
     pub timezone: Option<String>,
     pub as_of: Option<String>,
+    /// Sweep first, and say whether everything that was accepted is in the total.
+    #[serde(default, rename = "final")]
+    pub is_final: bool,
     pub environment_id: Option<String>,
 }
 
@@ -303,6 +309,7 @@ impl UsageRequest {
             buckets,
             group_by: groups(&group_by, &[])?,
             as_of: as_of(&self.as_of, now)?,
+            filtered: true,
         })
     }
 }
@@ -380,6 +387,7 @@ impl MeterRequest {
             buckets,
             group_by,
             as_of: as_of(&self.as_of, now)?,
+            filtered: !more.is_empty(),
         })
     }
 }
@@ -418,6 +426,13 @@ impl AnalyticsRequest {
         let segments = segments(meter, plan.from, plan.end, &more);
         let buckets = if group_by.is_empty() { plan.buckets } else { None };
         let group_by = if buckets.is_some() { plan.group_by } else { group_by };
-        Ok(Plan { segments, sources: self.sources.clone(), buckets, group_by, ..plan })
+        Ok(Plan {
+            segments,
+            sources: self.sources.clone(),
+            buckets,
+            group_by,
+            filtered: !more.is_empty(),
+            ..plan
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The one place of this room that names the table of events: every statement begins here, with the project and the
+//! The one place of this room that names the tables of events and of tracked usage: every statement begins here, with the project and the
 //! environment in it, and reads the deduplicated view.
 
 use super::meter::MeterFilter;
@@ -31,6 +31,21 @@ pub(super) struct Which<'a> {
 impl Which<'_> {
     /// `SELECT columns FROM …` with every condition.
     pub(super) fn select(&self, columns: &Sql) -> Sql {
+        let conditions = self.conditions();
+        Sql::new("SELECT ").append(columns).push(" FROM events FINAL WHERE ").join(" AND ", &conditions)
+    }
+
+    /// The same of a meter's tracked usage; it holds no properties to filter by.
+    pub(super) fn select_usage(&self, meter_id: &str, columns: &Sql) -> Sql {
+        let mut conditions = self.conditions();
+        conditions.insert(2, Sql::new("meter_id = ").arg(meter_id));
+        Sql::new("SELECT ")
+            .append(columns)
+            .push(" FROM feature_usage FINAL WHERE ")
+            .join(" AND ", &conditions)
+    }
+
+    fn conditions(&self) -> Vec<Sql> {
         let mut conditions = vec![
             Sql::new("project_id = ").arg(self.scope.project.as_str()),
             Sql::new("environment_id = ").arg(self.scope.environment.as_str()),
@@ -62,7 +77,7 @@ impl Which<'_> {
         if let Some(as_of) = self.as_of {
             conditions.push(Sql::new("toUnixTimestamp64Milli(ingested_at) <= ").arg(as_of.as_millis()));
         }
-        Sql::new("SELECT ").append(columns).push(" FROM events FINAL WHERE ").join(" AND ", &conditions)
+        conditions
     }
 }
 

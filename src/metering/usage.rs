@@ -8,7 +8,7 @@ use bigdecimal::BigDecimal;
 
 use super::Metering;
 use super::corrections::Snapshot;
-use super::meter::{Measure, MeterFilter, properties_of, text_of};
+use super::meter::{Measure, Meter, MeterFilter, properties_of, text_of};
 use super::rows::{self, Which};
 use super::tally::{Aggregation, Sample, Tally};
 use super::window::Windows;
@@ -68,6 +68,8 @@ pub struct Plan {
     pub buckets: Option<Windows>,
     pub group_by: Vec<Group>,
     pub as_of: Option<Timestamp>,
+    /// The question filters by properties, besides what its meter filters by.
+    pub filtered: bool,
 }
 
 /// Usage of one window and group.
@@ -113,6 +115,8 @@ impl Counts {
 /// What a plan makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
+    /// `events`, or `feature_usage` where a meter's tracked usage answered.
+    pub read_from: &'static str,
     /// Of the whole range, over all groups (with buckets: the sum over buckets and groups).
     pub total: Point,
     /// Of each window and group that has events, in the order of time, then group; none without either.
@@ -145,7 +149,7 @@ impl Row for Found {
 }
 
 impl Plan {
-    fn aggregation(&self) -> Aggregation {
+    pub(super) fn aggregation(&self) -> Aggregation {
         self.segments.first().map_or(Aggregation::Count, |segment| segment.measure.aggregation)
     }
 
@@ -237,7 +241,12 @@ struct Fold<'p> {
     total: Tally,
 }
 
-impl Fold<'_> {
+impl<'p> Fold<'p> {
+    fn new(plan: &'p Plan, bounds: Vec<Timestamp>) -> Self {
+        let (by_group, total) = (BTreeMap::new(), Tally::default());
+        Self { plan, aggregation: plan.aggregation(), bounds, by_group, total }
+    }
+
     fn add(&mut self, segment: &Segment, found: &Found) {
         let reread: Vec<String>;
         let mut json: Vec<&str> = found.texts.iter().map(String::as_str).collect();
@@ -294,7 +303,11 @@ impl Fold<'_> {
         let whole = self.plan.end.as_millis() - self.plan.from.as_millis();
         let value = self.total.value(self.aggregation, whole);
         let total = Point { start: None, group: Vec::new(), value, counts: Counts::of(&self.total) };
-        if self.plan.buckets.is_some() { summed(self.plan, points, total) } else { Usage { total, points } }
+        if self.plan.buckets.is_some() {
+            summed(self.plan, points, total)
+        } else {
+            Usage { read_from: FROM_EVENTS, total, points }
+        }
     }
 }
 
@@ -316,10 +329,33 @@ fn summed(plan: &Plan, buckets: Vec<Point>, total: Point) -> Usage {
         point.counts = point.counts.plus(bucket.counts);
     }
     let value = if points.is_empty() { total.value.map(|_| sum) } else { Some(sum) };
-    Usage { total: Point { value, ..total }, points: points.into_values().collect() }
+    Usage { read_from: FROM_EVENTS, total: Point { value, ..total }, points: points.into_values().collect() }
 }
 
+/// Where usage was read.
+pub const FROM_EVENTS: &str = "events";
+pub const FROM_FEATURE_USAGE: &str = "feature_usage";
+
 impl Metering {
+    /// Measures what a meter counts: from its tracked usage where that is known to say the same, else from events.
+    ///
+    /// # Errors
+    /// As [`Metering::usage`].
+    pub async fn usage_of(&self, meter: &Meter, plan: &Plan) -> Result<Usage, Problem> {
+        if !self.is_covered(meter, plan).await? {
+            return self.usage(plan).await;
+        }
+        let mut fold = Fold::new(plan, bounds(plan.cut(), plan, self.limits.buckets_max)?);
+        let tallies = self.tracked(meter, plan, &fold.bounds).await?;
+        for tally in tallies.values() {
+            fold.total.merge(tally);
+        }
+        if plan.cut().is_some() || !plan.group_by.is_empty() {
+            fold.by_group = tallies;
+        }
+        Ok(Usage { read_from: FROM_FEATURE_USAGE, ..fold.finish() })
+    }
+
     /// Measures.
     ///
     /// # Errors
@@ -327,13 +363,7 @@ impl Metering {
     pub async fn usage(&self, plan: &Plan) -> Result<Usage, Problem> {
         let bounds = bounds(plan.cut(), plan, self.limits.buckets_max)?;
         let restored = self.restored(plan).await?;
-        let mut fold = Fold {
-            plan,
-            aggregation: plan.aggregation(),
-            bounds,
-            by_group: BTreeMap::new(),
-            total: Tally::default(),
-        };
+        let mut fold = Fold::new(plan, bounds);
         let max = self.config.values_max;
         let mut read = 0;
         for segment in &plan.segments {
@@ -403,7 +433,7 @@ impl Plan {
     }
 }
 
-fn too_many(max: usize) -> Problem {
+pub(super) fn too_many(max: usize) -> Problem {
     let message = format!(
         "the question meets more than {max} different values (metering.values_max): ask for a shorter range, or for \
          one customer"

@@ -4,18 +4,26 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
     ("0004_person_overrides", include_str!("../../migrations/clickhouse/0004_person_overrides.sql")),
     ("0005_person_properties", include_str!("../../migrations/clickhouse/0005_person_properties.sql")),
     ("0006_cohort_members", include_str!("../../migrations/clickhouse/0006_cohort_members.sql")),
+    ("0007_feature_usage", include_str!("../../migrations/clickhouse/0007_feature_usage.sql")),
 ];
 
 /// The tables that all of them make together.
-pub(super) const TABLES: [&str; 6] =
-    ["events", "events_dlq", "person_edges", "person_overrides", "person_properties", "cohort_members"];
+pub(super) const TABLES: [&str; 7] = [
+    "events",
+    "events_dlq",
+    "person_edges",
+    "person_overrides",
+    "person_properties",
+    "cohort_members",
+    "feature_usage",
+];
 
 impl Store {
     /// Applies what has not been applied, and answers its names. Where a table has gone missing, every migration counts

@@ -84,6 +84,9 @@ metrics! {
     QUERY_CACHE = "query_cache_total", Kind::Counter, ["outcome"], "Questions by whether the answer was remembered.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
 
+    METERING_ROWS = "metering_rows_stored_total", Kind::Counter, [], "Rows of tracked usage that the store confirmed.";
+    METERING_UNMETERED = "metering_unmetered_total", Kind::Counter, [], "System events about events that no meter counts.";
+
     AUTH_REQUESTS = "auth_requests_total", Kind::Counter, ["outcome"], "Keys checked, by outcome.";
     AUTH_REQUEST_DURATION = "auth_request_duration_seconds", Kind::Histogram(LATENCY), [], "Checks of a key, cache included.";
     AUTH_ENVIRONMENT_MISMATCH = "auth_environment_mismatch_total", Kind::Counter, [], "Requests that named an environment their key does not have.";

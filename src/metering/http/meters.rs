@@ -9,6 +9,7 @@ use super::{allowed, check_environment, no_content, not_found, read};
 use crate::auth::{Access, Permission};
 use crate::event::Timestamp;
 use crate::http::{BodyLimits, Problem, strict};
+use crate::job::{self, Jobs};
 use crate::meta::{self, ARCHIVED, MeterVersion, NewVersion};
 use crate::metering::meter::{AggregationSpec, Definition, MeterFilter, ResetUsage, check_text};
 use crate::metering::request::time;
@@ -107,6 +108,7 @@ fn shown(meter: &meta::Meter, versions: &[MeterVersion]) -> Value {
 pub(super) async fn create(
     request: HttpRequest,
     metering: Data<Metering>,
+    jobs: Data<Jobs>,
     limits: Data<BodyLimits>,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
@@ -124,7 +126,10 @@ pub(super) async fn create(
     let id = made.map_err(meta_problem)?;
     metering.catalogue().forget(&access.scope).await;
     tracing::info!(meter_id = id, "meter made");
-    Ok(HttpResponse::Created().json(find(&metering, &access, &id).await?))
+    let job = metering.queue_rebuild(&jobs, &access.scope, &id, Timestamp::EPOCH).await;
+    let mut body = find(&metering, &access, &id).await?;
+    body["rebuild_job_id"] = json!(job.map_err(job::http::problem)?);
+    Ok(HttpResponse::Created().json(body))
 }
 
 fn version(
@@ -187,6 +192,7 @@ pub(super) async fn versions(
 pub(super) async fn update(
     request: HttpRequest,
     metering: Data<Metering>,
+    jobs: Data<Jobs>,
     limits: Data<BodyLimits>,
     id: Path<String>,
     payload: Payload,
@@ -227,7 +233,11 @@ pub(super) async fn update(
     }
     metering.catalogue().forget(&access.scope).await;
     tracing::info!(meter_id = %id, effective_from = %from, "meter changed");
-    Ok(HttpResponse::Ok().json(find(&metering, &access, &id).await?))
+    // What of the past changes is said by the job; a change from now on changes nothing but what came in between.
+    let job = metering.queue_rebuild(&jobs, &access.scope, &id, from).await;
+    let mut body = find(&metering, &access, &id).await?;
+    body["rebuild_job_id"] = json!(job.map_err(job::http::problem)?);
+    Ok(HttpResponse::Ok().json(body))
 }
 
 pub(super) async fn archive(

@@ -37,6 +37,42 @@ struct Answer {
     start_time: Timestamp,
     end_time: Timestamp,
     as_of: Option<Timestamp>,
+    read_from: &'static str,
+    /// Only where the question asked: is this a total for an invoice? `as_of` then gives it again, whatever comes later.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    is_final: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    final_reason: Option<String>,
+}
+
+/// What a question that wants a final total gets besides the total.
+#[derive(Default)]
+struct Final {
+    is_final: Option<bool>,
+    reason: Option<String>,
+    as_of: Option<Timestamp>,
+}
+
+/// Sweeps before a total that is called final.
+async fn finalized(metering: &Metering, wanted: bool, plan: &Plan) -> Result<Final, Problem> {
+    if !wanted {
+        return Ok(Final::default());
+    }
+    Ok(match metering.finalize(plan.from).await? {
+        Ok(as_of) => Final { is_final: Some(true), reason: None, as_of: Some(as_of) },
+        Err(reason) => Final { is_final: Some(false), reason: Some(reason), as_of: None },
+    })
+}
+
+impl Answer {
+    fn called(self, called: Final) -> Self {
+        Self {
+            is_final: called.is_final,
+            final_reason: called.reason,
+            as_of: called.as_of.or(self.as_of),
+            ..self
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,6 +115,9 @@ fn answer(plan: &Plan, usage: &Usage) -> Result<Answer, Problem> {
         start_time: plan.from,
         end_time: plan.end,
         as_of: plan.as_of,
+        read_from: usage.read_from,
+        is_final: None,
+        final_reason: None,
     })
 }
 
@@ -104,8 +143,9 @@ pub(super) async fn by_name(
     check_environment(&access, asked.environment_id.as_deref())?;
     let plan = asked.plan(&access.scope, metering.now())?;
     let _turn = metering.turn().await?;
+    let called = finalized(&metering, asked.is_final, &plan).await?;
     let usage = metering.usage(&plan).await?;
-    Ok(HttpResponse::Ok().json(answer(&plan, &usage)?))
+    Ok(HttpResponse::Ok().json(answer(&plan, &usage)?.called(called)))
 }
 
 /// `POST /v1/events/usage/meter`.
@@ -124,9 +164,10 @@ pub(super) async fn by_meter(
     };
     let plan = asked.plan(&access.scope, &meter, metering.now())?;
     let _turn = metering.turn().await?;
+    let called = finalized(&metering, asked.is_final, &plan).await?;
     let usage = measured(&metering, &meter, &plan, &asked.more()?).await?;
     let answer = answer(&plan, &usage)?;
-    Ok(HttpResponse::Ok().json(Answer { meter_id: Some(meter.id), ..answer }))
+    Ok(HttpResponse::Ok().json(Answer { meter_id: Some(meter.id), ..answer }.called(called)))
 }
 
 /// Usage of a meter; one that never begins anew counts all history in its total.
@@ -136,7 +177,7 @@ async fn measured(
     plan: &Plan,
     more: &[MeterFilter],
 ) -> Result<Usage, Problem> {
-    let usage = metering.usage(plan).await?;
+    let usage = metering.usage_of(meter, plan).await?;
     let never = meter.newest().is_some_and(|version| version.definition.reset_usage == ResetUsage::Never);
     if !never {
         return Ok(usage);
@@ -148,8 +189,8 @@ async fn measured(
     if whole.buckets.is_none() {
         whole.group_by = Vec::new();
     }
-    let total = metering.usage(&whole).await?.total;
-    Ok(Usage { total, points: usage.points })
+    let total = metering.usage_of(meter, &whole).await?.total;
+    Ok(Usage { total, ..usage })
 }
 
 /// `POST /v1/events/analytics`: usage of every feature that has a meter, or of those that are named.
@@ -174,7 +215,7 @@ pub(super) async fn analytics(
     let mut items = Vec::new();
     for (feature, meter) in &features {
         let plan = asked.plan(scope, meter, metering.now())?;
-        let usage = metering.usage(&plan).await?;
+        let usage = metering.usage_of(meter, &plan).await?;
         items.extend(items_of(feature, meter, &plan, &usage, &asked));
     }
     Ok(HttpResponse::Ok().json(json!({
@@ -217,7 +258,7 @@ fn items_of(
     groups.dedup();
     let grouped = plan.buckets.is_none() && !plan.group_by.is_empty();
     if !grouped {
-        return vec![item(feature, meter, plan, &[], &usage.points, &usage.total, asked)];
+        return vec![item(feature, meter, plan, (&[], usage.read_from), &usage.points, &usage.total, asked)];
     }
     let of_group = |group: &[String]| {
         let points: Vec<Point> = usage.points.iter().filter(|point| point.group == group).cloned().collect();
@@ -229,7 +270,7 @@ fn items_of(
             _ => None,
         };
         let total = Point { start: None, group: group.to_vec(), value, counts };
-        item(feature, meter, plan, group, &points, &total, asked)
+        item(feature, meter, plan, (group, usage.read_from), &points, &total, asked)
     };
     groups.into_iter().map(of_group).collect()
 }
@@ -245,7 +286,7 @@ fn item(
     feature: &Feature,
     meter: &Meter,
     plan: &Plan,
-    group: &[String],
+    (group, read_from): (&[String], &str),
     points: &[Point],
     total: &Point,
     asked: &AnalyticsRequest,
@@ -289,6 +330,7 @@ fn item(
         "too_precise_count": total.counts.too_precise_count,
         "points": shown, "window_size": asked.window_size.clone().unwrap_or_default(),
         "total_cost": "0", "subtotal": "0", "total_discount": "0", "currency": "",
+        "read_from": read_from,
         "add_on_id": "", "addon": null, "plan_id": "", "plan": null, "price_id": "", "price": null,
         "sub_line_item_id": "", "subscription_id": "", "subscription_line_item": null,
         "commitment_info": null, "bucket_summaries": [], "group": null,

@@ -106,3 +106,23 @@ async fn voided_and_amended_events_leave_earlier_totals_as_they_were() {
     assert_eq!((status, &answer["details"]["field"]), (400, &json!("properties")));
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_total_is_swept_and_can_be_had_again() {
+    // An id window too short to find the resend: only the sweep does.
+    let app = Sandbox::with(&[("consumer.dedupe_window", "1ms")]).await;
+    let client = &app.client;
+    stored(client, &[event("r", "ada", "2026-01-10T00:00:00Z", &json!({"n": "1.5"}))]).await;
+    a_moment_later(client).await;
+    stored(client, &[event("r", "ada", "2026-01-20T00:00:00Z", &json!({"n": "1.5"}))]).await;
+    let mut question = sum(&[]);
+    question["final"] = true.into();
+    let total = usage(client, &question).await;
+    assert_eq!((&total["final"], &total["exact_value"]), (&json!(true), &json!("1.5")), "{total}");
+    let as_of = total["as_of"].as_str().unwrap().to_owned();
+    a_moment_later(client).await;
+    stored(client, &[event("late", "ada", "2026-01-02T00:00:00Z", &json!({"n": 100}))]).await;
+    assert_eq!(usage(client, &sum(&[])).await["exact_value"], "101.5");
+    assert_eq!(usage(client, &sum(&[("as_of", &as_of)])).await["exact_value"], "1.5");
+    app.stop().await;
+}

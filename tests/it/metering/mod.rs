@@ -4,6 +4,7 @@ mod corrections;
 mod documents;
 mod invoice;
 mod sdks;
+mod tracking;
 mod usage;
 
 use serde_json::{Value, json};

@@ -1,0 +1,267 @@
+//! The stage that tracks usage: topic `events` → table `feature_usage`, in a consumer group of its own. The same three
+//! layers as for events: exact batches under a token, identity in the sort key, the id window (rebuilt from the events
+//! that are stored). It refuses nothing: a record that cannot be read is the events stage's to refuse.
+//!
+//! An event that no meter of its scope counts is told of as system event `event.unmetered`, once a name in
+//! `metering.unmetered_interval`. Telling is best effort: it holds nothing up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use moka::sync::Cache;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::decode::{Decoded, Field, Refused, decode};
+use super::events::EventsStage;
+use super::stage::{Read, Stage, StageBatch};
+use super::{ConsumerDeps, random};
+use crate::event::{Clock, IdSource, Scope, Timestamp};
+use crate::eventlog::{EventLog, NewRecord, Record, TopicId, TopicPartition};
+use crate::lifecycle::Stop;
+use crate::metering::Metering;
+use crate::metering::meter::Meter;
+use crate::metering::tracking::{Tracked, rows_of};
+use crate::store::{FeatureUsageRow, InsertError, Store, StoreError};
+use crate::telemetry::names;
+
+/// Counts up whenever the same record would become other rows of the same meters.
+const MAPPER_VERSION: u32 = 1;
+/// Names of events that were told of, remembered at most.
+const TOLD_MAX: u64 = 100_000;
+
+/// See the [module](self).
+pub struct FeatureUsageStage {
+    store: Store,
+    metering: Metering,
+    /// For the id window, which is the same as that of events.
+    events: EventsStage,
+    seed: u64,
+    unmetered: Unmetered,
+}
+
+/// A record as this stage reads it.
+#[derive(Debug)]
+pub enum UsageRecord {
+    Event(Box<Decoded>),
+    /// Refused by the events stage.
+    Unreadable,
+}
+
+/// Tells of events that no meter counts.
+struct Unmetered {
+    log: Arc<dyn EventLog>,
+    topic: Arc<str>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    told: Cache<(Scope, String), ()>,
+}
+
+/// Runs the stage until a stop is through. The component `feature_usage` tells how it is doing.
+///
+/// # Errors
+/// Only a fault of this program ends it; the supervisor starts it again.
+pub async fn run(deps: ConsumerDeps, store: Store, metering: Metering, stop: Stop) -> anyhow::Result<()> {
+    let seed = random(&*deps.ids);
+    let config = &deps.config;
+    let stage = Arc::new(FeatureUsageStage {
+        store,
+        metering,
+        events: EventsStage::new(deps.sink.clone(), seed),
+        seed,
+        unmetered: Unmetered {
+            log: deps.log.clone(),
+            topic: config.topics.system_events.as_str().into(),
+            clock: deps.clock.clone(),
+            ids: deps.ids.clone(),
+            told: Cache::builder()
+                .max_capacity(TOLD_MAX)
+                .time_to_live(config.metering.unmetered_interval)
+                .build(),
+        },
+    });
+    let topics = vec![config.topics.events.as_str().into()];
+    super::run_stage(stage, &deps, topics, &config.metering.group_id, &stop).await
+}
+
+impl FeatureUsageStage {
+    /// The rows of a batch, and the events that no meter counts.
+    async fn rows(
+        &self,
+        batch: &StageBatch<UsageRecord>,
+        rows: &[RowRef],
+    ) -> Result<(Vec<FeatureUsageRow>, Vec<(Scope, String, String)>), InsertError> {
+        let mut meters: HashMap<Scope, Arc<[Meter]>> = HashMap::new();
+        let (mut found, mut unmetered) = (Vec::new(), Vec::new());
+        for row in rows {
+            let part = &batch.parts[row.part as usize];
+            let payload = &batch.item(*row).payload;
+            let (Ok(UsageRecord::Event(event)), Some(value)) = (&payload.row, &payload.record.value) else {
+                continue;
+            };
+            let text = |field| event.text(value, field);
+            let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
+            let meters = match meters.get(&scope) {
+                Some(meters) => meters.clone(),
+                None => {
+                    let known = self.metering.catalogue().meters(&scope).await;
+                    let known = known.map_err(|error| InsertError::Unavailable(error.to_string()))?;
+                    meters.entry(scope.clone()).or_insert(known).clone()
+                }
+            };
+            if meters.is_empty() {
+                continue;
+            }
+            let tracked = Tracked {
+                event_id: text(Field::Id),
+                event_name: text(Field::EventName),
+                distinct_id: text(Field::DistinctId),
+                customer_id: text(Field::CustomerId),
+                source: text(Field::Source),
+                timestamp: event.timestamp,
+                received_at: event.received_at,
+                source_topic: &part.topic_partition.topic,
+                source_topic_id: part.topic_id.0,
+                source_partition: part.topic_partition.partition,
+                source_offset: payload.record.offset,
+                properties: text(Field::Properties),
+                version: 0,
+            };
+            let of_event = rows_of(&scope, &meters, &tracked);
+            // Names with a dollar are the product's own.
+            if of_event.is_empty() && !tracked.event_name.starts_with('$') {
+                unmetered.push((scope, tracked.event_name.to_owned(), tracked.event_id.to_owned()));
+            }
+            found.extend(of_event);
+        }
+        Ok((found, unmetered))
+    }
+}
+
+impl Unmetered {
+    async fn tell(&self, events: Vec<(Scope, String, String)>) {
+        let mut records = Vec::new();
+        for (scope, event_name, event_id) in events {
+            let key = (scope.clone(), event_name.clone());
+            if self.told.contains_key(&key) {
+                continue;
+            }
+            self.told.insert(key, ());
+            let now = self.clock.now();
+            let value = json!({
+                "id": format!("sys_event_{}", self.ids.uuid_v7(now).simple()),
+                "event_name": "event.unmetered",
+                "project_id": scope.project,
+                "environment_id": scope.environment,
+                "timestamp": now,
+                "payload": {
+                    "event_type": event_name,
+                    "event_id": event_id,
+                    "reason": "no meter of this environment counts it",
+                },
+            });
+            records.push(NewRecord {
+                key: Some(scope.project.as_str().to_owned().into()),
+                value: value.to_string().into(),
+                headers: Vec::new(),
+                timestamp: now,
+            });
+        }
+        if records.is_empty() {
+            return;
+        }
+        let count = records.len() as u64;
+        match self.log.produce(&self.topic, records).await.into_iter().find_map(Result::err) {
+            None => names::METERING_UNMETERED.counter(&[]).increment(count),
+            Some(error) => tracing::warn!(%error, "events that no meter counts could not be told of"),
+        }
+    }
+}
+
+#[async_trait]
+impl Stage for FeatureUsageStage {
+    type Row = UsageRecord;
+
+    fn name(&self) -> &'static str {
+        "feature_usage"
+    }
+
+    fn table(&self) -> &'static str {
+        "feature_usage"
+    }
+
+    fn mapper_version(&self) -> u32 {
+        MAPPER_VERSION
+    }
+
+    fn has_id_window(&self) -> bool {
+        true
+    }
+
+    fn accounts(&self) -> bool {
+        false
+    }
+
+    fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
+        let value = record.value.as_deref().unwrap_or_default();
+        Ok(match decode(record) {
+            Ok(event) => {
+                let text = |field| event.text(value, field);
+                let (project, environment) = (text(Field::ProjectId), text(Field::EnvironmentId));
+                let id = IdHash::of(self.seed, project, environment, text(Field::Id));
+                let (remember, received_at) = (!event.id_generated, event.received_at);
+                Read { id, remember, received_at, row: UsageRecord::Event(Box::new(event)) }
+            }
+            Err(_) => Read {
+                id: IdHash::of(self.seed, "", "", &record.offset.to_string()),
+                remember: false,
+                received_at: record.timestamp,
+                row: UsageRecord::Unreadable,
+            },
+        })
+    }
+
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<UsageRecord>>,
+        rows: &Arc<[RowRef]>,
+        token: &str,
+    ) -> Result<(), InsertError> {
+        let (found, unmetered) = self.rows(batch, rows).await?;
+        if !found.is_empty() {
+            let inserted = self.store.insert_feature_usage(&found, token).await;
+            // What is refused here was made here: no record is to blame, so none becomes a dead letter.
+            inserted.map_err(|error| match error {
+                InsertError::Rejected(message) => InsertError::Schema { message, cure: "flexflow doctor" },
+                other => other,
+            })?;
+            names::METERING_ROWS.counter(&[]).increment(found.len() as u64);
+        }
+        self.unmetered.tell(unmetered).await;
+        Ok(())
+    }
+
+    async fn stored_offsets(
+        &self,
+        _: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        // Most events make no row, so offsets tell nothing; what is read again makes the same rows under the same keys.
+        Ok(BTreeMap::new())
+    }
+
+    async fn recent_ids(
+        &self,
+        partitions: &[(TopicPartition, TopicId)],
+        since: Timestamp,
+        limit: usize,
+        found: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        self.events.recent_ids(partitions, since, limit, found).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.store.probe().await
+    }
+}

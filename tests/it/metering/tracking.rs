@@ -1,0 +1,203 @@
+//! Tracked usage says the same as the events: while they come in, for meters made later, after changes, corrections and
+//! a restart.
+
+use std::time::Duration;
+
+use flexflow::eventlog::{FetchFrom, FetchLimits, TopicPartition};
+
+use super::*;
+
+const SETTINGS: [(&str, &str); 2] = [("metering.tracking", "true"), ("metering.cache_ttl", "100ms")];
+const RANGE: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z");
+
+/// Events of two months, with values of every kind; from `first` on.
+fn events(first: u64, count: u64) -> Vec<Value> {
+    (first..first + count)
+        .map(|n| {
+            let at = format!("2026-0{}-{:02}T{:02}:30:00Z", 1 + n % 2, 1 + n % 28, n % 24);
+            let region = if n % 3 == 0 { "eu" } else { "us" };
+            let properties = match n % 11 {
+                0 => json!({"region": region}),
+                1 => json!({"region": region, "tokens": "none"}),
+                2 => json!({"region": region, "tokens": "0.1234567890123456789"}),
+                _ => json!({"region": region, "tokens": format!("{n}.000000000000000001"), "cached": n % 5}),
+            };
+            let mut event = event(&format!("t::{n}"), &format!("cust-{}", n % 4), &at, &properties);
+            event["source"] = ["api", "web"][usize::try_from(n % 2).unwrap()].into();
+            event
+        })
+        .collect()
+}
+
+/// A meter as it is made, and the same as an ad-hoc question over events.
+struct Pair {
+    id: String,
+    question: Value,
+}
+
+async fn meter(client: &Client, kind: &str, expression: &str, eu_only: bool) -> Pair {
+    let filters = if eu_only { json!([{"key": "region", "values": ["eu"]}]) } else { json!([]) };
+    let mut aggregation = json!({"type": kind});
+    let mut question = json!({"event_name": "call", "aggregation_type": kind});
+    if kind != "COUNT" {
+        aggregation["expression"] = expression.into();
+        question["expression"] = expression.into();
+    }
+    if eu_only {
+        question["filters"] = json!({"region": ["eu"]});
+    }
+    let body = json!({"name": kind, "event_name": "call", "aggregation": aggregation, "filters": filters});
+    let (status, made) = client.operator_post("/v1/meters", &body).await;
+    assert_eq!(status, 201, "{made}");
+    rebuilt(client, &made).await;
+    Pair { id: made["id"].as_str().unwrap().to_owned(), question }
+}
+
+/// Waits for the rebuild that an answer names, and says what it did.
+async fn rebuilt(client: &Client, answer: &Value) -> Value {
+    let job = answer["rebuild_job_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    eventually("the rebuild is done", || async {
+        let (_, found) = client.operator_get(&format!("/api/jobs/{job}")).await;
+        match found["state"].as_str() {
+            Some("succeeded") => Ok(found["progress"].clone()),
+            Some("failed") => panic!("{found}"),
+            _ => Err(found.to_string()),
+        }
+    })
+    .await
+}
+
+/// Both ways of asking say the same, and the meter's was read from tracked usage.
+async fn assert_same(client: &Client, pairs: &[Pair]) {
+    for pair in pairs {
+        for more in [
+            json!({}),
+            json!({"window_size": "DAY", "timezone": "Asia/Kathmandu"}),
+            json!({"window_size": "MONTH", "billing_anchor": 15, "external_customer_id": "cust-1"}),
+            json!({"group_by": ["source"], "window_size": "WEEK"}),
+        ] {
+            let mut asked = json!({"meter_id": pair.id, "start_time": RANGE.0, "end_time": RANGE.1});
+            let mut question = pair.question.clone();
+            (question["start_time"], question["end_time"]) = (RANGE.0.into(), RANGE.1.into());
+            for (key, value) in more.as_object().unwrap() {
+                asked[key] = value.clone();
+                question[key] = value.clone();
+            }
+            let (status, tracked) = client.post("/v1/events/usage/meter", &asked).await;
+            assert_eq!((status, &tracked["read_from"]), (200, &json!("feature_usage")), "{asked}: {tracked}");
+            let counted = usage(client, &question).await;
+            assert_eq!(counted["read_from"], "events");
+            for field in
+                ["exact_value", "has_value", "results", "event_count", "missing_count", "not_numeric_count"]
+            {
+                assert_eq!(tracked[field], counted[field], "{asked}: {field}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tracked_usage_says_the_same_as_the_events() {
+    let app = Sandbox::with(&SETTINGS).await;
+    let client = &app.client;
+    let mut pairs = vec![
+        meter(client, "SUM", "tokens", true).await,
+        meter(client, "COUNT", "", false).await,
+        meter(client, "AVG", "tokens - coalesce(cached, 0)", false).await,
+    ];
+    stored(client, &events(0, 300)).await;
+    // Sent again as they were, and with another day: counted once both ways.
+    stored(client, &events(0, 50)).await;
+    let mut moved = events(50, 20);
+    for event in &mut moved {
+        event["timestamp"] = "2026-02-20T00:00:00Z".into();
+    }
+    stored(client, &moved).await;
+    assert_same(client, &pairs).await;
+
+    // Meters that come later count all of the past.
+    for (kind, eu_only) in [("MAX", false), ("MIN", true), ("LATEST", false)] {
+        pairs.push(meter(client, kind, "tokens", eu_only).await);
+    }
+    stored(client, &events(300, 100)).await;
+    assert_same(client, &pairs).await;
+
+    // A change of the past says what it changed.
+    let change = json!({"filters": [], "effective_from": "2026-01-01T00:00:00Z"});
+    let request = client.http.put(format!("{}/v1/meters/{}", client.url, pairs[0].id));
+    let changed: Value =
+        request.bearer_auth(&client.operator_token).json(&change).send().await.unwrap().json().await.unwrap();
+    let did = rebuilt(client, &changed).await;
+    assert!(did["added"].as_u64().unwrap() > 200 && did["removed"] == 0, "{did}");
+    pairs[0].question.as_object_mut().unwrap().remove("filters");
+    assert_same(client, &pairs).await;
+
+    // So do corrections.
+    let (status, answer) =
+        client.operator_post("/v1/events/void", &json!({"event_id": "t::7", "reason": "test"})).await;
+    assert_eq!(status, 200, "{answer}");
+    for (id, more) in [
+        ("t::8", json!({"properties": {"tokens": "5", "region": "us"}})),
+        ("t::9", json!({"timestamp": "2026-02-11T00:00:00Z", "external_customer_id": "cust-1"})),
+        ("t::14", json!({"event_name": "other"})),
+    ] {
+        let mut body = json!({"event_id": id, "reason": "test"});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let (status, answer) = client.operator_post("/v1/events/amend", &body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_same(client, &pairs).await;
+    let app = app.restart(&SETTINGS).await;
+    stored(&app.client, &events(400, 50)).await;
+    assert_same(&app.client, &pairs).await;
+
+    // What the rows do not hold is answered from events.
+    let asked = json!({"meter_id": pairs[0].id, "start_time": RANGE.0, "end_time": RANGE.1, "filters": {"region": ["eu"]}});
+    let (_, answer) = app.client.post("/v1/events/usage/meter", &asked).await;
+    assert_eq!(answer["read_from"], "events");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_meter_counts_is_told_of_once_a_name() {
+    let app = Sandbox::with(&SETTINGS).await;
+    let client = &app.client;
+    meter(client, "COUNT", "", true).await;
+    let mut sent = events(0, 6);
+    for (index, event) in sent.iter_mut().enumerate().take(4) {
+        event["event_name"] = ["mystery", "riddle"][index % 2].into();
+    }
+    stored(client, &sent).await;
+    let log = app.running.log();
+    let told = eventually("both names are told of", || async {
+        let topics = log.topics().await.map_err(|error| error.to_string())?;
+        let topic = topics.into_iter().find(|topic| &*topic.name == "system_events").ok_or("no topic")?;
+        let from: Vec<FetchFrom> = (0..)
+            .zip(&topic.partitions)
+            .map(|(partition, _)| FetchFrom {
+                topic_partition: TopicPartition::new("system_events", partition),
+                topic_id: topic.id,
+                offset: 0,
+            })
+            .collect();
+        let limits =
+            FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
+        let fetched = log.fetch(&from, limits).await.map_err(|error| error.to_string())?;
+        let mut names: Vec<String> = fetched
+            .into_iter()
+            .filter_map(|part| part.outcome.ok())
+            .flat_map(|part| part.records)
+            .map(|record| serde_json::from_slice::<Value>(&record.value.unwrap()).unwrap())
+            .inspect(|event| assert_eq!(event["event_name"], "event.unmetered"))
+            .map(|event| event["payload"]["event_type"].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        if names.len() >= 3 { Ok(names) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    // "call" of the other region is counted by no meter, either.
+    assert_eq!(told, ["call", "mystery", "riddle"]);
+    app.stop().await;
+}
