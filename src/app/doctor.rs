@@ -46,7 +46,8 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
                 .await
                 .map(|()| format!("the {} log takes writes", pools.log.kind()))
                 .map_err(|e| e.to_string()),
-            "free disk space, or see eventlog.* in `flexflow config reference`",
+            "embedded: free disk space; Kafka: the message names the setting or the command; see eventlog.* in \
+             `flexflow config reference`",
         ),
         topics_finding(config, pools).await,
     ];

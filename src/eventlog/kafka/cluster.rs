@@ -12,7 +12,6 @@ use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::KafkaOptions;
 use super::api::Request;
@@ -45,8 +44,6 @@ pub(super) struct Leader {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
-    /// Brokers before 2.8 have no ids: one is made of cluster and name then, and a topic that is made again goes
-    /// unnoticed there.
     pub(super) id: TopicId,
     /// By partition number.
     pub(super) leaders: Vec<Leader>,
@@ -75,6 +72,8 @@ pub(super) enum Known {
     There(Arc<Topic>),
     Missing(Instant),
     Forbidden,
+    /// The brokers give it no id, so that one that is made again could not be told from it.
+    WithoutId,
 }
 
 /// The cluster as it was told last.
@@ -168,6 +167,10 @@ impl Cluster {
                 "eventlog.kafka.sasl.username may not see topic {name}: \
                  `kafka-acls --add --topic {name} --operation Describe --operation Read --operation Write …`"
             ))),
+            Some(Known::WithoutId) => Err(LogError::Unavailable(
+                "the brokers give topics no ids: inter.broker.protocol.version has to be 2.8 or newer"
+                    .to_owned(),
+            )),
             Some(Known::Missing(_)) | None => Err(LogError::TopicMissing(name.into())),
         }
     }
@@ -215,7 +218,8 @@ impl Cluster {
                     None => Known::Missing(Instant::now()),
                     Some(known) => Known::There(known.clone()),
                 },
-                _ => Known::There(Arc::new(read_topic(&name, topic, &answer))),
+                _ if topic.topic_id.is_nil() => Known::WithoutId,
+                _ => Known::There(Arc::new(read_topic(&name, topic))),
             };
             topics.insert(name, known);
         }
@@ -248,8 +252,8 @@ impl Cluster {
             *snapshot = Arc::new(Snapshot { brokers, controller, ..Snapshot::clone(&snapshot) });
         }
         let topic = |topic: &MetadataResponseTopic| {
-            let name = topic.name.as_ref().filter(|_| topic.error_code == 0)?;
-            Some(read_topic(&(&***name).into(), topic, &answer))
+            let name = topic.name.as_ref().filter(|_| topic.error_code == 0 && !topic.topic_id.is_nil())?;
+            Some(read_topic(&(&***name).into(), topic))
         };
         Ok(answer.topics.iter().filter_map(topic).filter(|topic| !topic.internal).collect())
     }
@@ -376,13 +380,7 @@ fn brokers(answer: &MetadataResponse) -> HashMap<i32, Arc<str>> {
         .collect()
 }
 
-fn read_topic(name: &Arc<str>, topic: &MetadataResponseTopic, answer: &MetadataResponse) -> Topic {
-    let id = if topic.topic_id.is_nil() {
-        let cluster = answer.cluster_id.as_deref().unwrap_or_default();
-        Uuid::from_u128(xxhash_rust::xxh3::xxh3_128(format!("{cluster}/{name}").as_bytes()))
-    } else {
-        topic.topic_id
-    };
+fn read_topic(name: &Arc<str>, topic: &MetadataResponseTopic) -> Topic {
     let mut leaders = vec![Leader { broker: -1, epoch: -1 }; topic.partitions.len()];
     for partition in &topic.partitions {
         let slot = usize::try_from(partition.partition_index).ok().and_then(|at| leaders.get_mut(at));
@@ -390,5 +388,5 @@ fn read_topic(name: &Arc<str>, topic: &MetadataResponseTopic, answer: &MetadataR
             *leader = Leader { broker: partition.leader_id.0, epoch: partition.leader_epoch };
         }
     }
-    Topic { name: name.clone(), id: TopicId(id), leaders, internal: topic.is_internal }
+    Topic { name: name.clone(), id: TopicId(topic.topic_id), leaders, internal: topic.is_internal }
 }

@@ -193,6 +193,50 @@ async fn all_brokers_are_down_for_a_while_and_the_log_heals_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_is_left_at_the_time_out_and_nothing_is_doubled() {
+    let kafka = Kafka::start(1, VERSION, "").await;
+    let settings = [
+        ("eventlog.kafka.delivery_timeout", "4s"),
+        ("eventlog.kafka.request_timeout", "1s"),
+        ("eventlog.kafka.connect_timeout", "1s"),
+    ];
+    let log = open(kafka.bootstrap(), &settings);
+    log.create_topics(&[spec("events", 3)]).await.unwrap();
+    let writers = Writers::start(&log, "events", 6);
+    eventually("something is written", || async {
+        let ends = describe(&log, "events").await.partitions;
+        if ends.iter().all(|ends| ends.end > 0) { Ok(()) } else { Err(format!("{ends:?}")) }
+    })
+    .await;
+    kafka.signal(1, "STOP");
+    let begun = tokio::time::Instant::now();
+    let answer = produce_one(&log, "events", "key", "while it hangs").await;
+    assert!(
+        answer.is_err() && begun.elapsed() < Duration::from_secs(8),
+        "{answer:?} after {:?}",
+        begun.elapsed()
+    );
+    assert!(log.topics().await.is_err(), "no call hangs");
+    // Long enough for the same batch to wait on several connections, which the broker all reads when it wakes.
+    eventually("several connections were given up", || async {
+        if begun.elapsed() > Duration::from_secs(12) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    kafka.signal(1, "CONT");
+    eventually("the log takes writes again", || async {
+        let answer = produce_one(&log, "events", "key", "after").await;
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let told = writers.finish().await;
+    log.close().await;
+    let mut counts = counts(&open(kafka.bootstrap(), &[]), "events").await;
+    counts.remove("after");
+    check(&told, &counts);
+    assert!(counts.get("while it hangs").is_none_or(|times| *times == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_made_again_takes_writes_without_a_restart() {
     let kafka = Kafka::shared().await;
     let topic = Names::of("made-again").name("events");

@@ -156,6 +156,14 @@ async fn an_address_where_nobody_or_somebody_else_listens_is_named() {
     says(&error, &["no Kafka broker", "eventlog.kafka.bootstrap_servers"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_give_topics_no_ids_are_told_of_the_setting() {
+    let kafka = Kafka::start(1, "2.8.2", "inter.broker.protocol.version=2.7\n").await;
+    let log = open(kafka.bootstrap(), &[]);
+    let error = log.create_topics(&[spec("events", 3)]).await.unwrap_err().to_string();
+    says(&error, &["inter.broker.protocol.version"]);
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_told_before_anything_is_asked() {
     let told = |settings: &[(&str, &str)]| Config::from_overrides(settings).expect_err("refused").to_string();

@@ -33,6 +33,9 @@ use sender::Sender;
 const CALLS_MAX: usize = 4096;
 /// The sender answers at the deadline; a little later nobody waits for it any more.
 const GRACE: Duration = Duration::from_secs(1);
+/// Longest a close waits for batches whose outcome nobody knows yet. Nobody waits for them any more: their calls were
+/// answered.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a sender that panicked is started again; what it held is answered as unknown.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 
@@ -174,7 +177,7 @@ impl Producer {
         self.trouble.get()
     }
 
-    /// Sends what is queued; at most until the deadline of a call.
+    /// Sends what is queued, for [`FLUSH_TIMEOUT`] at most.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         let flush = async {
@@ -184,7 +187,7 @@ impl Producer {
             }
         };
         // What is not out by then is not going to be.
-        let _ = tokio::time::timeout(self.delivery_timeout, flush).await;
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, flush).await;
     }
 }
 

@@ -183,7 +183,7 @@ impl Sender {
                     gone.push(*key);
                     continue;
                 }
-                Some(Known::Forbidden) | None => None,
+                Some(Known::Forbidden | Known::WithoutId) | None => None,
             };
             let Some(leader) = leader else {
                 partition.last_error.get_or_insert_with(|| {
@@ -493,6 +493,9 @@ impl Sender {
 
     /// Says why records wait, and who waited for the queues to be empty that they are.
     fn tell(&mut self) {
+        for partition in self.partitions.values_mut().filter(|partition| partition.is_idle()) {
+            partition.last_error = None;
+        }
         let waiting = self.partitions.values().filter(|partition| !partition.is_idle());
         let troubled = waiting.filter_map(|partition| partition.last_error.as_ref()).next();
         let trouble = troubled.map(ToString::to_string);
