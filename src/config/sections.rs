@@ -88,6 +88,8 @@ pub struct Query {
     pub people_max: usize,
     pub points_max: usize,
     pub funnel_steps_max: usize,
+    pub retention_intervals_max: usize,
+    pub paths_edges_max: usize,
     pub gather_events_max: u64,
     pub gather_values_max: usize,
     pub gather_people_max: u64,

@@ -98,6 +98,8 @@ impl Config {
             ("query.people_max", query.people_max),
             ("query.points_max", query.points_max),
             ("query.funnel_steps_max", query.funnel_steps_max),
+            ("query.retention_intervals_max", query.retention_intervals_max),
+            ("query.paths_edges_max", query.paths_edges_max),
             ("query.gather_values_max", query.gather_values_max),
             ("metering.values_max", self.metering.values_max),
             ("query.sql_rows_max", query.sql_rows_max),

@@ -44,7 +44,7 @@ impl Matcher {
         Sql::new("").join(" AND ", &all)
     }
 
-    fn or_true(&self) -> Sql {
+    pub(super) fn or_true(&self) -> Sql {
         let sql = self.sql();
         if sql.is_empty() { Sql::new("1") } else { Sql::new("(").append(&sql).push(")") }
     }
@@ -252,12 +252,12 @@ fn unpack(
 }
 
 /// What follows a state's count of elements.
-fn after_length(state: &[u8]) -> Option<&[u8]> {
+pub(super) fn after_length(state: &[u8]) -> Option<&[u8]> {
     let last = state.iter().position(|byte| byte & 0x80 == 0)?;
     state.get(last + 1..)
 }
 
-fn malformed() -> Problem {
+pub(super) fn malformed() -> Problem {
     Problem::internal(StoreError::Query("a gathered state has another form than expected".to_owned()))
 }
 
@@ -305,6 +305,14 @@ impl Query {
         }
         Ok(turns)
     }
+}
+
+/// 400: more people than `query.gather_people_max`.
+pub(super) fn too_many_people(max: u64) -> Problem {
+    let message = format!(
+        "more than {max} people are in this question (query.gather_people_max): ask for a shorter range, or filter"
+    );
+    Problem::invalid("date_from", message).with("max", max).with("setting", "query.gather_people_max")
 }
 
 /// One row: the time of the scope's first event, null without any.

@@ -12,9 +12,14 @@ use serde_json::Value;
 use super::events::List;
 use super::funnel::Funnel;
 use super::funnel::people::FunnelPeople;
+use super::lifecycle::{Lifecycle, LifecyclePeople};
 use super::names::Names;
+use super::paths::{Paths, PathsPeople};
 use super::persons::Persons;
+use super::retention::Retention;
+use super::retention::people::RetentionPeople;
 use super::sql::SqlQuestion;
+use super::stickiness::{Stickiness, StickinessPeople};
 use super::trends::Trends;
 use super::{Query, csv, events, names, persons, saved, trace, v1};
 use crate::auth::{Access, Permission, http::authorize};
@@ -36,7 +41,15 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/trends").post(ask::<Trends>))
         .service(resource("/api/query/sql").post(ask::<SqlQuestion>))
         .service(resource("/api/query/funnel").post(ask::<Funnel>))
-        .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>));
+        .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>))
+        .service(resource("/api/query/retention").post(ask::<Retention>))
+        .service(resource("/api/query/retention/people").post(ask::<RetentionPeople>))
+        .service(resource("/api/query/lifecycle").post(ask::<Lifecycle>))
+        .service(resource("/api/query/lifecycle/people").post(ask::<LifecyclePeople>))
+        .service(resource("/api/query/stickiness").post(ask::<Stickiness>))
+        .service(resource("/api/query/stickiness/people").post(ask::<StickinessPeople>))
+        .service(resource("/api/query/paths").post(ask::<Paths>))
+        .service(resource("/api/query/paths/people").post(ask::<PathsPeople>));
     saved::http::routes(config);
     v1::http::routes(config);
 }
@@ -141,7 +154,8 @@ async fn answer<Q: Question>(
 }
 
 /// The questions that can be kept, by the last part of their path.
-pub(super) const KINDS: [&str; 3] = ["trends", "funnel", "sql"];
+pub(super) const KINDS: [&str; 7] =
+    ["trends", "funnel", "retention", "lifecycle", "stickiness", "paths", "sql"];
 
 /// Answers a question that was kept.
 ///
@@ -165,6 +179,10 @@ pub(super) async fn ask_kind(
     match kind {
         "trends" => ask::<Trends>(&sent, query, scope).await,
         "funnel" => ask::<Funnel>(&sent, query, scope).await,
+        "retention" => ask::<Retention>(&sent, query, scope).await,
+        "lifecycle" => ask::<Lifecycle>(&sent, query, scope).await,
+        "stickiness" => ask::<Stickiness>(&sent, query, scope).await,
+        "paths" => ask::<Paths>(&sent, query, scope).await,
         "sql" => ask::<SqlQuestion>(&sent, query, scope).await,
         _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
     }
@@ -179,6 +197,10 @@ pub(super) fn check_kind(kind: &str, sent: &Value) -> Result<(), Problem> {
     match kind {
         "trends" => strict::json::<Trends>(sent.as_bytes()).map(drop),
         "funnel" => strict::json::<Funnel>(sent.as_bytes()).map(drop),
+        "retention" => strict::json::<Retention>(sent.as_bytes()).map(drop),
+        "lifecycle" => strict::json::<Lifecycle>(sent.as_bytes()).map(drop),
+        "stickiness" => strict::json::<Stickiness>(sent.as_bytes()).map(drop),
+        "paths" => strict::json::<Paths>(sent.as_bytes()).map(drop),
         "sql" => strict::json::<SqlQuestion>(sent.as_bytes()).map(drop),
         _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
     }

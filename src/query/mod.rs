@@ -23,10 +23,15 @@
 //! | `trends/` | how many, over time |
 //! | `v1/` | the list of events on `/v1/events`, in FlexPrice's words |
 //! | `funnel/` | how many come from step to step |
+//! | `retention/` | how many come back |
+//! | `lifecycle.rs` | who is new, who stayed, who came back, who left |
+//! | `stickiness.rs` | in how many intervals people are active |
+//! | `paths/` | what people do one after the other |
 //!
 //! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
 //! the answer; everything before and after the store is pure.
 
+mod activity;
 mod actor;
 mod backlog;
 mod cache;
@@ -42,15 +47,19 @@ mod gather;
 pub mod http;
 pub mod interval;
 mod journal;
+pub mod lifecycle;
 pub mod names;
+pub mod paths;
 mod people;
 mod period;
 pub mod persons;
 pub mod range;
+pub mod retention;
 mod saved;
 mod session;
 pub mod sql;
 mod statement;
+pub mod stickiness;
 #[cfg(test)]
 mod tests;
 pub mod trace;

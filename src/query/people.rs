@@ -11,6 +11,7 @@ use super::{Query, events};
 use crate::config;
 use crate::event::Scope;
 use crate::http::{Problem, cursor};
+use crate::person::PersonId;
 use crate::store::Sql;
 
 /// People on a page unless the question says otherwise.
@@ -95,7 +96,7 @@ impl<T> Page<T> {
 #[derive(Debug, Serialize)]
 pub(super) struct Person<T> {
     /// Stable; the same in every list.
-    id: String,
+    id: PersonId,
     /// Some of the distinct ids under which the person has events in the range.
     distinct_ids: Vec<String>,
     #[serde(flatten)]
@@ -150,7 +151,7 @@ impl Query {
         let people = found.into_iter().map(|(actor, said)| {
             let mut distinct_ids = names.remove(&actor).unwrap_or_default();
             distinct_ids.sort_unstable();
-            Person { id: actor.to_string(), distinct_ids, said }
+            Person { id: PersonId::new(scope, actor), distinct_ids, said }
         });
         Ok(People { people: people.collect(), next_cursor, meta: asked.meta() })
     }

@@ -83,6 +83,10 @@ metrics! {
     QUERY_DASHBOARD_DURATION = "query_dashboard_duration_seconds", Kind::Histogram(LATENCY), [], "Refreshes of a whole dashboard.";
     QUERY_CACHE = "query_cache_total", Kind::Counter, ["outcome"], "Questions by whether the answer was remembered.";
     QUERY_FUNNEL_DURATION = "query_funnel_duration_seconds", Kind::Histogram(LATENCY), [], "Funnels.";
+    QUERY_RETENTION_DURATION = "query_retention_duration_seconds", Kind::Histogram(LATENCY), [], "Retention.";
+    QUERY_LIFECYCLE_DURATION = "query_lifecycle_duration_seconds", Kind::Histogram(LATENCY), [], "Lifecycles.";
+    QUERY_STICKINESS_DURATION = "query_stickiness_duration_seconds", Kind::Histogram(LATENCY), [], "Stickiness.";
+    QUERY_PATHS_DURATION = "query_paths_duration_seconds", Kind::Histogram(LATENCY), [], "Paths.";
 
     METERING_ROWS = "metering_rows_stored_total", Kind::Counter, [], "Rows of tracked usage that the store confirmed.";
     METERING_UNMETERED = "metering_unmetered_total", Kind::Counter, [], "System events about events that no meter counts.";

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::fold::{Event, Order, Reached, fold};
 use super::{Plan, PlannedBreakdown, Viz};
 use crate::http::Problem;
-use crate::query::gather::{Values, untuple};
+use crate::query::gather::{Values, too_many_people, untuple};
 use crate::query::interval::Interval;
 use crate::query::trends::OTHER;
 
@@ -186,13 +186,7 @@ impl Counted {
         );
         self.people += people;
         if self.people > self.people_max {
-            let message = format!(
-                "more than {} people are in this funnel (query.gather_people_max): ask for a shorter range, or filter",
-                self.people_max
-            );
-            return Err(Problem::invalid("date_from", message)
-                .with("max", self.people_max)
-                .with("setting", "query.gather_people_max"));
+            return Err(too_many_people(self.people_max));
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod window;
 use serde::{Deserialize, Serialize};
 
 use super::actor::Actors;
+use super::chosen;
 use super::filter::{self, Filters, Ground, PropertyKind};
 use super::gather::{Gather, Matcher, Values, tuple};
 use super::http::Question;
@@ -63,6 +64,8 @@ pub struct Funnel {
     /// Hold for every step and exclusion.
     #[serde(default)]
     pub filters: Filters,
+    /// Only what these people did.
+    pub filter: Option<chosen::People>,
     pub breakdown: Option<Breakdown>,
     #[serde(default)]
     pub viz: Viz,
@@ -249,6 +252,35 @@ async fn funnel(query: &Query, scope: &Scope, question: &Funnel) -> Result<Answe
 }
 
 impl Funnel {
+    /// Shows everybody who is in the funnel, and when (in milliseconds) they took each step.
+    ///
+    /// # Errors
+    /// As of the question, and what `show` refuses.
+    pub(super) async fn each_person(
+        &self,
+        query: &Query,
+        scope: &Scope,
+        actors: &Actors,
+        mut show: impl FnMut(u64, &[i64]) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        // Whatever is shown of it, and whatever it is split by, the same people take the same steps.
+        let whole = Self { viz: Viz::Steps, breakdown: None, ..self.clone() };
+        let plan = whole.check(&query.limits, actors, query.clock.now(), None)?;
+        let origin = plan.gather.range.from.as_millis();
+        let mut values = Values::new(0);
+        let shown =
+            |actor: u64, events: &[fold::Event], _: &Values| match fold::fold(&plan.rules, events, |_, _| {
+                true
+            }) {
+                fold::Reached::Steps(times) => {
+                    let times: fold::Times = times.iter().map(|at| origin + at).collect();
+                    show(actor, &times)
+                }
+                fold::Reached::Nothing | fold::Reached::Excluded => Ok(()),
+            };
+        query.gather(scope, actors, &plan.gather, &mut values, shown).await
+    }
+
     /// Where a trend over all time begins.
     async fn first_event(&self, query: &Query, scope: &Scope) -> Result<Option<Timestamp>, Problem> {
         if self.viz != Viz::Trends || self.date_from.as_deref() != Some("all") {
@@ -284,7 +316,9 @@ impl Funnel {
         });
         let bin_count = bin_count.transpose()?;
         let ground = Ground { calendar: &calendar, now, limits, actors };
-        let conditions = filter::conditions(&self.filters, "filters", &ground)?;
+        let mut conditions = filter::conditions(&self.filters, "filters", &ground)?;
+        conditions
+            .extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
         let steps = self.matchers(&ground)?;
         let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits, self)).transpose()?;
         let value = self.breakdown.as_ref().map(|breakdown| {

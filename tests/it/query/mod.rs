@@ -1,9 +1,9 @@
 //! Questions over HTTP against a real engine: the routes, keys and error bodies are the application's own; rows go into
 //! the store directly.
 
-mod behaviour;
 mod events;
 mod oracles;
+mod people;
 mod sql;
 mod trends;
 mod v1;
