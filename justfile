@@ -43,7 +43,7 @@ soak rounds="100" seeds="100000":
     cargo build --locked --tests --bins
     FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash
     FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
-    FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator
+    FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 
 # Start or stop the parts as containers.
 up:
@@ -52,11 +52,12 @@ up:
 down:
     docker compose down
 
-# Fetch the Kafka that the tests start; a JDK and Maven are installed where that is allowed.
+# Fetch the Kafka that the tests start and Prometheus's promtool; a JDK and Maven are installed where that is allowed.
 [private]
 kafka:
     @if ! { command -v java && command -v mvn; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends default-jdk-headless maven; fi
-    scripts/kafka fetch
+    for version in 4.1.1 2.8.2 3.9.1 4.2.0; do scripts/kafka fetch --version "$version"; done
+    scripts/promtool --version >/dev/null
 
 [private]
 needs tool cure:

@@ -30,6 +30,7 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
         record_bytes_max,
         required_groups: vec![group.into()],
     };
+    let index_group = dlq::index_group(&config.consumer.dlq_topic);
     let mut events = topic(&config.topics.events, record_bytes_max, &config.consumer.group_id);
     if config.metering.tracking {
         events.required_groups.push(config.metering.group_id.as_str().into());
@@ -40,7 +41,7 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     vec![
         events,
         system_events,
-        topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), dlq::INDEX_GROUP),
+        topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), &index_group),
     ]
 }
 

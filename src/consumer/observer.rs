@@ -148,7 +148,8 @@ impl Observer {
             gathered_ms = report.gathered.as_millis() as u64,
             inserted_ms = report.inserted.as_millis() as u64,
             committed_ms = report.committed.as_millis() as u64,
-            "batch stored, skipped {duplicates} duplicates"
+            "batch stored, skipped {} duplicates",
+            duplicates + already_stored
         );
     }
 

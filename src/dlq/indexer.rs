@@ -17,8 +17,11 @@ use crate::eventlog::{
 use crate::lifecycle::{Component, Policy, Stop, Tasks};
 use crate::telemetry::names;
 
-/// The consumer group that indexes the DLQ topic; required by its retention.
-pub const INDEX_GROUP: &str = "dlq-index";
+/// The consumer group that indexes this DLQ topic; required by its retention. Named after the topic, so that two
+/// installations on one cluster do not share it.
+pub fn index_group(topic: &str) -> String {
+    format!("{topic}-index")
+}
 
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(500);
 const RETRY_WAIT: Duration = Duration::from_secs(1);
@@ -55,7 +58,7 @@ impl Indexer {
 
     async fn run(&self, stop: &Stop) -> anyhow::Result<()> {
         let spec = GroupSpec {
-            group: INDEX_GROUP.into(),
+            group: index_group(&self.topic).into(),
             topics: vec![self.topic.clone()],
             client_id: "flexflow-dlq-index".into(),
             instance_id: None,

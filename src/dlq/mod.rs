@@ -27,7 +27,7 @@ pub use envelope::{
 };
 pub use fix::{Fix, FixError, Fixed};
 pub use index::{Count, Filter, Index, ListPosition, Listed};
-pub use indexer::INDEX_GROUP;
+pub use indexer::index_group;
 pub use ledger::{Entry, Ledger, LedgerError, Origin, Standing, Status};
 pub use order::{Action, DISCARD, Order, Outcome, REPLAY, Sample};
 pub use pass::Passes;
@@ -90,7 +90,7 @@ impl Dlq {
     /// The log does not answer.
     pub async fn index_lag(&self) -> Result<u64, LogError> {
         let topics = self.passes.log.topics().await?;
-        let committed = self.passes.log.committed(INDEX_GROUP).await?;
+        let committed = self.passes.log.committed(&index_group(&self.passes.topic)).await?;
         let Some(topic) = topics.into_iter().find(|topic| topic.name == self.passes.topic) else {
             return Err(LogError::TopicMissing(self.passes.topic.clone()));
         };

@@ -13,11 +13,23 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use crate::support::log::LogSettings;
 use crate::support::process::signal;
 use crate::support::proxy::Proxy;
 use crate::support::sandbox::Client;
 use crate::support::store::TestStore;
-use crate::support::{Process, Sandbox, eventually};
+use crate::support::{Log, Process, Sandbox, eventually, on_every_log};
+
+on_every_log! {
+    a_crash_of_the_engine_alone_is_healed_and_capture_does_not_notice
+    sigterm_in_the_middle_of_a_batch_drains_and_exits_with_0
+    a_dropped_table_pauses_the_consumer_and_migrate_heals_it
+    a_clock_that_jumps_back_loses_nothing_and_doubles_nothing
+    a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again
+    an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing
+    connections_that_break_after_the_rows_double_nothing
+    too_many_parts_pause_the_consumer_and_make_no_dead_letter
+}
 
 fn batch(name: &str, count: usize) -> Value {
     (0..count)
@@ -25,10 +37,10 @@ fn batch(name: &str, count: usize) -> Value {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_engine_alone_is_healed_and_capture_does_not_notice() {
+async fn a_crash_of_the_engine_alone_is_healed_and_capture_does_not_notice(log: Log) {
+    let log = LogSettings::of(log).await;
     let dir = tempfile::tempdir().unwrap();
-    let process = Process::serve(&dir.path().join("data"), &[]).await;
+    let process = Process::serve_on(&dir.path().join("data"), &log, &[]).await;
     process.client.accept(&batch("before", 100)).await;
     let engines = process.children();
     assert_eq!(engines.len(), 1, "one engine");
@@ -44,15 +56,15 @@ async fn a_crash_of_the_engine_alone_is_healed_and_capture_does_not_notice() {
     assert!(process.terminate().success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_in_the_middle_of_a_batch_drains_and_exits_with_0() {
+async fn sigterm_in_the_middle_of_a_batch_drains_and_exits_with_0(log: Log) {
+    let log = LogSettings::of(log).await;
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     // A batch that would wait far longer than the test: the stop must flush or release it.
-    let process = Process::serve(&data_dir, &["--set", "consumer.batch_age_max=60s"]).await;
+    let process = Process::serve_on(&data_dir, &log, &["--set", "consumer.batch_age_max=60s"]).await;
     process.client.accept(&batch("a", 500)).await;
     assert!(process.terminate().success());
-    let process = Process::serve(&data_dir, &[]).await;
+    let process = Process::serve_on(&data_dir, &log, &[]).await;
     process.client.settled(500).await;
     assert_eq!(process.client.audit().await["balanced"], true);
 }
@@ -73,9 +85,8 @@ async fn a_second_process_on_the_same_folder_is_told_who_holds_it() {
     process.client.accept(&batch("still", 1)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_table_pauses_the_consumer_and_migrate_heals_it() {
-    let app = Sandbox::start().await;
+async fn a_dropped_table_pauses_the_consumer_and_migrate_heals_it(log: Log) {
+    let app = Sandbox::on(log).await;
     app.client.accept(&batch("before", 10)).await;
     app.client.settled(10).await;
     app.running.store().unwrap().execute(Sql::new("DROP TABLE events SYNC")).await.unwrap();
@@ -110,14 +121,13 @@ async fn a_dropped_table_pauses_the_consumer_and_migrate_heals_it() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_back_loses_nothing_and_doubles_nothing() {
+async fn a_clock_that_jumps_back_loses_nothing_and_doubles_nothing(log: Log) {
     use std::sync::Arc;
 
     use flexflow::event::ManualClock;
     let noon = Timestamp::parse("2026-06-01T12:00:00Z").unwrap();
     let clock = Arc::new(ManualClock::at(noon));
-    let app = Sandbox::with_clock(clock.clone(), &[]).await;
+    let app = Sandbox::on_with_clock(log, clock.clone()).await;
     app.client.accept(&batch("noon", 50)).await;
     app.client.settled(50).await;
     clock.set(noon.minus(Duration::from_secs(3 * 3600)));
@@ -128,9 +138,8 @@ async fn a_clock_that_jumps_back_loses_nothing_and_doubles_nothing() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again() {
-    let app = Sandbox::with(&[("eventlog.partitions", "1")]).await;
+async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again(log: Log) {
+    let app = Sandbox::on_with(log, &[("eventlog.partitions", "1")]).await;
     let first = app.running.first_run().unwrap();
     let event = json!({
         "event": "paid", "distinct_id": "ada", "event_id": "gone", "timestamp": "2026-01-31T08:00:00Z"
@@ -171,7 +180,7 @@ async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again() {
         headers: vec![],
         timestamp: Timestamp::EPOCH,
     };
-    app.running.log().produce("events", vec![record]).await.remove(0).unwrap();
+    app.running.log().produce(&app.client.events_topic, vec![record]).await.remove(0).unwrap();
     app.client.settled(1).await;
     let replay = json!({"selection": {"all": true}, "fix": {"distinct_id": "ada"}});
     let (status, started) = app.client.operator_post("/api/dlq/replay", &replay).await;
@@ -200,11 +209,11 @@ async fn metric(client: &Client, name: &str) -> f64 {
     samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing() {
+async fn an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing(log: Log) {
+    let log = LogSettings::of(log).await;
     let dir = tempfile::tempdir().unwrap();
     let args = ["--set", "store.request_timeout=2s", "--set", "consumer.backoff_max=500ms"];
-    let process = Process::serve(&dir.path().join("data"), &args).await;
+    let process = Process::serve_on(&dir.path().join("data"), &log, &args).await;
     let client = &process.client;
     client.accept(&batch("before", 100)).await;
     client.settled(100).await;
@@ -243,8 +252,7 @@ async fn an_engine_that_hangs_under_load_and_goes_on_loses_and_doubles_nothing()
     assert!(process.terminate().success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_that_break_after_the_rows_double_nothing() {
+async fn connections_that_break_after_the_rows_double_nothing(log: Log) {
     let engine = TestStore::start().await;
     let proxy = Proxy::to(engine.store.address().unwrap().parse().unwrap()).await;
     let (user, password) = engine.store.engine_login().unwrap();
@@ -254,7 +262,7 @@ async fn connections_that_break_after_the_rows_double_nothing() {
         ("store.password", &password),
         ("consumer.backoff_max", "500ms"),
     ];
-    let app = Sandbox::with(&settings).await;
+    let app = Sandbox::on_with(log, &settings).await;
     app.client.accept(&batch("before", 10)).await;
     app.client.settled(10).await;
     proxy.cut_after_data();
@@ -281,9 +289,8 @@ async fn connections_that_break_after_the_rows_double_nothing() {
     engine.store.close(Duration::from_secs(20)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn too_many_parts_pause_the_consumer_and_make_no_dead_letter() {
-    let app = Sandbox::with(&[("consumer.backoff_max", "500ms")]).await;
+async fn too_many_parts_pause_the_consumer_and_make_no_dead_letter(log: Log) {
+    let app = Sandbox::on_with(log, &[("consumer.backoff_max", "500ms")]).await;
     app.client.accept(&batch("before", 10)).await;
     app.client.settled(10).await;
     let store = app.running.store().unwrap();

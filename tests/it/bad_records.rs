@@ -5,7 +5,12 @@ use flexflow::event::Timestamp;
 use flexflow::eventlog::NewRecord;
 use serde_json::{Value, json};
 
-use crate::support::{Sandbox, eventually};
+use crate::support::{Log, Sandbox, eventually, on_every_log};
+
+on_every_log! {
+    poison_between_good_records_becomes_dead_letters_with_reasons
+    a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_letters
+}
 
 /// A record as another producer of the topic might write it.
 fn record(value: impl Into<Bytes>) -> NewRecord {
@@ -31,7 +36,7 @@ fn good(app: &Sandbox, id: &str) -> NewRecord {
 }
 
 async fn produce(app: &Sandbox, records: Vec<NewRecord>) {
-    for outcome in app.running.log().produce("events", records).await {
+    for outcome in app.running.log().produce(&app.client.events_topic, records).await {
         outcome.unwrap();
     }
 }
@@ -45,9 +50,8 @@ async fn dead_letters(app: &Sandbox, count: usize) -> Vec<Value> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn poison_between_good_records_becomes_dead_letters_with_reasons() {
-    let app = Sandbox::start().await;
+async fn poison_between_good_records_becomes_dead_letters_with_reasons(log: Log) {
+    let app = Sandbox::on(log).await;
     let poison: [(&[u8], &str); 4] = [
         (b"not json", "invalid_json"),
         (b"\xff\xfe", "invalid_json"),
@@ -70,9 +74,8 @@ async fn poison_between_good_records_becomes_dead_letters_with_reasons() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_letters() {
-    let app = Sandbox::with(&[("eventlog.partitions", "1")]).await;
+async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_letters(log: Log) {
+    let app = Sandbox::on_with(log, &[("eventlog.partitions", "1")]).await;
     produce(&app, (0..3000).map(|i| record(format!("poison {i}"))).collect()).await;
     eventually("/ready names the partition and the command", || async {
         let answer = app
@@ -83,7 +86,7 @@ async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_lette
             .await
             .map_err(|e| e.to_string())?;
         let body = answer.text().await.map_err(|e| e.to_string())?;
-        if body.contains("resume") && body.contains("events") { Ok(()) } else { Err(body) }
+        if body.contains("resume") && body.contains(&app.client.events_topic) { Ok(()) } else { Err(body) }
     })
     .await;
     let (_, stats) = app.client.operator_get("/api/dlq?limit=500").await;
@@ -94,7 +97,7 @@ async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_lette
     assert_eq!(app.client.lag().await.unwrap(), 3000, "nothing was passed over");
     let (status, _) = app
         .client
-        .operator_post("/api/ops/consumer/resume", &json!({"topic": "events", "partition": 0}))
+        .operator_post("/api/ops/consumer/resume", &json!({"topic": app.client.events_topic, "partition": 0}))
         .await;
     assert_eq!(status, 202);
     eventually("after the operator's word the records become dead letters", || async {

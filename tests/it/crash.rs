@@ -10,8 +10,13 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::support::log::LogSettings;
 use crate::support::sandbox::Client;
-use crate::support::{Process, eventually};
+use crate::support::{Log, Process, eventually, on_every_log};
+
+on_every_log! {
+    a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing
+}
 
 /// Ids that were answered with 202, and ids that were sent at all.
 #[derive(Default)]
@@ -20,8 +25,8 @@ struct Ledger {
     acknowledged: BTreeSet<String>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing() {
+async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing(log: Log) {
+    let log = LogSettings::of(log).await;
     let rounds: u32 =
         std::env::var("FLEXFLOW_TEST_CRASH_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
     let seed: u64 = std::env::var("FLEXFLOW_TEST_SEED")
@@ -34,7 +39,7 @@ async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing() {
     // Short batches: more moments at which a crash can hit between two steps.
     let args = ["--set", "consumer.batch_rows_max=200", "--set", "consumer.batch_age_max=20ms"];
     for round in 0..rounds {
-        let process = Process::serve(&data_dir, &args).await;
+        let process = Process::serve_on(&data_dir, &log, &args).await;
         let stop = Arc::new(AtomicBool::new(false));
         let mut senders = tokio::task::JoinSet::new();
         for sender in 0..4 {
@@ -47,7 +52,7 @@ async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing() {
         stop.store(true, Ordering::SeqCst);
         senders.join_all().await;
     }
-    let process = Process::serve(&data_dir, &args).await;
+    let process = Process::serve_on(&data_dir, &log, &args).await;
     check(&process.client, &*ledger.lock().await).await;
     assert!(process.terminate().success(), "a clean stop exits with 0");
 }
@@ -61,7 +66,8 @@ async fn send_until(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<Atomic
         let ids: Vec<String> = (0..25).map(|i| format!("{name}-{batch}-{i}")).collect();
         let body: Vec<Value> = ids
             .iter()
-            .map(|id| json!({"event": "load", "distinct_id": format!("person-{}", id.len() % 7), "event_id": id}))
+            .enumerate()
+            .map(|(i, id)| json!({"event": "load", "distinct_id": format!("person-{i}"), "event_id": id}))
             .collect();
         ledger.lock().await.sent.extend(ids.iter().cloned());
         for _ in 0..=(batch % 2) {

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexflow::config::Config;
-use flexflow::dlq::{
-    DeadLetter, Dlq, Entry, Filter, INDEX_GROUP, Index, Ledger as _, Origin, Refusal, Status,
-};
+use flexflow::dlq::{DeadLetter, Dlq, Entry, Filter, Index, Ledger as _, Origin, Refusal, Status};
 use flexflow::event::{Clock, ErrorKind, RandomIds, Scope, SystemClock, Timestamp};
 use flexflow::eventlog::{
     EventLog, Header, MemoryLog, Position, Record, Retention, TopicId, TopicPartition, TopicSpec,
@@ -124,7 +122,7 @@ async fn the_indexer_catches_up_with_the_topic_and_commits() {
         partitions: 3,
         retention: Retention::default(),
         record_bytes_max: 1 << 20,
-        required_groups: vec![INDEX_GROUP.into()],
+        required_groups: vec![flexflow::dlq::index_group(DLQ).into()],
     };
     log.create_topics(&[spec]).await.unwrap();
     let config: Config = Config::from_overrides(&[]).unwrap();

@@ -21,6 +21,8 @@ mod kafka;
 #[cfg(test)]
 mod metering;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod persons;
 #[cfg(test)]
 mod pipeline;

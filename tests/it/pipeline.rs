@@ -6,11 +6,17 @@ use std::time::Duration;
 use flexflow::event::{ManualClock, Timestamp};
 use serde_json::json;
 
-use crate::support::{Sandbox, eventually};
+use crate::support::{Log, Sandbox, eventually, on_every_log};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_accepted_found_and_traced() {
-    let app = Sandbox::start().await;
+on_every_log! {
+    an_event_is_accepted_found_and_traced
+    the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time
+    the_same_id_hours_and_days_later_counts_once
+    settings_of_one_project_and_environment_see_no_others_rows
+}
+
+async fn an_event_is_accepted_found_and_traced(log: Log) {
+    let app = Sandbox::on(log).await;
     let ids = app
         .client
         .accept(&json!({"event": "signed up", "distinct_id": "ada", "properties": {"plan": "pro"}}))
@@ -26,9 +32,8 @@ async fn an_event_is_accepted_found_and_traced() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time() {
-    let app = Sandbox::start().await;
+async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time(log: Log) {
+    let app = Sandbox::on(log).await;
     let event = |timestamp: &str| json!({"event": "paid", "distinct_id": "ada", "event_id": "order-1", "timestamp": timestamp});
     let (morning, evening) = ("2026-01-31T08:00:00Z", "2026-01-31T20:00:00Z");
     app.client.accept(&json!([event(morning), event(morning), event(evening)])).await;
@@ -47,11 +52,10 @@ async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_an
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_id_hours_and_days_later_counts_once() {
+async fn the_same_id_hours_and_days_later_counts_once(log: Log) {
     let noon = Timestamp::parse("2026-06-01T12:00:00Z").unwrap();
     let clock = Arc::new(ManualClock::at(noon));
-    let app = Sandbox::with_clock(clock.clone(), &[]).await;
+    let app = Sandbox::on_with_clock(log, clock.clone()).await;
     let event = json!({"event": "paid", "distinct_id": "ada", "event_id": "order-1"});
     let mut dated = event.clone();
     dated["timestamp"] = json!(noon.to_string());
@@ -72,9 +76,8 @@ async fn the_same_id_hours_and_days_later_counts_once() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn settings_of_one_project_and_environment_see_no_others_rows() {
-    let app = Sandbox::start().await;
+async fn settings_of_one_project_and_environment_see_no_others_rows(log: Log) {
+    let app = Sandbox::on(log).await;
     let (status, other) = app.client.operator_post("/api/projects", &json!({"name": "other"})).await;
     assert_eq!(status, 201, "{other}");
     let project = other["id"].as_str().unwrap();

@@ -6,11 +6,19 @@ use flexflow::eventlog::{Header, NewRecord};
 use serde_json::{Value, json};
 
 use crate::support::sandbox::Client;
-use crate::support::{Sandbox, eventually};
+use crate::support::{Log, Sandbox, eventually, on_every_log};
+
+on_every_log! {
+    a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs
+    a_replayed_dead_letter_whose_id_is_known_is_stored_unless_its_event_is
+    a_record_that_keeps_failing_comes_back_only_so_often
+    a_discard_needs_a_reason_and_is_final_unless_somebody_says_again
+    a_key_of_another_project_sees_no_dead_letter_and_moves_none
+}
 
 /// The application, with a client whose key may do everything in the first environment.
-async fn start(settings: &[(&str, &str)]) -> Sandbox {
-    let mut app = Sandbox::with(settings).await;
+async fn start(log: Log, settings: &[(&str, &str)]) -> Sandbox {
+    let mut app = Sandbox::on_with(log, settings).await;
     let first = app.running.first_run().unwrap();
     app.client.key = key(&app.client, &first.project_id, &json!(first.environment_id)).await;
     app
@@ -49,7 +57,9 @@ async fn produce(app: &Sandbox, events: &[Value]) {
         headers: vec![Header { name: "producer".into(), value: Bytes::from_static(b"test") }],
         timestamp: Timestamp::EPOCH,
     };
-    for outcome in app.running.log().produce("events", events.iter().map(record).collect()).await {
+    for outcome in
+        app.running.log().produce(&app.client.events_topic, events.iter().map(record).collect()).await
+    {
         outcome.unwrap();
     }
 }
@@ -86,9 +96,8 @@ async fn balanced(app: &Sandbox) -> Value {
     audit["totals"].clone()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs() {
-    let app = start(&[]).await;
+async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs(log: Log) {
+    let app = start(log, &[]).await;
     let client = &app.client;
     produce(&app, &[poison(&app, "order-1"), whole(&app, "order-2")]).await;
     let letters = dead_letters(client, 1).await;
@@ -131,9 +140,8 @@ async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs()
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_dead_letter_whose_id_is_known_is_stored_unless_its_event_is() {
-    let app = start(&[]).await;
+async fn a_replayed_dead_letter_whose_id_is_known_is_stored_unless_its_event_is(log: Log) {
+    let app = start(log, &[]).await;
     let client = &app.client;
     let (status, found) = client.operator_get("/api/environments").await;
     assert_eq!(status, 200, "{found}");
@@ -163,9 +171,8 @@ async fn a_replayed_dead_letter_whose_id_is_known_is_stored_unless_its_event_is(
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_keeps_failing_comes_back_only_so_often() {
-    let app = start(&[("dlq.recoveries_max", "2")]).await;
+async fn a_record_that_keeps_failing_comes_back_only_so_often(log: Log) {
+    let app = start(log, &[("dlq.recoveries_max", "2")]).await;
     let client = &app.client;
     produce(&app, &[poison(&app, "hopeless")]).await;
     let order = json!({"selection": {"all": true}});
@@ -188,9 +195,8 @@ async fn a_record_that_keeps_failing_comes_back_only_so_often() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_discard_needs_a_reason_and_is_final_unless_somebody_says_again() {
-    let app = start(&[]).await;
+async fn a_discard_needs_a_reason_and_is_final_unless_somebody_says_again(log: Log) {
+    let app = start(log, &[]).await;
     let client = &app.client;
     produce(&app, &[poison(&app, "a"), poison(&app, "b")]).await;
     let letters = dead_letters(client, 2).await;
@@ -230,9 +236,8 @@ async fn a_discard_needs_a_reason_and_is_final_unless_somebody_says_again() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_another_project_sees_no_dead_letter_and_moves_none() {
-    let app = start(&[]).await;
+async fn a_key_of_another_project_sees_no_dead_letter_and_moves_none(log: Log) {
+    let app = start(log, &[]).await;
     let client = &app.client;
     produce(&app, &[poison(&app, "mine")]).await;
     let mine = dead_letters(client, 1).await;

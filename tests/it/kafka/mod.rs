@@ -1,5 +1,6 @@
 //! FlexFlow on a real Kafka.
 
+mod group;
 mod harness;
 mod logs;
 mod produce;

@@ -2,12 +2,14 @@
 //! with a deadline.
 
 pub(crate) mod kafka;
+pub(crate) mod log;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod sandbox;
 pub(crate) mod store;
 pub(crate) mod wait;
 
+pub(crate) use log::{Log, on_every_log};
 pub(crate) use process::Process;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use wait::{eventually, eventually_for};

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 use super::eventually;
+use super::log::{Log, LogSettings};
 use super::sandbox::Client;
 
 /// `flexflow serve` on a folder. Dropping it kills it.
@@ -18,23 +19,38 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until it says it is ready.
     pub(crate) async fn serve(data_dir: &Path, args: &[&str]) -> Self {
-        let process = Self::spawn(data_dir, args).await;
+        Self::serve_on(data_dir, &LogSettings::of(Log::Embedded).await, args).await
+    }
+
+    /// The same on this log.
+    pub(crate) async fn serve_on(data_dir: &Path, log: &LogSettings, args: &[&str]) -> Self {
+        let process = Self::spawn_on(data_dir, log, args).await;
         process.client.wait_ready().await;
         process
     }
 
     /// Starts it and waits until it listens.
-    pub(crate) async fn spawn(data_dir: &Path, args: &[&str]) -> Self {
+    pub(crate) async fn spawn_on(data_dir: &Path, log: &LogSettings, args: &[&str]) -> Self {
+        Self::run(data_dir, log, &[&["serve"], args].concat(), None).await
+    }
+
+    /// Starts any serving command, logging into `stdout` of its folder, and waits until it listens. The key is the first
+    /// start's, unless it is given.
+    pub(crate) async fn run(data_dir: &Path, log: &LogSettings, command: &[&str], key: Option<&str>) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
         // A killed process leaves its file behind.
         std::fs::remove_file(data_dir.join("server.json")).ok();
+        std::fs::create_dir_all(data_dir).unwrap();
+        let level: &[&str] = if command.contains(&"--log-level") { &[] } else { &["--log-level", "warn"] };
         let child = Command::new(env!("CARGO_BIN_EXE_flexflow"))
-            .arg("serve")
-            .args(["--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .args(command)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(level)
             .arg("--data-dir")
             .arg(data_dir)
-            .args(args)
+            .args(log.settings().map(|(key, value)| format!("--set={key}={value}")))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(data_dir.join("stdout")).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary starts");
@@ -51,10 +67,18 @@ impl Process {
             ))
         })
         .await;
-        let first: Value =
-            serde_json::from_slice(&std::fs::read(data_dir.join("first-run.json")).unwrap()).unwrap();
-        let key = first["api_key"].as_str().unwrap().to_owned();
-        let client = Client { http: reqwest::Client::new(), url, key, operator_token: token };
+        let key = key.map(str::to_owned).unwrap_or_else(|| {
+            let text = std::fs::read(data_dir.join("first-run.json")).unwrap();
+            let first: Value = serde_json::from_slice(&text).unwrap();
+            first["api_key"].as_str().unwrap().to_owned()
+        });
+        let client = Client {
+            http: reqwest::Client::new(),
+            url,
+            key,
+            operator_token: token,
+            events_topic: log.events_topic().to_owned(),
+        };
         Self { child, data_dir: data_dir.to_owned(), client }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::eventually;
+use super::log::{Log, LogSettings};
 
 /// A running application with a client for it. Stopping drains it; dropping it without stopping leaves it to the end of
 /// the test's runtime, as a crash would.
@@ -16,6 +17,7 @@ pub(crate) struct Sandbox {
     pub(crate) running: Running,
     pub(crate) client: Client,
     dir: TempDir,
+    log: LogSettings,
 }
 
 /// Requests with the first key.
@@ -25,6 +27,8 @@ pub(crate) struct Client {
     pub(crate) url: String,
     pub(crate) key: String,
     pub(crate) operator_token: String,
+    /// What `topics.events` is.
+    pub(crate) events_topic: String,
 }
 
 impl Sandbox {
@@ -33,27 +37,50 @@ impl Sandbox {
         Self::with(&[]).await
     }
 
-    /// All roles, with settings changed.
+    /// All roles on the embedded log, with settings changed.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::build(tempfile::tempdir().unwrap(), Role::ALL, settings, Options::default()).await
+        Self::on_with(Log::Embedded, settings).await
     }
 
-    /// All roles under a clock of the test's.
-    pub(crate) async fn with_clock(clock: Arc<dyn Clock>, settings: &[(&str, &str)]) -> Self {
+    /// All roles on this log.
+    pub(crate) async fn on(log: Log) -> Self {
+        Self::on_with(log, &[]).await
+    }
+
+    /// All roles on this log, with settings changed.
+    pub(crate) async fn on_with(log: Log, settings: &[(&str, &str)]) -> Self {
+        let log = LogSettings::of(log).await;
+        Self::build_on(tempfile::tempdir().unwrap(), log, Role::ALL, settings, Options::default()).await
+    }
+
+    /// All roles on this log, under a clock of the test's.
+    pub(crate) async fn on_with_clock(log: Log, clock: Arc<dyn Clock>) -> Self {
         let options = Options { clock, ..Options::default() };
-        Self::build(tempfile::tempdir().unwrap(), Role::ALL, settings, options).await
+        let log = LogSettings::of(log).await;
+        Self::build_on(tempfile::tempdir().unwrap(), log, Role::ALL, &[], options).await
     }
 
-    /// Starts again on the folder of one that was stopped.
+    /// Starts again on the folder and the topics of one that was stopped.
     pub(crate) async fn restart(self, settings: &[(&str, &str)]) -> Self {
-        let Self { running, dir, .. } = self;
+        let Self { running, dir, log, .. } = self;
         running.stop().await.expect("a clean stop");
-        Self::build(dir, Role::ALL, settings, Options::default()).await
+        Self::build_on(dir, log, Role::ALL, settings, Options::default()).await
     }
 
-    /// These roles on this folder.
+    /// These roles on this folder, with the embedded log.
     pub(crate) async fn build(
         dir: TempDir,
+        roles: &[Role],
+        settings: &[(&str, &str)],
+        options: Options,
+    ) -> Self {
+        Self::build_on(dir, LogSettings::of(Log::Embedded).await, roles, settings, options).await
+    }
+
+    /// These roles on this folder and this log.
+    pub(crate) async fn build_on(
+        dir: TempDir,
+        log: LogSettings,
         roles: &[Role],
         settings: &[(&str, &str)],
         options: Options,
@@ -61,6 +88,7 @@ impl Sandbox {
         let data_dir = dir.path().join("data").display().to_string();
         let mut all =
             vec![("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0"), ("server.workers", "2")];
+        all.extend(log.settings());
         all.extend_from_slice(settings);
         let config = Config::from_overrides(&all).expect("settings");
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -70,10 +98,16 @@ impl Sandbox {
             url: running.url().to_owned(),
             key: running.first_run().map(|first| first.api_key).unwrap_or_default(),
             operator_token: running.operator_token().to_owned(),
+            events_topic: log.events_topic().to_owned(),
         };
-        let sandbox = Self { running, client, dir };
+        let sandbox = Self { running, client, dir, log };
         sandbox.client.wait_ready().await;
         sandbox
+    }
+
+    /// What `consumer.dlq_topic` is, on Kafka.
+    pub(crate) fn dlq_topic(&self) -> &str {
+        self.log.get("consumer.dlq_topic")
     }
 
     /// The folder everything lives in.
@@ -169,7 +203,11 @@ impl Client {
             return Err(answer.to_string());
         }
         let groups = answer["groups"].as_array().ok_or("no groups")?;
-        Ok(groups.iter().filter(|row| row["topic"] == "events").filter_map(|row| row["lag"].as_i64()).sum())
+        Ok(groups
+            .iter()
+            .filter(|row| row["topic"] == self.events_topic)
+            .filter_map(|row| row["lag"].as_i64())
+            .sum())
     }
 
     /// The accounting of every record, which must balance.

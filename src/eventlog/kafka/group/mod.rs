@@ -41,7 +41,7 @@ pub(super) struct GroupOptions {
 
 /// The groups of one cluster, as this process knows them.
 #[derive(Clone)]
-pub(super) struct Groups(Arc<Shared>);
+pub(super) struct Groups(Arc<Shared>, Askers);
 
 struct Shared {
     dialer: Dialer,
@@ -52,6 +52,9 @@ struct Shared {
     fenced: Mutex<BTreeSet<(Arc<str>, Arc<str>)>>,
 }
 
+/// The connections through which [`Groups::committed`] asks, by group.
+type Askers = Arc<Mutex<BTreeMap<Arc<str>, Arc<Wire>>>>;
+
 impl Groups {
     /// `closed` ends every membership without a word to the coordinator.
     pub(super) fn new(
@@ -60,7 +63,8 @@ impl Groups {
         tasks: Tasks,
         closed: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared { dialer, options, tasks, closed, fenced: Mutex::default() }))
+        let shared = Shared { dialer, options, tasks, closed, fenced: Mutex::default() };
+        Self(Arc::new(shared), Askers::default())
     }
 
     /// Takes a place in a group; waits for its coordinator, not for the place.
@@ -95,9 +99,19 @@ impl Groups {
     /// # Errors
     /// The brokers do not answer, or refuse.
     pub(super) async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
-        let wire = Wire::new(self.0.clone(), group.into(), None);
-        wire.find_coordinator().await.map_err(failed)?;
-        let committed = wire.committed(None).await.map_err(failed)?;
+        let wire = {
+            let mut askers = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Wire::new(self.0.clone(), group.into(), None));
+            askers.entry(group.into()).or_insert_with(new).clone()
+        };
+        let committed = match wire.committed(None).await {
+            Ok(committed) => committed,
+            // The coordinator may have moved since it was asked last.
+            Err(_) => {
+                wire.find_coordinator().await.map_err(failed)?;
+                wire.committed(None).await.map_err(failed)?
+            }
+        };
         let names: BTreeSet<Arc<str>> = committed.keys().map(|partition| partition.topic.clone()).collect();
         let topics = wire.topics(&names.into_iter().collect::<Vec<_>>()).await.map_err(failed)?;
         let present = committed.into_iter().filter_map(|(partition, found)| {

@@ -5,8 +5,8 @@
 //!   shall move until its holder, told by the answer to SyncGroup, has given it up and joined again.
 //! - Kafka's fence is per member, not per partition: what a member no longer holds must not be committed, and is taken
 //!   out of [`Core::committable`] before the JoinGroup that gives it up.
-//! - A coordinator that moves or does not answer changes nothing until the session time-out has passed without a word
-//!   of it; then everything is lost and the membership ends with the reason.
+//! - A coordinator that moves or does not answer changes nothing for three session time-outs; then everything is lost and
+//!   the membership ends with the reason.
 
 mod partitions;
 mod session;
@@ -24,6 +24,10 @@ use crate::eventlog::{Generation, GroupEvent, LogError, TopicId, TopicPartition}
 
 pub(super) use session::cure;
 
+/// Session time-outs of silence before a membership is given up. More than one: a coordinator that dies is replaced after
+/// some 10 s, and the new one keeps the members that come back to it. Who is out by then hears it from the coordinator,
+/// and its commits are refused; nothing rests on this side's clock.
+const SILENCE_SESSIONS: u32 = 3;
 /// The longest pause before a failed request is made again.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -237,7 +241,7 @@ impl Core {
 
     /// When to come back with [`Input::Tick`] at the latest.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let expiry = self.heard + self.settings.session_timeout;
+        let expiry = self.expiry();
         let next = match &self.phase {
             Phase::Waiting(at) | Phase::Stable(Some(at)) => Some(expiry.min(*at)),
             Phase::Stable(None) | Phase::Assigning(_) => Some(expiry),
@@ -275,9 +279,13 @@ impl Core {
         topics.into_iter().collect()
     }
 
+    fn expiry(&self) -> Duration {
+        self.heard + self.settings.session_timeout * SILENCE_SESSIONS
+    }
+
     /// Whatever its time has come for.
     fn advance(&mut self) {
-        let expired = self.now >= self.heard + self.settings.session_timeout;
+        let expired = self.now >= self.expiry();
         match self.phase {
             Phase::Waiting(_) | Phase::Assigning(_) | Phase::Stable(_) if expired => return self.expire(),
             Phase::Waiting(at) if at <= self.now => self.join(),

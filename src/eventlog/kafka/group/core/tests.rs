@@ -215,7 +215,7 @@ fn another_coordinator_changes_nothing() {
 }
 
 #[test]
-fn silence_beyond_the_session_loses_everything_and_ends_with_the_reason() {
+fn long_silence_loses_everything_and_ends_with_the_reason() {
     let mut bench = Bench::member(&[0, 1]);
     let lost = GroupEvent::Lost { partitions: vec![p(0), p(1)] };
     let mut effects = Vec::new();
@@ -227,7 +227,7 @@ fn silence_beyond_the_session_loses_everything_and_ends_with_the_reason() {
     }
     assert_eq!(told(&effects), [lost]);
     assert_eq!(effects.last(), Some(&Effect::End(LogError::Unavailable("refused".to_owned()))));
-    assert_eq!(bench.now, SESSION);
+    assert_eq!(bench.now, SESSION * SILENCE_SESSIONS);
     assert_eq!(bench.committable(), Vec::<i32>::new());
     assert_eq!(bench.input(Input::Tick), [], "it is over");
 }

@@ -1,0 +1,77 @@
+//! The log that an application under test stands on, and the macro that runs a test on each.
+
+use super::kafka::{Kafka, Names};
+
+/// Which backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Log {
+    Embedded,
+    /// The broker that all tests share.
+    Kafka,
+}
+
+/// The settings that put an application on a log, with topics and groups that no other test has.
+#[derive(Clone, Debug)]
+pub(crate) struct LogSettings {
+    pairs: Vec<(String, String)>,
+    events_topic: String,
+}
+
+impl LogSettings {
+    pub(crate) async fn of(log: Log) -> Self {
+        match log {
+            Log::Embedded => Self { pairs: Vec::new(), events_topic: "events".to_owned() },
+            Log::Kafka => Self::on(Kafka::shared().await),
+        }
+    }
+
+    /// On this cluster.
+    pub(crate) fn on(kafka: &Kafka) -> Self {
+        let names = Names::of("app");
+        let topic = |key: &str, name: &str| (key.to_owned(), names.name(name));
+        let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let pairs = vec![
+            text("eventlog.kafka.bootstrap_servers", kafka.bootstrap()),
+            text("eventlog.partitions", "4"),
+            text("eventlog.kafka.session_timeout", "6s"),
+            text("eventlog.kafka.heartbeat_interval", "500ms"),
+            topic("topics.events", "events"),
+            topic("topics.system_events", "system"),
+            topic("consumer.group_id", "consumers"),
+            topic("metering.group_id", "metering"),
+            topic("consumer.dlq_topic", "dlq"),
+        ];
+        Self { pairs, events_topic: names.name("events") }
+    }
+
+    pub(crate) fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The value of one of them.
+    pub(crate) fn get(&self, key: &str) -> &str {
+        let found = self.pairs.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{key} is set"))
+    }
+
+    pub(crate) fn events_topic(&self) -> &str {
+        &self.events_topic
+    }
+}
+
+/// Runs each of these tests, `async fn name(log: Log)`, once a backend: `…::embedded::name` and `…::kafka::name`.
+macro_rules! on_every_log {
+    ($($test:ident)+) => {
+        $crate::support::log::on_every_log!(@ embedded Embedded $($test)+);
+        $crate::support::log::on_every_log!(@ kafka Kafka $($test)+);
+    };
+    (@ $module:ident $log:ident $($test:ident)+) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test($crate::support::log::Log::$log).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_every_log;
