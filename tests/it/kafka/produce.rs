@@ -291,7 +291,7 @@ async fn a_record_over_the_brokers_limit_is_refused_alone() {
     assert!(matches!(answers[1], Err(LogError::RecordTooLarge { .. })), "{answers:?}");
     produce_one(&log, &topic, "key", "last").await.unwrap();
     let counts = counts(&log, &topic).await;
-    assert_eq!(counts.len(), 5, "{:?}", counts.keys().map(|value| value.len()).collect::<Vec<_>>());
+    assert_eq!(counts.len(), 5, "{:?}", counts.keys().map(String::len).collect::<Vec<_>>());
     assert!(counts.values().all(|times| *times == 1) && !counts.contains_key(&values[1]));
 }
 

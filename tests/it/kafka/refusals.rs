@@ -150,7 +150,7 @@ async fn an_address_where_nobody_or_somebody_else_listens_is_named() {
         }
     };
     let error = tokio::select! {
-        () = async { server.await } => unreachable!("it serves for ever"),
+        () = server => unreachable!("it serves for ever"),
         error = refused(&address, &[]) => error,
     };
     says(&error, &["no Kafka broker", "eventlog.kafka.bootstrap_servers"]);
