@@ -21,7 +21,8 @@
 //! events: an event that is stored has had its effect on persons.
 //!
 //! Promises: 1. any order, any repetition, same persons; 2. an event is not visible before its merge; 3. a merge by the
-//! route holds for every question of this process once it is answered, and of others within a second.
+//! route holds for every question of this process once it is answered, and of others within a second (answers that
+//! another process remembers: within `query.cache_past_ttl`).
 
 mod fold;
 pub mod http;

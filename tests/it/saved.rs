@@ -40,6 +40,25 @@ fn of(cohort: &Value) -> Value {
     json!([{"type": "cohort", "key": "id", "operator": "in", "value": cohort["id"]}])
 }
 
+async fn bad_cohorts_are_refused(client: &Client) {
+    for (body, field) in [
+        (json!({"name": " ", "distinct_ids": ["a"]}), "name"),
+        (json!({"name": "x"}), "filters"),
+        (json!({"name": "x", "filters": [{"key": "a", "value": 1}]}), "filters[0].type"),
+        (json!({"name": "x", "behaviors": [{"event": "a", "period": "soon"}]}), "behaviors[0].period"),
+        (json!({"name": "x", "behaviours": []}), "behaviours"),
+        (
+            json!({"name": "x", "behaviors": [{"event": "a", "filters": [{"type": "cohort", "value": "c"}]}]}),
+            "behaviors[0].filters",
+        ),
+    ] {
+        let (status, answer) = client.post("/api/cohorts", &body).await;
+        assert_eq!((status, &answer["details"]["field"]), (400, &json!(field)), "{body}: {answer}");
+    }
+    let (status, answer) = client.post("/api/query/trends", &people(&of(&json!({"id": "cohort_x"})))).await;
+    assert_eq!((status, &answer["details"]["field"]), (400, &json!("filters[0].value")), "{answer}");
+}
+
 #[tokio::test]
 async fn cohorts_are_static_dynamic_and_behavioural() {
     let sandbox = Sandbox::start().await;
@@ -106,22 +125,7 @@ async fn cohorts_are_static_dynamic_and_behavioural() {
     let both = made(client, "/api/cohorts", &both).await;
     assert_eq!(count(client, &of(&both)).await, 3);
 
-    for (body, field) in [
-        (json!({"name": " ", "distinct_ids": ["a"]}), "name"),
-        (json!({"name": "x"}), "filters"),
-        (json!({"name": "x", "filters": [{"key": "a", "value": 1}]}), "filters[0].type"),
-        (json!({"name": "x", "behaviors": [{"event": "a", "period": "soon"}]}), "behaviors[0].period"),
-        (json!({"name": "x", "behaviours": []}), "behaviours"),
-        (
-            json!({"name": "x", "behaviors": [{"event": "a", "filters": [{"type": "cohort", "value": "c"}]}]}),
-            "behaviors[0].filters",
-        ),
-    ] {
-        let (status, answer) = client.post("/api/cohorts", &body).await;
-        assert_eq!((status, &answer["details"]["field"]), (400, &json!(field)), "{body}: {answer}");
-    }
-    let (status, answer) = client.post("/api/query/trends", &people(&of(&json!({"id": "cohort_x"})))).await;
-    assert_eq!((status, &answer["details"]["field"]), (400, &json!("filters[0].value")), "{answer}");
+    bad_cohorts_are_refused(client).await;
     let path = format!("/api/cohorts/{}", pro["id"].as_str().unwrap());
     assert_eq!(send(client, reqwest::Method::DELETE, &path, &json!({})).await.0, 204);
     assert_eq!(client.get(&path).await.0, 404);

@@ -12,7 +12,9 @@
 //!
 //! `day` stands in the table's key: a condition on it is what makes a question over a range fast.
 
+mod leaves;
 mod render;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -1,21 +1,21 @@
 //! The parsed question, written anew from what is allowed. Every node that is not named here is refused.
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, Cte, Distinct, DuplicateTreatment, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Join, JoinConstraint,
-    JoinOperator, LimitClause, ObjectName, ObjectNamePart, OrderByExpr, OrderByKind, OrderBySort, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, SetQuantifier, Statement,
-    Subscript, TableAlias, TableFactor, TableWithJoins, UnaryOperator, Value, WildcardAdditionalOptions,
+    AccessExpr, Cte, Distinct, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Join, JoinConstraint, JoinOperator, LimitClause,
+    OrderByExpr, OrderByKind, OrderBySort, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, SetOperator, SetQuantifier, Statement, Subscript, TableFactor, TableWithJoins, UnaryOperator,
     WindowType,
 };
 use sqlparser::dialect::ClickHouseDialect;
 use sqlparser::parser::Parser;
 
+use super::leaves::{called, ident, is_name, literal, operator, plain_wildcard, single, whole};
+use super::tables::{cte_name, table};
 use super::words;
 use crate::event::Scope;
 use crate::http::{Problem, strict};
 use crate::query::actor::Actors;
-use crate::query::statement::{self, View};
 use crate::store::Sql;
 
 /// Longest question, in bytes; the parser and this renderer go as deep as it can nest.
@@ -23,7 +23,7 @@ const BYTES_MAX: usize = 10_000;
 /// Deepest nesting; a chain of operators nests once an operator.
 const DEPTH_MAX: usize = 200;
 
-type Rendered = Result<Sql, Problem>;
+pub(super) type Rendered = Result<Sql, Problem>;
 
 /// What the store is asked instead of `text`.
 ///
@@ -42,7 +42,7 @@ pub(super) fn render(text: &str, scope: &Scope, actors: &Actors) -> Rendered {
     Renderer { scope, actors, ctes: Vec::new(), depth: 0 }.query(&query)
 }
 
-fn refused(what: &str) -> Problem {
+pub(super) fn refused(what: &str) -> Problem {
     let message = format!(
         "query uses {what}, which is not allowed: it may be one SELECT over events and persons with the listed \
          functions"
@@ -59,7 +59,7 @@ struct Renderer<'a> {
 }
 
 /// Refuses a construct if it is there.
-fn none(there: bool, what: &str) -> Result<(), Problem> {
+pub(super) fn none(there: bool, what: &str) -> Result<(), Problem> {
     if there { Err(refused(what)) } else { Ok(()) }
 }
 
@@ -533,130 +533,4 @@ fn each<'t, T: 't>(
     render: impl FnMut(&'t T) -> Rendered,
 ) -> Result<Vec<Sql>, Problem> {
     items.into_iter().map(render).collect()
-}
-
-/// Is it a name, in however many parentheses?
-fn is_name(expr: &Expr) -> bool {
-    match expr {
-        Expr::Nested(inner) => is_name(inner),
-        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => true,
-        _ => false,
-    }
-}
-
-fn ident(name: &Ident) -> Sql {
-    Sql::default().name(&name.value)
-}
-
-/// The one part of a name.
-fn single(name: &ObjectName) -> Result<&Ident, Problem> {
-    match name.0.as_slice() {
-        [ObjectNamePart::Identifier(only)] => Ok(only),
-        _ => Err(refused(&format!("the name {name}"))),
-    }
-}
-
-fn called(alias: &TableAlias) -> Result<&str, Problem> {
-    none(!alias.columns.is_empty() || alias.at.is_some(), "names of columns behind a table")?;
-    Ok(&alias.name.value)
-}
-
-fn plain_wildcard(options: &WildcardAdditionalOptions) -> Result<(), Problem> {
-    let odd = options.opt_ilike.is_some()
-        || options.opt_exclude.is_some()
-        || options.opt_except.is_some()
-        || options.opt_replace.is_some()
-        || options.opt_rename.is_some()
-        || options.opt_alias.is_some();
-    none(odd, "* with changes")
-}
-
-fn literal(value: &Value) -> Rendered {
-    match value {
-        Value::Number(digits, false) => {
-            let digits = digits.as_str();
-            if let Ok(number) = digits.parse::<u64>() {
-                return Ok(Sql::default().arg(number));
-            }
-            let number = digits.parse::<f64>().ok().filter(|number| number.is_finite());
-            Ok(Sql::default().arg(number.ok_or_else(|| refused("this number"))?))
-        }
-        Value::SingleQuotedString(text) => Ok(Sql::default().arg(text)),
-        Value::Boolean(truth) => Ok(Sql::default().arg(*truth)),
-        Value::Null => Ok(Sql::new("NULL")),
-        other => Err(refused(&format!("the literal {other}"))),
-    }
-}
-
-/// A whole number that is written out.
-fn whole(expr: &Expr) -> Result<u64, Problem> {
-    let text = match expr {
-        Expr::Value(value) => match &value.value {
-            Value::Number(digits, false) => Some(digits.to_string()),
-            Value::SingleQuotedString(text) => Some(text.clone()),
-            _ => None,
-        },
-        _ => None,
-    };
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| refused("something else than a whole number here"))
-}
-
-fn operator(op: &BinaryOperator) -> Option<&'static str> {
-    Some(match op {
-        BinaryOperator::Plus => " + ",
-        BinaryOperator::Minus => " - ",
-        BinaryOperator::Multiply => " * ",
-        BinaryOperator::Divide => " / ",
-        BinaryOperator::Modulo => " % ",
-        BinaryOperator::StringConcat => " || ",
-        BinaryOperator::Gt => " > ",
-        BinaryOperator::Lt => " < ",
-        BinaryOperator::GtEq => " >= ",
-        BinaryOperator::LtEq => " <= ",
-        BinaryOperator::Eq => " = ",
-        BinaryOperator::NotEq => " != ",
-        BinaryOperator::And => " AND ",
-        BinaryOperator::Or => " OR ",
-        _ => return None,
-    })
-}
-
-fn cte_name(name: &str) -> String {
-    format!("cte_{name}")
-}
-
-type TableOf = fn(&Scope, &Actors) -> Sql;
-
-/// The scoped, deduplicated read that stands for a table.
-fn table(name: &str) -> Option<TableOf> {
-    match name {
-        "events" => Some(events),
-        "persons" => Some(persons),
-        _ => None,
-    }
-}
-
-fn events(scope: &Scope, actors: &Actors) -> Sql {
-    // Times in a form that the store cannot hold against a part's smallest and greatest: see `View::time`.
-    let columns = Sql::new("event_id, toString(event_name) AS event, toString(event_name) AS event_name, distinct_id, ")
-        .append(&actors.id())
-        .push(
-            " AS person_id, fromUnixTimestamp64Milli(bitOr(toUnixTimestamp64Milli(events.timestamp), 0), 'UTC') AS \
-             timestamp, toDate(events.timestamp) AS day, \
-             fromUnixTimestamp64Milli(bitOr(toUnixTimestamp64Milli(events.received_at), 0), 'UTC') AS received_at, \
-             properties, session_id, toString(source) AS source, customer_id",
-        );
-    statement::events(scope, View::Deduplicated, &columns).actors(actors).sql()
-}
-
-fn persons(scope: &Scope, actors: &Actors) -> Sql {
-    let columns = Sql::new("").append(&actors.id()).push(
-        " AS acting, arraySort(groupUniqArray(100)(distinct_id)) AS distinct_ids, min(events.timestamp) AS \
-             first_seen, max(events.timestamp) AS last_seen, count() AS events",
-    );
-    let seen = statement::events(scope, View::Deduplicated, &columns)
-        .actors(actors)
-        .then(Sql::new("GROUP BY acting"))
-        .sql();
-    actors.with_all_properties(&seen)
 }
