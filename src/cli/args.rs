@@ -72,6 +72,9 @@ pub(super) enum Command {
     /// Dead letters: count, list, show, replay, discard
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Properties with a column of their own: list, promote, demote
+    #[command(subcommand)]
+    Properties(Properties),
     /// Where one event is: received, in the log, stored, a dead letter, or not found yet
     Trace(Trace),
     /// Print events as they arrive
@@ -245,6 +248,23 @@ pub(super) struct Scope {
     /// Id or name of the environment; default: production, or the API key's
     #[arg(long, help_heading = "Scope")]
     pub environment: Option<String>,
+}
+
+/// Which properties have a column of their own.
+#[derive(Debug, Subcommand)]
+pub(super) enum Properties {
+    /// Which properties are promoted, how far each is filled, and which others would be worth it
+    List,
+    /// Give a property a column of its own; rows from before are filled in the background
+    Promote {
+        /// The property's name
+        key: String,
+    },
+    /// Take the column away again
+    Demote {
+        /// The property's name
+        key: String,
+    },
 }
 
 #[derive(Debug, Args)]

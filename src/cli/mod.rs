@@ -11,6 +11,7 @@ mod events;
 mod generate;
 mod operator;
 mod output;
+mod properties;
 mod scopes;
 mod serve;
 mod settings;
@@ -247,6 +248,7 @@ async fn ask(
         Command::Lag(args) => return status::lag(args, operator, output).await,
         Command::Audit(_) => return status::audit(operator, output).await,
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
+        Command::Properties(command) => return properties::run(command, operator, output).await,
         Command::Trace(args) => return events::trace(args, operator, output).await,
         Command::Tail(args) => return events::tail(args, operator, output).await,
         Command::Projects(command) => scopes::projects(command, operator, output).await?,

@@ -95,6 +95,7 @@ pub struct Query {
     pub gather_people_max: u64,
     pub trace_records_max: u32,
     pub sql_rows_max: usize,
+    pub promoted_max: usize,
     pub cohorts_max: u64,
     pub dashboards_max: u64,
     pub dashboard_tiles_max: usize,

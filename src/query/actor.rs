@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Query;
 use super::cohorts::{self, Cohorts};
+use super::extraction::Uses;
 use crate::event::Scope;
 use crate::http::Problem;
 use crate::store::{Property, Sql};
@@ -32,6 +33,8 @@ struct Inner {
     scope: Scope,
     merged: bool,
     cohorts: Option<Cohorts>,
+    columns: Columns,
+    uses: Option<Arc<Uses>>,
     /// Person properties that were asked for; a place here is a column of the join.
     keys: Mutex<Vec<String>>,
 }
@@ -39,16 +42,25 @@ struct Inner {
 impl Actors {
     /// Of a scope that has merges, or has not; its cohorts are not known. For checks without the store.
     pub(super) fn new(scope: &Scope, merged: bool) -> Self {
-        Self::made(scope, merged, None)
+        let (cohorts, columns, uses) = (None, Columns::default(), None);
+        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, columns, uses, keys: Mutex::default() }))
     }
 
-    /// Of a scope that has these cohorts.
-    fn with_cohorts(scope: &Scope, merged: bool, cohorts: Cohorts) -> Self {
-        Self::made(scope, merged, Some(cohorts))
+    fn known(scope: &Scope, known: Known, uses: &Arc<Uses>) -> Self {
+        let Known { merged, cohorts, columns, .. } = known;
+        let (cohorts, uses) = (Some(cohorts), Some(uses.clone()));
+        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, columns, uses, keys: Mutex::default() }))
     }
 
-    fn made(scope: &Scope, merged: bool, cohorts: Option<Cohorts>) -> Self {
-        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, keys: Mutex::default() }))
+    /// The event's property `key`: from its column where it was promoted, else from the text.
+    pub(super) fn event_property(&self, key: &str) -> Property {
+        if let Some(column) = self.0.columns.get(key) {
+            return Property::of_json(Sql::default().name(column));
+        }
+        if let Some(uses) = &self.0.uses {
+            uses.count(key);
+        }
+        Property::new(key)
     }
 
     /// The cohorts of the scope; none: they are not known.
@@ -319,7 +331,11 @@ struct Known {
     generation: u64,
     merged: bool,
     cohorts: Cohorts,
+    columns: Columns,
 }
+
+/// Promoted properties, by key.
+type Columns = Arc<HashMap<String, String>>;
 
 impl Query {
     /// How the events of `scope` find their people: says whether the scope has merges.
@@ -333,15 +349,17 @@ impl Query {
             && known.generation == generation
             && known.at.elapsed() < KNOWN
         {
-            return Ok(Actors::with_cohorts(scope, known.merged, known.cohorts));
+            return Ok(Actors::known(scope, known, &self.uses));
         }
         let overrides = Actors::new(scope, true).overrides();
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
         let merged = !self.select::<(u8,)>(sql).await?.is_empty();
         let cohorts = cohorts::load(self, scope).await?;
-        let known = Known { at: Instant::now(), generation, merged, cohorts: cohorts.clone() };
-        self.merged.set(scope, known);
-        Ok(Actors::with_cohorts(scope, merged, cohorts))
+        let columns = self.store.promoted_columns().await.map_err(super::problem)?;
+        let columns = Arc::new(columns.into_iter().collect());
+        let known = Known { at: Instant::now(), generation, merged, cohorts, columns };
+        self.merged.set(scope, known.clone());
+        Ok(Actors::known(scope, known, &self.uses))
     }
 
     /// Forgets what is known of the scope's people: a cohort changed.
@@ -353,6 +371,11 @@ impl Query {
 impl Merged {
     fn get(&self, scope: &Scope) -> Option<Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+    }
+
+    /// Makes the next question of every scope ask again.
+    pub(super) fn forget_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn set(&self, scope: &Scope, known: Known) {

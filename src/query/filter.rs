@@ -188,7 +188,7 @@ pub(super) fn property(
     check_key(field, key)?;
     match kind {
         PropertyKind::Event if key == session::KEY => Ok(of_text(&session::id())),
-        PropertyKind::Event => Ok(Property::new(key)),
+        PropertyKind::Event => Ok(ground.actors.event_property(key)),
         PropertyKind::Person => Ok(ground.actors.property(key)),
         PropertyKind::Feature => Ok(Property::new(&format!("$feature/{key}"))),
         PropertyKind::EventMetadata => metadata(key, field, ground.actors),

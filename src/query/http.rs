@@ -21,7 +21,7 @@ use super::retention::people::RetentionPeople;
 use super::sql::SqlQuestion;
 use super::stickiness::{Stickiness, StickinessPeople};
 use super::trends::Trends;
-use super::{Query, csv, events, names, persons, saved, trace, v1};
+use super::{Query, csv, events, extraction, names, persons, saved, trace, v1};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
@@ -51,6 +51,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/paths").post(ask::<Paths>))
         .service(resource("/api/query/paths/people").post(ask::<PathsPeople>));
     saved::http::routes(config);
+    extraction::http::routes(config);
     v1::http::routes(config);
 }
 

@@ -18,6 +18,7 @@
 //! | `names.rs` | which events and properties there are |
 //! | `persons.rs` | who there is |
 //! | `cohorts.rs` | sets of people, to filter by |
+//! | `extraction/` | which properties have a column of their own |
 //! | `dashboards.rs` | questions that people keep |
 //! | `sql/` | SQL of the caller's own |
 //! | `trends/` | how many, over time |
@@ -40,6 +41,7 @@ pub mod cohorts;
 mod csv;
 pub mod dashboards;
 pub mod events;
+pub mod extraction;
 mod fair;
 pub mod filter;
 pub mod funnel;
@@ -80,6 +82,7 @@ use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 use actor::Merged;
 use backlog::BacklogReader;
 use cache::Answers;
+use extraction::Uses;
 use fair::Fair;
 use journal::Journal;
 
@@ -99,6 +102,7 @@ pub struct Query {
     turns: Arc<Semaphore>,
     merged: Arc<Merged>,
     answers: Answers,
+    uses: Arc<Uses>,
     /// Of cohorts and dashboards.
     database: Option<crate::meta::Meta>,
     /// Turns of each project.
@@ -163,6 +167,7 @@ impl Query {
             turns,
             merged: Arc::default(),
             answers,
+            uses: Arc::default(),
             database: None,
             fair: Arc::default(),
             project: None,

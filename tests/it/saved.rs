@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::eventually;
 use crate::support::sandbox::{Client, Sandbox};
 
 fn event(name: &str, distinct_id: &str, at: &str, properties: Value) -> Value {
@@ -219,5 +220,57 @@ async fn an_answer_is_remembered_until_something_in_it_changes() {
     assert_eq!(client.post("/api/persons/merge", &json!({"distinct_ids": ["ada", "bob"]})).await.0, 200);
     assert_eq!(ask(false).await, (false, 2));
     assert_eq!(ask(false).await, (true, 2));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_promoted_property_answers_as_its_text_did() {
+    let sandbox = Sandbox::start().await;
+    let client = &sandbox.client;
+    let events = |month: u32| -> Vec<Value> {
+        let values =
+            [json!("a"), json!("a"), json!(1), json!("1"), json!(null), json!({"x": [1]}), json!("é \"q\"")];
+        let at = format!("2026-0{month}-10T10:00:00Z");
+        values.iter().map(|value| event("see", "ada", &at, json!({"tier": value}))).collect()
+    };
+    let asked = || async {
+        let question = json!({
+            "date_from": "2026-01-01", "date_to": "2026-02-28", "interval": "month", "refresh": true,
+            "series": [{"event": "see"}, {"event": "see", "filters": [{"key": "tier", "operator": "gte", "value": 1}]}],
+            "breakdown": {"property": "tier"},
+        });
+        let (status, answer) = client.post("/api/query/trends", &question).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["results"].clone()
+    };
+    client.accept(&json!(events(1))).await;
+    client.settled(7).await;
+    let before = asked().await;
+    let (status, listed) = client.operator_get("/api/ops/properties").await;
+    assert_eq!(status, 200, "{listed}");
+    assert_eq!(listed["suggested"][0]["key"], "tier", "{listed}");
+    let (status, answer) = client.operator_post("/api/ops/properties/promote", &json!({"key": "tier"})).await;
+    assert_eq!((status, &answer["promoted"][0]["key"]), (202, &json!("tier")), "{answer}");
+    assert_eq!(asked().await, before, "rows from before the promotion");
+    client.accept(&json!(events(2))).await;
+    client.settled(14).await;
+    let both = asked().await;
+    assert_ne!(both, before);
+    eventually("old rows are filled", || async {
+        let (_, listed) = client.operator_get("/api/ops/properties").await;
+        if listed["promoted"][0]["parts_to_fill"] == 0 { Ok(()) } else { Err(listed.to_string()) }
+    })
+    .await;
+    assert_eq!(asked().await, both);
+    let (_, listed) = client.operator_get("/api/ops/properties").await;
+    assert_eq!(listed["suggested"], json!([]), "what is promoted is not suggested: {listed}");
+    let (status, answer) = client.operator_post("/api/ops/properties/demote", &json!({"key": "tier"})).await;
+    assert_eq!((status, &answer["promoted"]), (200, &json!([])), "{answer}");
+    assert_eq!(asked().await, both, "the text again");
+    assert_eq!(client.operator_post("/api/ops/properties/demote", &json!({"key": "tier"})).await.0, 404);
+    let (status, answer) =
+        client.operator_post("/api/ops/properties/promote", &json!({"key": "price"})).await;
+    assert_eq!((status, &answer["details"]["field"]), (400, &json!("key")), "{answer}");
+    assert_eq!(client.post("/api/ops/properties/promote", &json!({"key": "x"})).await.0, 403);
     sandbox.stop().await;
 }
