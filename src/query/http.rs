@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
+use futures::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -168,14 +169,21 @@ pub(super) async fn ask_kind(
     query: &Query,
     scope: &Scope,
 ) -> Result<Value, Problem> {
-    async fn ask<Q: Question>(sent: &Value, query: &Query, scope: &Scope) -> Result<Value, Problem> {
-        let question: Q = strict::json(sent.to_string().as_bytes())?;
-        let named = question.environment_id();
-        if named.is_some_and(|named| named != scope.environment.as_str()) {
-            let message = "the question names another environment than its dashboard's";
-            return Err(Problem::invalid("environment_id", message).with("given", named));
-        }
-        timed(Q::NAME, Q::duration(), answer(&question, sent, query, scope, false)).await
+    // Boxed: the futures of all questions beside each other are large.
+    fn ask<'a, Q: Question>(
+        sent: &'a Value,
+        query: &'a Query,
+        scope: &'a Scope,
+    ) -> LocalBoxFuture<'a, Result<Value, Problem>> {
+        Box::pin(async move {
+            let question: Q = strict::json(sent.to_string().as_bytes())?;
+            let named = question.environment_id();
+            if named.is_some_and(|named| named != scope.environment.as_str()) {
+                let message = "the question names another environment than its dashboard's";
+                return Err(Problem::invalid("environment_id", message).with("given", named));
+            }
+            timed(Q::NAME, Q::duration(), answer(&question, sent, query, scope, false)).await
+        })
     }
     match kind {
         "trends" => ask::<Trends>(&sent, query, scope).await,

@@ -153,6 +153,9 @@ struct PlannedLine {
 
 const VALUE_MAX: usize = 10_000;
 
+/// What a period is called, where there are two; its beginning and its end.
+type Period = (Option<&'static str>, Timestamp, Timestamp);
+
 /// In how many intervals (of `together` buckets, counted from the end) a person was active who has an event in each of
 /// these buckets (sorted, one number an event). Pure.
 fn active_in(events: &[u32], buckets: usize, together: usize, criteria: Option<Criteria>) -> usize {
@@ -334,7 +337,7 @@ impl Stickiness {
         calendar: &Calendar,
         now: Timestamp,
         first: Option<Timestamp>,
-    ) -> Result<Vec<(Option<&'static str>, Timestamp, Timestamp)>, Problem> {
+    ) -> Result<Vec<Period>, Problem> {
         let asked = Asked { date_from: self.date_from.as_deref(), date_to: self.date_to.as_deref() };
         let (begin, end) = range::resolve(asked, calendar, self.interval, now)?;
         let last = Timestamp::from_millis(end.as_millis() - 1);
