@@ -18,7 +18,7 @@ serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install n
     exec "${CARGO_TARGET_DIR:-target}/release/flexflow" serve {{ args }}
 
 # Install what the tests need and run all of them.
-test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)")
+test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)") postgres
     @{{ just }} timed build cargo build --locked --tests --bins
     @{{ just }} timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
     @{{ just }} timed kafka {{ just }} kafka
@@ -58,6 +58,11 @@ kafka:
     @if ! { command -v java && command -v mvn; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends default-jdk-headless maven; fi
     for version in 4.1.1 2.8.2 3.9.1 4.2.0; do scripts/kafka fetch --version "$version"; done
     scripts/promtool --version >/dev/null
+
+# The tests start a PostgreSQL of their own, from Debian's package.
+[private]
+postgres:
+    @ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq postgresql; } || { echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
 
 [private]
 needs tool cure:

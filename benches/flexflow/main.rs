@@ -13,6 +13,7 @@
     reason = "a program that measures and prints, outside of the product"
 )]
 
+mod auth;
 mod capture;
 mod load;
 mod machine;
@@ -35,6 +36,10 @@ async fn main() {
         }
         "single" => capture::single(amount(15)).await,
         "bulk" => capture::bulk(amount(60)).await,
+        "auth" => {
+            auth::checks().await;
+            auth::flood(amount(15)).await;
+        }
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
         "catch-up" => pipeline::catch_up(amount(10)).await,

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -19,17 +20,32 @@ pub struct ServerFile {
 }
 
 /// What the very first start made: `data_dir/first-run.json`, mode 0600.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct FirstRunFile {
     pub url: String,
     pub project_id: String,
     pub environment_id: String,
+    /// The administrator; a folder of an earlier version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     pub api_key: String,
 }
 
-/// The folder, held by this process until it is dropped.
+// By hand, so that no log shows key and password.
+impl std::fmt::Debug for FirstRunFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirstRunFile").field("project_id", &self.project_id).finish_non_exhaustive()
+    }
+}
+
+/// The folder, held by this process until the last copy is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct DataDir(Arc<Held>);
+
 #[derive(Debug)]
-pub(super) struct DataDir {
+struct Held {
     path: PathBuf,
     /// Held for the lock on it; the kernel lets go of it when the process ends, however it ends.
     _lock: File,
@@ -74,12 +90,12 @@ impl DataDir {
         lock.set_len(0)?;
         write!(lock, "{}", std::process::id())?;
         lock.sync_all()?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self(Arc::new(Held { path, _lock: lock })))
     }
 
     /// The folder, as an absolute path.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Tells the command line where this process is.
@@ -87,7 +103,7 @@ impl DataDir {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write_server_file(&self, server: &ServerFile) -> anyhow::Result<()> {
-        write_private(&self.path.join("server.json"), server)
+        write_private(&self.0.path.join("server.json"), server)
     }
 
     /// Writes down what the first start made, or its address once that is known.
@@ -95,16 +111,16 @@ impl DataDir {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write_first_run_file(&self, first_run: &FirstRunFile) -> anyhow::Result<()> {
-        write_private(&self.path.join("first-run.json"), first_run)
+        write_private(&self.0.path.join("first-run.json"), first_run)
     }
 
     /// What the first start made, if it was this folder's.
     pub(super) fn first_run_file(&self) -> Option<FirstRunFile> {
-        serde_json::from_slice(&fs::read(self.path.join("first-run.json")).ok()?).ok()
+        serde_json::from_slice(&fs::read(self.0.path.join("first-run.json")).ok()?).ok()
     }
 }
 
-impl Drop for DataDir {
+impl Drop for Held {
     fn drop(&mut self) {
         fs::remove_file(self.path.join("server.json")).ok();
     }

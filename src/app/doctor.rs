@@ -5,6 +5,11 @@ use serde::Serialize;
 use super::pools::Pools;
 use super::topics;
 use crate::config::Config;
+use crate::event::{EnvironmentId, ProjectId};
+use crate::store::Store;
+
+/// Environments of stored events that are looked at.
+const SCOPES_MAX: u64 = 1000;
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -52,6 +57,7 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
         topics_finding(config, pools).await,
     ];
     if let Some(store) = &pools.store {
+        findings.push(environments(config, pools, store).await);
         match store.check().await {
             Ok(checked) => findings.extend(checked.into_iter().map(|finding| Finding {
                 name: finding.name,
@@ -67,6 +73,31 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Environments that stored events name and that no project has: events nobody can ask for.
+async fn environments(config: &Config, pools: &Pools, store: &Store) -> Finding {
+    let looked = async {
+        let stored = store.scopes(SCOPES_MAX).await.map_err(|error| error.to_string())?;
+        let known = pools.meta.environments().known(&stored).await.map_err(|error| error.to_string())?;
+        let is_known = |(project, environment): &&(ProjectId, EnvironmentId)| {
+            known.iter().any(|one| one.id == *environment && one.project_id == *project)
+                || config.auth.static_keys.iter().any(|key| {
+                    key.environment_id == environment.as_str() && key.project_id == project.as_str()
+                })
+        };
+        let stray: Vec<String> = stored
+            .iter()
+            .filter(|scope| !is_known(scope))
+            .map(|(project, environment)| format!("{environment} (project {project})"))
+            .collect();
+        if stray.is_empty() {
+            return Ok(format!("the environments of all stored events exist ({} of them)", stored.len()));
+        }
+        Err(format!("stored events name environments that no project has: {}", stray.join(", ")))
+    };
+    let cure = "whoever sent them used another installation's keys or this database is not theirs: restore the metadata database, or list them in auth.static_keys";
+    Finding::new("environments", looked.await, cure)
 }
 
 fn data_dir(config: &Config) -> Finding {

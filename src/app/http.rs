@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::pools::Pools;
-use super::{Role, audit, doctor, lag, readiness, topics};
+use super::{Role, audit, doctor, lag, openapi, readiness, topics};
 use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
 use crate::config::Config;
@@ -80,6 +80,9 @@ impl Shared {
             .route("/ready", web::get().to(ready))
             .route("/metrics", web::get().to(metrics))
             .route("/version", web::get().to(version))
+            .route("/api/openapi.json", web::get().to(contract))
+            .route("/api/docs", web::get().to(docs))
+            .route("/api/docs.css", web::get().to(docs_style))
             .route("/api/ops/components", web::get().to(components))
             .route("/api/ops/topics", web::get().to(list_topics))
             .route("/api/ops/topics/create", web::post().to(create_topics))
@@ -148,6 +151,24 @@ async fn metrics(shared: web::Data<Shared>) -> HttpResponse {
 
 async fn version() -> HttpResponse {
     HttpResponse::Ok().json(json!({"name": "flexflow", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// Nothing but the page's own style.
+const DOCS_POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+async fn contract() -> HttpResponse {
+    HttpResponse::Ok().json(openapi::document())
+}
+
+async fn docs() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("Content-Security-Policy", DOCS_POLICY))
+        .body(openapi::page())
+}
+
+async fn docs_style() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/css; charset=utf-8").body(openapi::STYLE)
 }
 
 /// Operators' routes show and change what belongs to the whole process: scope `admin`.

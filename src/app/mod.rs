@@ -8,8 +8,10 @@
 mod audit;
 mod data_dir;
 mod doctor;
+mod foundation;
 mod http;
 mod lag;
+mod openapi;
 mod pools;
 mod readiness;
 mod role;
@@ -18,7 +20,7 @@ mod topics;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,7 +28,7 @@ use secrecy::ExposeSecret;
 
 use crate::config::Config;
 use crate::consumer::{self, ConsumerDeps, Control, Warehouse};
-use crate::event::{Clock, IdSource, RandomIds, SystemClock};
+use crate::event::{Clock, IdSource, ProjectId, RandomIds, SystemClock};
 use crate::eventlog::EventLog;
 use crate::http::server;
 use crate::job;
@@ -36,12 +38,14 @@ use crate::store::Store;
 use crate::telemetry::{self, names};
 
 pub use data_dir::{FirstRunFile, ServerFile};
+pub use openapi::{Body, Class, Route, codes, document, routes};
 pub use pools::open_log;
 pub use readiness::Readiness;
 pub use role::Role;
 pub use topics::specs as topic_specs;
 
 use data_dir::DataDir;
+use foundation::Foundation;
 use pools::Pools;
 
 /// What a test may put in place of the real thing.
@@ -64,9 +68,10 @@ pub struct Running {
     url: String,
     roles: Vec<Role>,
     operator_token: String,
-    first_run: Option<FirstRunFile>,
-    /// True if this start made the first project.
-    first_start: bool,
+    /// What an earlier start of this folder made.
+    earlier: Option<FirstRunFile>,
+    /// What this start made, once it has.
+    made: Arc<OnceLock<FirstRunFile>>,
     /// The listener; stopped first.
     front: Tasks,
     /// What serves the roles; stopped before the pools.
@@ -91,11 +96,13 @@ impl App {
         let work = Tasks::new(Stop::default());
         let operator_token = pools.new_operator_token().expose_secret().to_owned();
 
-        // A command without roles asks; it does not found an installation.
-        let made = if roles.is_empty() { None } else { pools.first_start().await? };
+        let listen = listen_address(&config, roles);
+        let foundation = Foundation::new(&config, &pools, &data_dir, !roles.is_empty(), listen);
+        let made = foundation.made.clone();
+        // Boxed: it hashes and migrates, and the future of every command would carry it.
+        let later = Box::pin(foundation.lay()).await?;
         let shared = http::Shared::new(&config, roles, &pools, recorder.clone());
         let front = Tasks::new(Stop::default());
-        let listen = listen_address(&config, roles);
         let routes = shared.clone();
         let (address, serving) = server::serve(
             listen,
@@ -107,8 +114,10 @@ impl App {
         )
         .with_context(|| format!("server.listen: cannot listen on {listen}"))?;
         let url = format!("http://{address}");
-        let first_start = made.is_some();
-        let first_run = write_first_run(&data_dir, made, &url, roles)?;
+        let earlier = keep_first_run(&data_dir, &pools, made.get(), &url, roles).await?;
+        if later {
+            foundation.lay_behind(&work, &url);
+        }
 
         start_roles(&config, roles, &pools, &work, &shared);
         work.spawn_until_stop("metrics upkeep", Policy::Restart(Duration::from_secs(1)), move || {
@@ -133,8 +142,8 @@ impl App {
             url,
             roles,
             operator_token,
-            first_run,
-            first_start,
+            earlier,
+            made,
             front,
             work,
             pools,
@@ -169,14 +178,20 @@ fn listen_until_stopped(
     });
 }
 
-/// Keeps `first-run.json` true: what the first start made, and the address of this one.
-fn write_first_run(
+/// Keeps `first-run.json` true: what the first start made, and the address of this one. A file about a project that
+/// there is not (the process died before it committed what it had written down) counts for nothing.
+async fn keep_first_run(
     data_dir: &DataDir,
-    made: Option<FirstRunFile>,
+    pools: &Pools,
+    made: Option<&FirstRunFile>,
     url: &str,
     roles: &[Role],
 ) -> anyhow::Result<Option<FirstRunFile>> {
-    let Some(first_run) = made.or_else(|| data_dir.first_run_file()) else { return Ok(None) };
+    let Some(first_run) = made.cloned().or_else(|| data_dir.first_run_file()) else { return Ok(None) };
+    if let Ok(None) = pools.meta.projects().find(&ProjectId::new(first_run.project_id.as_str())).await {
+        tracing::warn!("first-run.json is about a project that does not exist");
+        return Ok(None);
+    }
     let first_run = FirstRunFile { url: url.to_owned(), ..first_run };
     if !roles.is_empty() {
         data_dir.write_first_run_file(&first_run)?;
@@ -271,12 +286,15 @@ impl Running {
 
     /// What the first start of this folder made.
     pub fn first_run(&self) -> Option<FirstRunFile> {
-        self.first_run.clone()
+        self.made
+            .get()
+            .map(|made| FirstRunFile { url: self.url.clone(), ..made.clone() })
+            .or(self.earlier.clone())
     }
 
     /// True if this very start made it.
     pub fn is_first_start(&self) -> bool {
-        self.first_start
+        self.made.get().is_some()
     }
 
     /// The store, where a role needs one.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
-use super::{FirstRunFile, Options, Role};
+use super::{Options, Role};
 use crate::auth::{self, Keys};
 use crate::config::{Config, EventLogKind};
 use crate::dlq::Dlq;
@@ -53,12 +53,6 @@ impl Pools {
         let health = Health::new(clock.clone());
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
-        if config.server.migrate_on_start {
-            meta.migrate().await?;
-        } else {
-            // The component says what is missing, and the cure.
-            meta.probe().await.ok();
-        }
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone());
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
@@ -96,20 +90,17 @@ impl Pools {
             async move {
                 let log = pools.health.component("eventlog");
                 loop {
-                    let wait = match pools.log.probe().await {
-                        Ok(()) => {
-                            log.up();
-                            PROBE_EVERY
-                        }
-                        Err(error) => {
-                            log.down(&error.to_string());
-                            PROBE_EVERY_DOWN
-                        }
-                    };
-                    if let Err(error) = pools.meta.probe().await {
+                    let logged = pools.log.probe().await;
+                    match &logged {
+                        Ok(()) => log.up(),
+                        Err(error) => log.down(&error.to_string()),
+                    }
+                    let probed = pools.meta.probe().await;
+                    if let Err(error) = &probed {
                         tracing::warn!(error = %error, "the metadata database does not answer");
                     }
-                    tokio::time::sleep(wait).await;
+                    let well = logged.is_ok() && probed.is_ok();
+                    tokio::time::sleep(if well { PROBE_EVERY } else { PROBE_EVERY_DOWN }).await;
                 }
             }
         });
@@ -120,24 +111,6 @@ impl Pools {
         let token = auth::new_operator_token(&*self.ids);
         self.keys.set_operator_token(&token);
         token
-    }
-
-    /// On an empty metadata database that has its tables: makes the first project and says what it made.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub(super) async fn first_start(&self) -> anyhow::Result<Option<FirstRunFile>> {
-        if let Err(error) = self.meta.probe().await {
-            tracing::warn!(error = %error, "no first project is made: the metadata database is not ready");
-            return Ok(None);
-        }
-        let Some(made) = auth::first_run(&self.keys).await? else { return Ok(None) };
-        Ok(Some(FirstRunFile {
-            url: String::new(),
-            project_id: made.scope.project.to_string(),
-            environment_id: made.scope.environment.to_string(),
-            api_key: made.api_key.expose_secret().to_owned(),
-        }))
     }
 
     /// Closes all of them, the log and the store last used first.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::event::{EnvironmentId, ProjectId, Scope};
+use crate::meta::{Actor, ActorKind, Role};
 use crate::telemetry::names;
+
+use super::Person;
 
 /// Something a request may be allowed to do; also called a key's scope.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -54,6 +57,15 @@ impl Permissions {
     /// Everything.
     pub fn all() -> Self {
         Permission::ALL.iter().copied().collect()
+    }
+
+    /// What a member with this role may do.
+    pub fn of_role(role: Role) -> Self {
+        match role {
+            Role::Owner => Self::all(),
+            Role::Editor => [Permission::Ingest, Permission::Query].into_iter().collect(),
+            Role::Viewer => [Permission::Query].into_iter().collect(),
+        }
     }
 
     /// Is this one among them?
@@ -112,7 +124,9 @@ pub struct Access {
     /// The key that was used; none for the operator and for requests without a key.
     pub key_id: Option<Arc<str>>,
     pub permissions: Permissions,
-    /// The holder of this process's operator token: may act in every project.
+    /// The person who is logged in; none for keys and the operator token.
+    pub person: Option<Person>,
+    /// The holder of this process's operator token, or an administrator: may act in every project.
     pub operator: bool,
     /// The environments that this credential could have named.
     environments: Arc<[NamedEnvironment]>,
@@ -122,7 +136,7 @@ impl Access {
     /// Access to one environment, called by `name` when another is asked for.
     pub fn new(scope: Scope, name: &str, permissions: Permissions) -> Self {
         let environments = [NamedEnvironment { id: scope.environment.clone(), name: name.into() }].into();
-        Self { scope, key_id: None, permissions, operator: false, environments }
+        Self { scope, key_id: None, permissions, person: None, operator: false, environments }
     }
 
     pub(super) fn with_key(mut self, id: &str) -> Self {
@@ -131,7 +145,40 @@ impl Access {
     }
 
     pub(super) fn operator(scope: Scope, environments: Arc<[NamedEnvironment]>) -> Self {
-        Self { scope, key_id: None, permissions: Permissions::all(), operator: true, environments }
+        let permissions = Permissions::all();
+        Self { scope, key_id: None, permissions, person: None, operator: true, environments }
+    }
+
+    /// A member of a project; an administrator may do everything in it, whatever the role.
+    pub(super) fn member(
+        scope: Scope,
+        role: Role,
+        person: Person,
+        environments: Arc<[NamedEnvironment]>,
+    ) -> Self {
+        let permissions = if person.is_admin { Permissions::all() } else { Permissions::of_role(role) };
+        let operator = person.is_admin;
+        Self { scope, key_id: None, permissions, person: Some(person), operator, environments }
+    }
+
+    pub(super) fn with_person(mut self, person: Person) -> Self {
+        self.person = Some(person);
+        self
+    }
+
+    /// Who it is, for the audit trail.
+    pub fn actor(&self) -> Actor {
+        match (&self.person, &self.key_id) {
+            (Some(person), _) => person.actor(),
+            (None, Some(key)) => Actor::new(ActorKind::Key, key.clone(), key.clone()),
+            (None, None) => Actor::operator(),
+        }
+    }
+
+    /// Who it is, in a log or beside a job: a person's id, a key's id, or "operator".
+    pub fn name(&self) -> &str {
+        let person = self.person.as_ref().map(|person| &*person.user_id);
+        person.or(self.key_id.as_deref()).unwrap_or("operator")
     }
 
     /// The environments that this credential can name.
@@ -159,7 +206,7 @@ impl Access {
 
 /// A request named an environment that its credential does not have.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("environment {given:?} is not one that this key can use; valid: {}", list(.valid))]
+#[error("environment {given:?} is not one that this credential can use; valid: {}", list(.valid))]
 pub struct EnvironmentMismatch {
     /// As it was sent, cut after 200 characters.
     pub given: String,
@@ -201,7 +248,7 @@ mod tests {
         let mismatch = access.check_environment("env_b").unwrap_err();
         assert_eq!(
             mismatch.to_string(),
-            "environment \"env_b\" is not one that this key can use; valid: env_a (production)"
+            "environment \"env_b\" is not one that this credential can use; valid: env_a (production)"
         );
     }
 }

@@ -2,11 +2,11 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::keys::{access_of, entry};
+use super::keys::access_of;
 use super::secret::{KeyDigest, new_key, shown_prefix};
 use super::{Keys, Permissions};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
-use crate::meta::{ApiKey, Meta, MetaError, NewApiKey};
+use crate::meta::{Actor, ApiKey, Meta, MetaError, NewApiKey, Project};
 
 /// A key to be made.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct KeySpec<'a> {
     pub permissions: Permissions,
     /// From then on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// Requests a second; none: `auth.key_rate_max`.
+    pub rate_max: Option<u32>,
 }
 
 /// A new key, with the only copy of the secret.
@@ -32,7 +34,13 @@ impl Keys {
     ///
     /// # Errors
     /// [`MetaError::Missing`] if the environment is not one of this project, [`MetaError::Full`] at `auth.keys_max`.
-    pub async fn create(&self, project: &ProjectId, spec: &KeySpec<'_>) -> Result<CreatedKey, MetaError> {
+    pub async fn create(
+        &self,
+        by: Actor,
+        project: &ProjectId,
+        spec: &KeySpec<'_>,
+    ) -> Result<CreatedKey, MetaError> {
+        let meta = self.0.meta.by(by);
         let api_key = new_key(&*self.0.ids);
         let row = NewApiKey {
             environment: spec.environment,
@@ -41,8 +49,9 @@ impl Keys {
             sha256: digest(&api_key).to_hex(),
             scopes: spec.permissions.to_string(),
             expires_at: spec.expires_at,
+            rate_max: spec.rate_max.map(i64::from),
         };
-        let key = self.0.meta.api_keys().create(project, row, self.0.config.keys_max).await?;
+        let key = meta.api_keys().create(project, row, self.0.config.keys_max).await?;
         tracing::info!(project_id = %project, key_id = key.id, prefix = key.prefix, "API key made");
         Ok(CreatedKey { key, api_key })
     }
@@ -60,14 +69,34 @@ impl Keys {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn revoke(&self, project: &ProjectId, id: &str) -> Result<Option<ApiKey>, MetaError> {
-        let Some(key) = self.0.meta.api_keys().revoke(project, id).await? else { return Ok(None) };
+    pub async fn revoke(
+        &self,
+        by: Actor,
+        project: &ProjectId,
+        id: &str,
+    ) -> Result<Option<ApiKey>, MetaError> {
+        let Some(key) = self.0.meta.by(by).api_keys().revoke(project, id).await? else { return Ok(None) };
         if let Some(digest) = KeyDigest::from_hex(&key.sha256) {
             let access = access_of(&key, key.environment_id.as_str());
-            self.0.cache.revoke(digest, entry(&key, access, self.0.clock.now(), None));
+            self.0.cache.revoke(digest, self.entry(&key, access, self.0.clock.now(), None));
         }
         tracing::info!(project_id = %project, key_id = key.id, prefix = key.prefix, "API key revoked");
         Ok(Some(key))
+    }
+
+    /// Deletes a project: when this returns, none of its keys and members gets into it through this process; others
+    /// follow within `auth.key_cache_ttl`. `None`: there is no such project.
+    ///
+    /// # Errors
+    /// [`MetaError::DefaultProject`]; the database does not answer.
+    pub async fn delete_project(&self, by: Actor, id: &ProjectId) -> Result<Option<Project>, MetaError> {
+        let deleted = self.0.meta.by(by).projects().delete(id).await?;
+        if deleted.is_some() {
+            self.0.cache.forget_project(id);
+            self.0.people.forget_all();
+            tracing::info!(project_id = %id, "project deleted");
+        }
+        Ok(deleted)
     }
 
     /// The metadata database that the keys live in.

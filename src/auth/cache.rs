@@ -9,6 +9,7 @@ use std::time::Duration;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
+use super::limits::KeyLimit;
 use super::secret::KeyDigest;
 use super::{Access, Denied};
 use crate::config;
@@ -32,11 +33,12 @@ pub(super) struct Usage {
     pub key_id: Arc<str>,
     used: AtomicI64,
     written: AtomicI64,
+    limit: Option<KeyLimit>,
 }
 
 impl Usage {
-    pub(super) fn new(project: ProjectId, key_id: Arc<str>) -> Self {
-        Self { project, key_id, used: AtomicI64::new(i64::MIN), written: AtomicI64::new(i64::MIN) }
+    pub(super) fn new(project: ProjectId, key_id: Arc<str>, limit: Option<KeyLimit>) -> Self {
+        Self { project, key_id, used: AtomicI64::new(i64::MIN), written: AtomicI64::new(i64::MIN), limit }
     }
 
     /// The last use, if the database does not know it.
@@ -68,6 +70,9 @@ impl Entry {
         }
         if let Some(at) = self.expires_at.filter(|at| *at <= now) {
             return Err(Denied::Expired { at });
+        }
+        if let Some(limit) = &self.usage.limit {
+            limit.check().map_err(|wait| Denied::TooOften { wait })?;
         }
         self.usage.used.store(now.as_millis(), Ordering::Relaxed);
         Ok(self.access.clone())
@@ -154,6 +159,17 @@ impl KeyCache {
         self.known.insert(digest, Arc::new(entry));
     }
 
+    /// A project was deleted in this process: its keys are asked for again.
+    pub(super) fn forget_project(&self, project: &ProjectId) {
+        let own: Vec<KeyDigest> = self
+            .known
+            .iter()
+            .filter(|(_, entry)| entry.usage.project == *project)
+            .map(|(digest, _)| *digest)
+            .collect();
+        own.iter().for_each(|digest| self.known.invalidate(digest));
+    }
+
     /// The uses that the database does not know yet.
     pub(super) fn unwritten_uses(&self) -> Vec<Arc<Usage>> {
         self.known
@@ -164,4 +180,5 @@ impl KeyCache {
     }
 }
 
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Longest that a memory may last; moka takes no longer ones.
+pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -27,8 +27,20 @@ pub enum Denied {
     OperatorOnly,
     #[error(transparent)]
     Environment(#[from] EnvironmentMismatch),
-    #[error("project {given:?} is not the one that this key belongs to")]
-    Project { given: String, valid: Option<ProjectId> },
+    #[error("project {given:?} is not one that this credential belongs to")]
+    Project { given: String, valid: Vec<ProjectId> },
+    #[error("say which of your projects: send its id as X-Project-ID")]
+    WhichProject { valid: Vec<ProjectId> },
+    #[error("you are a member of no project: its owner adds or invites you")]
+    NoProject,
+    #[error("this access token expired at {at}: refresh it")]
+    TokenExpired { at: Timestamp },
+    #[error("this session has ended: log in again")]
+    SessionEnded,
+    #[error("only a person who is logged in may do this: send the access token as Authorization: Bearer")]
+    PersonOnly,
+    #[error("this key makes more requests a second than it may")]
+    TooOften { wait: Duration },
     #[error(
         "there is no default project yet: start flexflow once with `server.migrate_on_start`, or send a key"
     )]
@@ -57,21 +69,49 @@ impl From<Denied> for Problem {
         let message = denied.to_string();
         let forbidden = |message| Self::new(ErrorCode::PermissionDenied, message);
         match denied {
-            Denied::Missing | Denied::Unknown | Denied::Revoked { .. } | Denied::Expired { .. } => {
-                Self::new(ErrorCode::Unauthorized, message)
-            }
+            Denied::Missing
+            | Denied::Unknown
+            | Denied::Revoked { .. }
+            | Denied::Expired { .. }
+            | Denied::TokenExpired { .. }
+            | Denied::SessionEnded => Self::new(ErrorCode::Unauthorized, message),
             Denied::Lacking { needed, has } => {
                 forbidden(message).with("needed", needed.as_str()).with("scopes", has.names())
             }
-            Denied::OperatorOnly => forbidden(message),
+            Denied::OperatorOnly | Denied::PersonOnly | Denied::NoProject => forbidden(message),
             Denied::Environment(mismatch) => mismatch.into(),
             Denied::Project { given, valid } => {
-                let valid: Vec<_> = valid.iter().map(|id| serde_json::json!({ "id": id })).collect();
-                forbidden(message).with("given", given).with("valid", valid)
+                forbidden(message).with("given", given).with("valid", by_id(&valid))
+            }
+            Denied::WhichProject { valid } => {
+                Self::invalid("X-Project-ID", message).with("valid", by_id(&valid))
+            }
+            Denied::TooOften { wait } => {
+                Self { retry_after: Some(wait), ..Self::new(ErrorCode::TooManyRequests, message) }
             }
             Denied::NoDefault => Self::unavailable(message, RETRY_AFTER),
             Denied::Unavailable(cause) => unavailable(cause),
         }
+    }
+}
+
+fn by_id(projects: &[ProjectId]) -> Vec<serde_json::Value> {
+    projects.iter().map(|id| serde_json::json!({ "id": id })).collect()
+}
+
+/// The answer for what the metadata database did not do.
+pub(super) fn meta_problem(error: MetaError) -> Problem {
+    match error {
+        MetaError::Unavailable(_) => unavailable(error),
+        MetaError::Exists(_) => Problem::new(ErrorCode::AlreadyExists, error.to_string()),
+        MetaError::Missing(_) => Problem::new(ErrorCode::NotFound, error.to_string()),
+        MetaError::LastOwner | MetaError::DefaultProject => {
+            Problem::new(ErrorCode::ValidationError, error.to_string())
+        }
+        MetaError::Full { max, setting, .. } => Problem::new(ErrorCode::ValidationError, error.to_string())
+            .with("max", max)
+            .with("setting", setting),
+        other => Problem::internal(other),
     }
 }
 

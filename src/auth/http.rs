@@ -1,23 +1,26 @@
-//! Keys in requests, and the routes of projects, environments and API keys.
+//! Credentials in requests, and the routes of people, projects, members, environments and API keys.
+
+mod fields;
+mod keys;
+mod members;
+mod people;
+mod projects;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use actix_web::HttpRequest;
 use actix_web::http::header;
-use actix_web::web::{Data, Json, Path, Payload, ServiceConfig, get, resource};
-use actix_web::{HttpRequest, HttpResponse};
-use secrecy::ExposeSecret;
+use actix_web::web::{Data, Payload, ServiceConfig, get, resource};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use super::denied::unavailable;
-use super::{Access, Denied, KeySpec, Keys, NamedEnvironment, Permission, Permissions, Request};
-use crate::event::{EnvironmentId, ProjectId, Timestamp};
+use super::denied::meta_problem;
+use super::people::Known;
+use super::tokens::has_token_form;
+use super::{Access, Denied, Keys, Permission, Request};
+use crate::event::ProjectId;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
-use crate::meta::{ApiKey, Environment, MetaError, Project};
-
-/// Most characters of a name.
-const NAME_CHARS_MAX: usize = 200;
+use crate::meta::{MetaError, Project};
 
 /// What this request may do; see [`Keys::authorize`]. The key comes as `X-API-Key`, else as `Authorization: Bearer`;
 /// the environment it names as `X-Environment-ID` and as `environment_id` of the query string. Bodies that name one
@@ -37,25 +40,63 @@ pub async fn authorize(
         project: header_text(request, "X-Project-ID")?,
         environment: environment.as_deref(),
     };
-    Ok(keys(request)?.authorize(asked, needed, require_key).await?)
+    Ok(keys_of(request)?.authorize(asked, needed, require_key).await?)
 }
 
-/// The routes of projects, environments and keys. They need `web::Data<Keys>` and `web::Data<BodyLimits>`.
+/// The routes of people, projects, environments and keys. They need `web::Data<Keys>` and `web::Data<BodyLimits>`.
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(resource("/api/environments").route(get().to(valid_environments)))
-        .service(resource("/api/projects").get(list_projects).post(create_project))
-        .service(resource("/api/projects/{project_id}").get(show_project))
+        .service(resource("/api/auth/register").post(people::register))
+        .service(resource("/api/auth/login").post(people::login))
+        .service(resource("/api/auth/refresh").post(people::refresh))
+        .service(resource("/api/auth/logout").post(people::logout))
+        .service(resource("/api/auth/me").get(people::me))
+        .service(resource("/api/auth/password").post(people::change_password))
+        .service(resource("/api/users").get(people::list_users).post(people::create_user))
+        .service(resource("/api/users/{user_id}/reset-password").post(people::reset_password))
+        .service(resource("/api/users/{user_id}/disable").post(people::disable_user))
+        .service(resource("/api/users/{user_id}/enable").post(people::enable_user))
+        .service(resource("/api/signing-keys").get(people::list_signing_keys))
+        .service(resource("/api/signing-keys/rotate").post(people::rotate_signing_key))
+        .service(resource("/api/audit-log").get(projects::whole_audit_log))
+        .service(resource("/api/environments").route(get().to(projects::valid_environments)))
+        .service(resource("/api/projects").get(projects::list).post(projects::create))
+        .service(
+            resource("/api/projects/{project_id}")
+                .get(projects::show)
+                .patch(projects::rename)
+                .delete(projects::delete),
+        )
         .service(
             resource("/api/projects/{project_id}/environments")
-                .get(list_environments)
-                .post(create_environment),
+                .get(projects::list_environments)
+                .post(projects::create_environment),
         )
-        .service(resource("/api/projects/{project_id}/api-keys").get(list_keys).post(create_key))
-        .service(resource("/api/projects/{project_id}/api-keys/{key_id}").delete(revoke_key));
+        .service(
+            resource("/api/projects/{project_id}/environments/{environment_id}")
+                .patch(projects::rename_environment),
+        )
+        .service(resource("/api/projects/{project_id}/audit-log").get(projects::audit_log))
+        .service(resource("/api/projects/{project_id}/members").get(members::list).post(members::add))
+        .service(
+            resource("/api/projects/{project_id}/members/{user_id}")
+                .patch(members::change)
+                .delete(members::remove),
+        )
+        .service(
+            resource("/api/projects/{project_id}/invitations")
+                .get(members::list_invitations)
+                .post(members::invite),
+        )
+        .service(
+            resource("/api/projects/{project_id}/invitations/{invitation_id}")
+                .delete(members::revoke_invitation),
+        )
+        .service(resource("/api/projects/{project_id}/api-keys").get(keys::list).post(keys::create))
+        .service(resource("/api/projects/{project_id}/api-keys/{key_id}").delete(keys::revoke));
 }
 
-fn keys(request: &HttpRequest) -> Result<&Data<Keys>, Problem> {
+fn keys_of(request: &HttpRequest) -> Result<&Data<Keys>, Problem> {
     let keys = request.app_data::<Data<Keys>>();
     keys.ok_or_else(|| Problem::internal(anyhow::anyhow!("this listener has no keys")))
 }
@@ -99,19 +140,58 @@ fn named_environment(request: &HttpRequest) -> Result<Option<Cow<'_, str>>, Prob
     Ok(Some(first))
 }
 
-/// The caller, who may manage this project.
-async fn manager(request: &HttpRequest, project: &ProjectId) -> Result<Access, Problem> {
-    let access = authorize(request, Permission::Admin, true).await?;
-    if !access.may_manage(project) {
-        let given = project.as_str().chars().take(200).collect();
-        return Err(Denied::Project { given, valid: Some(access.scope.project) }.into());
+/// The caller, within this project: a person with at least this permission there, a key with scope admin, the operator.
+async fn within(request: &HttpRequest, project: &ProjectId, needed: Permission) -> Result<Access, Problem> {
+    let environment = named_environment(request)?;
+    let token = token(request);
+    let is_person = token.is_some_and(has_token_form);
+    let asked = Request {
+        token,
+        // A person is a member of what the path names, or is not; a key belongs to what it belongs to.
+        project: if is_person { Some(project.as_str()) } else { header_text(request, "X-Project-ID")? },
+        environment: environment.as_deref(),
+    };
+    let needed = if is_person { needed } else { Permission::Admin };
+    let access = keys_of(request)?.authorize(asked, needed, true).await?;
+    if access.operator || access.scope.project == *project {
+        return Ok(access);
     }
-    Ok(access)
+    let given = project.as_str().chars().take(200).collect();
+    Err(Denied::Project { given, valid: vec![access.scope.project] }.into())
 }
 
+/// The caller, who may manage this project.
+async fn manager(request: &HttpRequest, project: &ProjectId) -> Result<Access, Problem> {
+    within(request, project, Permission::Admin).await
+}
+
+/// The operator, or an administrator.
 async fn operator(request: &HttpRequest) -> Result<Access, Problem> {
+    if let Some(known) = person(request).await?
+        && !known.person.is_admin
+    {
+        return Err(Denied::OperatorOnly.into());
+    }
     let access = authorize(request, Permission::Admin, true).await?;
     if access.operator { Ok(access) } else { Err(Denied::OperatorOnly.into()) }
+}
+
+/// The person who is logged in.
+async fn logged_in(request: &HttpRequest) -> Result<Arc<Known>, Problem> {
+    if let Some(known) = person(request).await? {
+        return Ok(known);
+    }
+    // A credential that is good, but nobody's.
+    keys_of(request)?.authorize_any(token(request), None).await?;
+    Err(Denied::PersonOnly.into())
+}
+
+/// The person who is logged in; `None` for other credentials.
+async fn person(request: &HttpRequest) -> Result<Option<Arc<Known>>, Problem> {
+    match token(request).filter(|token| has_token_form(token)) {
+        Some(token) => Ok(Some(keys_of(request)?.0.people.identify(token).await?)),
+        None => Ok(None),
+    }
 }
 
 async fn read<T: DeserializeOwned>(
@@ -122,280 +202,18 @@ async fn read<T: DeserializeOwned>(
     strict::json(&body::read(payload, request, limits).await?)
 }
 
-async fn list_projects(request: HttpRequest, keys: Data<Keys>) -> Result<Json<Value>, Problem> {
-    let access = authorize(&request, Permission::Admin, true).await?;
-    let projects = keys.meta().projects();
-    let found = if access.operator {
-        projects.list_all(keys.0.config.projects_max).await
-    } else {
-        projects.find(&access.scope.project).await.map(|found| found.into_iter().collect())
-    };
-    let shown: Vec<Value> = found.map_err(problem)?.iter().map(show).collect();
-    Ok(Json(json!({ "projects": shown })))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewName {
-    name: String,
-}
-
-async fn create_project(
-    request: HttpRequest,
-    payload: Payload,
-    keys: Data<Keys>,
-    limits: Data<BodyLimits>,
-) -> Result<HttpResponse, Problem> {
-    operator(&request).await?;
-    let asked: NewName = read(&request, payload, **limits).await?;
-    let name = valid_name(&asked.name)?;
-    let made = keys.meta().projects().create(name, keys.0.config.projects_max).await;
-    let (project, environments) = made.map_err(problem)?;
-    tracing::info!(project_id = %project.id, "project made");
-    let mut shown = show(&project);
-    shown["environments"] = environments.iter().map(show_environment).collect();
-    Ok(HttpResponse::Created().json(shown))
-}
-
-async fn show_project(
-    request: HttpRequest,
-    path: Path<String>,
-    keys: Data<Keys>,
-) -> Result<Json<Value>, Problem> {
-    let id = ProjectId::new(path.into_inner());
-    manager(&request, &id).await?;
-    Ok(Json(show(&existing(&keys, &id).await?)))
-}
-
-async fn list_environments(
-    request: HttpRequest,
-    path: Path<String>,
-    keys: Data<Keys>,
-) -> Result<Json<Value>, Problem> {
-    let id = ProjectId::new(path.into_inner());
-    manager(&request, &id).await?;
-    existing(&keys, &id).await?;
-    let found = keys.meta().environments().list(&id).await.map_err(problem)?;
-    let shown: Vec<Value> = found.iter().map(show_environment).collect();
-    Ok(Json(json!({ "environments": shown })))
-}
-
-async fn create_environment(
-    request: HttpRequest,
-    path: Path<String>,
-    payload: Payload,
-    keys: Data<Keys>,
-    limits: Data<BodyLimits>,
-) -> Result<HttpResponse, Problem> {
-    let id = ProjectId::new(path.into_inner());
-    manager(&request, &id).await?;
-    let asked: NewName = read(&request, payload, **limits).await?;
-    let name = valid_name(&asked.name)?;
-    existing(&keys, &id).await?;
-    let made = keys.meta().environments().create(&id, name, keys.0.config.environments_max).await;
-    let made = made.map_err(problem)?;
-    tracing::info!(project_id = %id, environment_id = %made.id, "environment made");
-    Ok(HttpResponse::Created().json(show_environment(&made)))
-}
-
-async fn list_keys(
-    request: HttpRequest,
-    path: Path<String>,
-    keys: Data<Keys>,
-) -> Result<Json<Value>, Problem> {
-    let id = ProjectId::new(path.into_inner());
-    manager(&request, &id).await?;
-    existing(&keys, &id).await?;
-    let found = keys.list(&id).await.map_err(problem)?;
-    Ok(Json(json!({ "api_keys": found.iter().map(ShownKey::of).collect::<Vec<_>>() })))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewKey {
-    #[serde(default)]
-    name: Option<String>,
-    environment_id: String,
-    scopes: Vec<String>,
-    #[serde(default)]
-    expires_at: Option<Timestamp>,
-}
-
-async fn create_key(
-    request: HttpRequest,
-    path: Path<String>,
-    payload: Payload,
-    keys: Data<Keys>,
-    limits: Data<BodyLimits>,
-) -> Result<HttpResponse, Problem> {
-    let id = ProjectId::new(path.into_inner());
-    manager(&request, &id).await?;
-    let asked: NewKey = read(&request, payload, **limits).await?;
-    let permissions = valid_scopes(&asked.scopes)?;
-    if let Some(at) = asked.expires_at.filter(|at| *at <= keys.0.clock.now()) {
-        let message =
-            format!("expires_at is {at}, which has passed; leave it out for a key that does not expire");
-        return Err(Problem::invalid("expires_at", message).with("given", at.to_string()));
-    }
-    existing(&keys, &id).await?;
-    let environment = valid_environment(&keys, &id, asked.environment_id).await?;
-    let spec = KeySpec {
-        environment: &environment.id,
-        name: asked.name.as_deref().map(valid_name).transpose()?.unwrap_or("API key"),
-        permissions,
-        expires_at: asked.expires_at,
-    };
-    let made = keys.create(&id, &spec).await.map_err(problem)?;
-    let shown = CreatedKey { key: ShownKey::of(&made.key), api_key: made.api_key.expose_secret() };
-    // The one answer with a secret: no cache may keep it.
-    Ok(HttpResponse::Created().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
-}
-
-async fn revoke_key(
-    request: HttpRequest,
-    path: Path<(String, String)>,
-    keys: Data<Keys>,
-) -> Result<Json<Value>, Problem> {
-    let (project, key_id) = path.into_inner();
-    let id = ProjectId::new(project);
-    manager(&request, &id).await?;
-    existing(&keys, &id).await?;
-    let revoked = keys.revoke(&id, &key_id).await.map_err(problem)?;
-    let revoked = revoked.ok_or_else(|| not_found("API key", &key_id))?;
-    Ok(Json(json!(ShownKey::of(&revoked))))
-}
-
-/// The environments that the caller's credential can name, whichever it names now: with these a client repairs a
-/// stale id.
-async fn valid_environments(request: HttpRequest, keys: Data<Keys>) -> Result<Json<Value>, Problem> {
-    let access = keys.authorize_any(token(&request)).await?;
-    Ok(Json(json!({ "project_id": access.scope.project, "environments": access.environments() })))
-}
-
 async fn existing(keys: &Keys, id: &ProjectId) -> Result<Project, Problem> {
-    keys.meta().projects().find(id).await.map_err(problem)?.ok_or_else(|| not_found("project", id.as_str()))
-}
-
-async fn valid_environment(
-    keys: &Keys,
-    project: &ProjectId,
-    given: String,
-) -> Result<NamedEnvironment, Problem> {
-    let valid = keys.environments(project).await.map_err(problem)?;
-    let given = EnvironmentId::new(given);
-    match valid.iter().find(|one| one.id == given) {
-        Some(found) => Ok(found.clone()),
-        None => Err(super::EnvironmentMismatch::counted(given.as_str(), valid.into()).into()),
-    }
-}
-
-fn valid_name(given: &str) -> Result<&str, Problem> {
-    let name = given.trim();
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-        let message =
-            format!("name must have 1 to {NAME_CHARS_MAX} characters, none of them a control character");
-        return Err(Problem::invalid("name", message).with("max", NAME_CHARS_MAX));
-    }
-    Ok(name)
-}
-
-fn valid_scopes(given: &[String]) -> Result<Permissions, Problem> {
-    let valid: Vec<&str> = Permission::ALL.iter().map(|one| one.as_str()).collect();
-    let mut permissions = Vec::with_capacity(given.len().min(valid.len()));
-    for (index, scope) in given.iter().enumerate() {
-        permissions.push(Permission::from_name(scope).ok_or_else(|| {
-            let hint = strict::nearest(scope, valid.iter().copied())
-                .map(|name| format!("; did you mean {name}?"))
-                .unwrap_or_default();
-            let message = format!("scopes[{index}] is not a scope; valid are {}{hint}", valid.join(", "));
-            Problem::invalid(&format!("scopes[{index}]"), message)
-                .with("given", scope.chars().take(NAME_CHARS_MAX).collect::<String>())
-                .with("valid", valid.clone())
-        })?);
-    }
-    if permissions.is_empty() {
-        let message = format!("scopes must have at least one of {}", valid.join(", "));
-        return Err(Problem::invalid("scopes", message).with("valid", valid));
-    }
-    Ok(permissions.into_iter().collect())
+    let found = keys.meta().projects().find(id).await.map_err(problem)?;
+    found.ok_or_else(|| not_found("project", id.as_str()))
 }
 
 fn not_found(what: &str, id: &str) -> Problem {
-    let id: String = id.chars().take(NAME_CHARS_MAX).collect();
+    let id: String = id.chars().take(200).collect();
     Problem::new(ErrorCode::NotFound, format!("there is no {what} {id:?}")).with("given", id)
 }
 
 fn problem(error: MetaError) -> Problem {
-    match error {
-        MetaError::Unavailable(_) => unavailable(error),
-        MetaError::Exists(_) => Problem::new(ErrorCode::AlreadyExists, error.to_string()),
-        MetaError::Missing(_) => Problem::new(ErrorCode::NotFound, error.to_string()),
-        MetaError::Full { max, setting, .. } => Problem::new(ErrorCode::ValidationError, error.to_string())
-            .with("max", max)
-            .with("setting", setting),
-        other => Problem::internal(other),
-    }
-}
-
-fn show(project: &Project) -> Value {
-    json!({
-        "id": project.id,
-        "name": project.name,
-        "created_at": project.created_at,
-        "updated_at": project.updated_at,
-    })
-}
-
-fn show_environment(environment: &Environment) -> Value {
-    json!({
-        "id": environment.id,
-        "project_id": environment.project_id,
-        "name": environment.name,
-        "created_at": environment.created_at,
-        "updated_at": environment.updated_at,
-    })
-}
-
-/// A key as lists show it: by its prefix.
-#[derive(Serialize)]
-struct ShownKey<'a> {
-    id: &'a str,
-    project_id: &'a ProjectId,
-    environment_id: &'a EnvironmentId,
-    name: &'a str,
-    prefix: &'a str,
-    scopes: Vec<&'static str>,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-}
-
-impl<'a> ShownKey<'a> {
-    fn of(key: &'a ApiKey) -> Self {
-        Self {
-            id: &key.id,
-            project_id: &key.project_id,
-            environment_id: &key.environment_id,
-            name: &key.name,
-            prefix: &key.prefix,
-            scopes: Permissions::from_column(&key.scopes).names(),
-            created_at: key.created_at,
-            updated_at: key.updated_at,
-            expires_at: key.expires_at,
-            revoked_at: key.revoked_at,
-            last_used_at: key.last_used_at,
-        }
-    }
-}
-
-/// A new key, with its secret: the one time it is shown.
-#[derive(Serialize)]
-struct CreatedKey<'a> {
-    #[serde(flatten)]
-    key: ShownKey<'a>,
-    api_key: &'a str,
+    meta_problem(error)
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::cache::{Entry, KeyCache, Recall, Usage};
+use super::limits::KeyLimit;
 use super::metrics::Metrics;
 use super::outage::Outage;
+use super::people::{Known, Membership, People};
 use super::secret::{KeyDigest, has_key_form};
+use super::tokens::has_token_form;
 use super::{
-    Access, Denied, EnvironmentMismatch, InvalidStaticKey, NamedEnvironment, Permission, Permissions,
-    static_keys,
+    Access, Denied, EnvironmentMismatch, InvalidAuth, NamedEnvironment, Permission, Permissions, static_keys,
 };
 use crate::config;
 use crate::event::{Clock, IdSource, ProjectId, Scope, Timestamp};
@@ -45,7 +47,8 @@ pub(super) struct Inner {
     pub cache: KeyCache,
     tasks: Tasks,
     metrics: Metrics,
-    static_keys: HashMap<KeyDigest, Access>,
+    static_keys: HashMap<KeyDigest, (Access, Option<KeyLimit>)>,
+    pub people: People,
     operator: OnceLock<KeyDigest>,
     /// What a request without a key may do. Never changes once there is one.
     anonymous: OnceLock<Access>,
@@ -64,6 +67,8 @@ enum Question {
     Default,
     /// Where does the operator act?
     Operator,
+    /// Who has this access token?
+    Person,
     /// What has become of this key?
     Again(KeyDigest, Arc<Entry>, Timestamp),
     /// What is this key?
@@ -74,16 +79,22 @@ impl Keys {
     /// Reads `auth.static_keys` and begins to write, every `auth.last_used_interval`, when keys were last used.
     ///
     /// # Errors
-    /// An entry of `auth.static_keys` that cannot be used, named with what would be valid.
+    /// A setting that cannot be used, named with what would be valid.
     pub fn new(
         meta: Meta,
         config: &config::Auth,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         tasks: &Tasks,
-    ) -> Result<Self, InvalidStaticKey> {
+    ) -> Result<Self, InvalidAuth> {
+        let people = People::new(&meta, config, &clock, &ids)
+            .map_err(|(setting, message)| InvalidAuth::Setting { setting, message })?;
+        let static_keys = static_keys::read(&config.static_keys)?.into_iter();
+        let limited = static_keys
+            .map(|(digest, access)| (digest, (access, KeyLimit::new(config.key_rate_max, &clock))));
         let keys = Self(Arc::new(Inner {
-            static_keys: static_keys::read(&config.static_keys)?,
+            static_keys: limited.collect(),
+            people,
             cache: KeyCache::new(config),
             config: config.clone(),
             metrics: Metrics::new(),
@@ -134,9 +145,9 @@ impl Keys {
     ///
     /// # Errors
     /// See [`Denied`].
-    pub async fn authorize_any(&self, token: Option<&[u8]>) -> Result<Access, Denied> {
+    pub async fn authorize_any(&self, token: Option<&[u8]>, project: Option<&str>) -> Result<Access, Denied> {
         let started = Instant::now();
-        let request = Request { token, ..Request::default() };
+        let request = Request { token, project, ..Request::default() };
         let outcome = self.identify(request, Permission::Query, true).await;
         self.0.metrics.checked(&outcome, started.elapsed());
         outcome
@@ -165,11 +176,16 @@ impl Keys {
             };
         };
         let digest = KeyDigest::of(token);
-        if let Some(access) = self.0.static_keys.get(&digest) {
-            return Answer::Known(Ok(access.clone()));
+        if let Some((access, limit)) = self.0.static_keys.get(&digest) {
+            let allowed = limit.as_ref().map_or(Ok(()), KeyLimit::check);
+            let allowed = allowed.map_err(|wait| Denied::TooOften { wait });
+            return Answer::Known(allowed.map(|()| access.clone()));
         }
         if self.0.operator.get() == Some(&digest) {
             return Answer::Ask(Question::Operator);
+        }
+        if has_token_form(token) {
+            return Answer::Ask(Question::Person);
         }
         if !has_key_form(token) {
             return Answer::Known(Err(Denied::Unknown));
@@ -197,6 +213,10 @@ impl Keys {
         match question {
             Question::Default => self.anonymous().await,
             Question::Operator => self.operator(request, needed).await,
+            Question::Person => {
+                let known = self.0.people.identify(request.token.unwrap_or_default()).await?;
+                self.of_person(&known, request, needed).await
+            }
             Question::Again(digest, entry, now) => self.check_again(digest, &entry, now).await?.access(now),
             Question::Key(digest, now) if self.0.outage.may_try() => {
                 self.look_up(digest, None).await?.ok_or(Denied::Unknown)?.access(now)
@@ -267,7 +287,7 @@ impl Keys {
             }
             Ok(Some((key, access))) => {
                 self.0.outage.end();
-                let entry = Arc::new(entry(&key, access, now, usage));
+                let entry = Arc::new(self.entry(&key, access, now, usage));
                 Ok(Some(self.0.cache.remember(digest, entry)))
             }
         }
@@ -293,6 +313,33 @@ impl Keys {
         let name = environment.ok_or(Denied::NoDefault)?.name;
         let permissions = [Permission::Ingest, Permission::Query].into_iter().collect();
         Ok(self.0.anonymous.get_or_init(|| Access::new(scope, &name, permissions)).clone())
+    }
+
+    /// A person acts in the project that the request says, or in the one there is to choose from.
+    async fn of_person(
+        &self,
+        known: &Known,
+        request: Request<'_>,
+        needed: Permission,
+    ) -> Result<Access, Denied> {
+        let person = &known.person;
+        let valid = || known.memberships.iter().map(|one| one.project.clone()).collect();
+        let chosen = match (request.project, known.memberships.as_slice()) {
+            (Some(given), own) => own.iter().find(|one| one.project.as_str() == given),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        };
+        if let Some(membership) = chosen {
+            return in_project(membership, known, request);
+        }
+        if person.is_admin {
+            return Ok(self.operator(request, needed).await?.with_person(person.clone()));
+        }
+        Err(match request.project {
+            Some(given) => Denied::Project { given: given.chars().take(200).collect(), valid: valid() },
+            None if known.memberships.is_empty() => Denied::NoProject,
+            None => Denied::WhichProject { valid: valid() },
+        })
     }
 
     /// The operator acts where the request says, else in the default project's production environment. What an admin
@@ -329,9 +376,10 @@ impl Keys {
                 let scope = Scope { project, environment: environment.id.clone() };
                 Ok(Access::operator(scope, environments))
             }
-            (None, _) if environments.is_empty() => {
-                Err(Denied::Project { given: project.to_string(), valid: None })
-            }
+            (None, _) if environments.is_empty() => Err(Denied::Project {
+                given: project.to_string(),
+                valid: default.map(|scope| scope.project).into_iter().collect(),
+            }),
             (None, given) => {
                 Err(EnvironmentMismatch::counted(given.unwrap_or_default(), environments).into())
             }
@@ -344,6 +392,21 @@ impl Keys {
         Ok(rows.into_iter().map(|row| NamedEnvironment { id: row.id, name: row.name.into() }).collect())
     }
 
+    pub(super) fn entry(
+        &self,
+        key: &ApiKey,
+        access: Access,
+        now: Timestamp,
+        usage: Option<Arc<Usage>>,
+    ) -> Entry {
+        let usage = usage.unwrap_or_else(|| {
+            let own = key.rate_max.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
+            let limit = KeyLimit::new(own.unwrap_or(self.0.config.key_rate_max), &self.0.clock);
+            Arc::new(Usage::new(key.project_id.clone(), Arc::from(key.id.as_str()), limit))
+        });
+        Entry::new(access, key.expires_at, key.revoked_at, now, usage)
+    }
+
     async fn write_uses_until_stopped(self) -> anyhow::Result<()> {
         let stop = self.0.tasks.stop().soft_token().clone();
         while !stop.is_cancelled() {
@@ -354,7 +417,20 @@ impl Keys {
             if let Err(error) = self.write_uses().await {
                 tracing::debug!(error = %error, "when keys were last used could not be written");
             }
+            if let Err(error) = self.clear().await {
+                tracing::debug!(error = %error, "what has ended could not be deleted");
+            }
         }
+        Ok(())
+    }
+
+    /// Deletes what nobody needs any more: sessions that ended, secrets that retired, the oldest of the audit trail.
+    async fn clear(&self) -> Result<(), MetaError> {
+        let (meta, config, now) = (&self.0.meta, &self.0.config, self.0.clock.now());
+        // A session that ended is kept for a while: its refresh token may still come, and is told from a guess.
+        meta.sessions().delete_ended(now.minus(config.refresh_ttl)).await?;
+        meta.signing_keys().delete_retired(now.minus(config.access_ttl).minus(config.key_cache_ttl)).await?;
+        meta.audit_log().delete_old(now.minus(config.audit_keep)).await?;
         Ok(())
     }
 
@@ -385,7 +461,7 @@ fn check(access: Access, request: Request<'_>, needed: Permission) -> Result<Acc
         request.project.filter(|given| !access.operator && *given != access.scope.project.as_str())
     {
         let given = given.chars().take(200).collect();
-        return Err(Denied::Project { given, valid: Some(access.scope.project) });
+        return Err(Denied::Project { given, valid: vec![access.scope.project] });
     }
     if let Some(given) = request.environment {
         access.check_environment(given)?;
@@ -398,8 +474,17 @@ pub(super) fn access_of(key: &ApiKey, environment: &str) -> Access {
     Access::new(scope, environment, Permissions::from_column(&key.scopes)).with_key(&key.id)
 }
 
-pub(super) fn entry(key: &ApiKey, access: Access, now: Timestamp, usage: Option<Arc<Usage>>) -> Entry {
-    let usage =
-        usage.unwrap_or_else(|| Arc::new(Usage::new(key.project_id.clone(), Arc::from(key.id.as_str()))));
-    Entry::new(access, key.expires_at, key.revoked_at, now, usage)
+/// A person in one of the projects there is a membership of.
+fn in_project(membership: &Membership, known: &Known, request: Request<'_>) -> Result<Access, Denied> {
+    let environments = &membership.environments;
+    let wanted = match request.environment {
+        Some(given) => environments.iter().find(|one| one.id.as_str() == given),
+        None => environments.iter().find(|one| &*one.name == "production").or(environments.first()),
+    };
+    let Some(environment) = wanted else {
+        let given = request.environment.unwrap_or_default();
+        return Err(EnvironmentMismatch::counted(given, environments.clone()).into());
+    };
+    let scope = Scope { project: membership.project.clone(), environment: environment.id.clone() };
+    Ok(Access::member(scope, membership.role, known.person.clone(), environments.clone()))
 }

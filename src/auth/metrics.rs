@@ -8,8 +8,17 @@ use super::{Access, Denied};
 use crate::telemetry::names;
 
 /// What became of a check; the label `outcome` of `auth_requests_total`.
-const OUTCOMES: [&str; 8] =
-    ["allowed", "anonymous", "missing", "unknown", "revoked", "expired", "forbidden", "unavailable"];
+const OUTCOMES: [&str; 9] = [
+    "allowed",
+    "anonymous",
+    "missing",
+    "unknown",
+    "revoked",
+    "expired",
+    "forbidden",
+    "unavailable",
+    "limited",
+];
 
 pub(super) struct Metrics {
     outcomes: [Counter; OUTCOMES.len()],
@@ -26,19 +35,23 @@ impl Metrics {
 
     pub(super) fn checked(&self, outcome: &Result<Access, Denied>, took: Duration) {
         let index = match outcome {
-            Ok(access) if access.key_id.is_some() || access.operator => 0,
+            Ok(access) if access.key_id.is_some() || access.operator || access.person.is_some() => 0,
             Ok(_) => 1,
             Err(Denied::Missing) => 2,
             Err(Denied::Unknown) => 3,
-            Err(Denied::Revoked { .. }) => 4,
-            Err(Denied::Expired { .. }) => 5,
+            Err(Denied::Revoked { .. } | Denied::SessionEnded) => 4,
+            Err(Denied::Expired { .. } | Denied::TokenExpired { .. }) => 5,
             Err(
                 Denied::Lacking { .. }
                 | Denied::OperatorOnly
+                | Denied::PersonOnly
+                | Denied::NoProject
+                | Denied::WhichProject { .. }
                 | Denied::Environment(_)
                 | Denied::Project { .. },
             ) => 6,
             Err(Denied::NoDefault | Denied::Unavailable(_)) => 7,
+            Err(Denied::TooOften { .. }) => 8,
         };
         self.outcomes[index].increment(1);
         self.duration.record(took);

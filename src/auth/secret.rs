@@ -13,6 +13,11 @@ use crate::event::IdSource;
 const KEY_PREFIX: &str = "ff_";
 /// What an operator's token begins with.
 const OPERATOR_PREFIX: &str = "ffop_";
+/// What a refresh token, and an invitation, begins with.
+const REFRESH_PREFIX: &str = "ffr_";
+const INVITATION_PREFIX: &str = "ffi_";
+/// Characters of a password that we make: 119 bits.
+const PASSWORD_CHARS: usize = 20;
 /// 256 bits in base 62.
 const BODY_CHARS: usize = 43;
 /// Characters of a key that are shown in lists; the other 35 hold 208 bits.
@@ -27,6 +32,21 @@ pub(super) fn new_key(ids: &dyn IdSource) -> SecretString {
 /// A new operator's token for `server.json`: 256 random bits.
 pub fn new_operator_token(ids: &dyn IdSource) -> SecretString {
     format!("{OPERATOR_PREFIX}{}", random_text(ids)).into()
+}
+
+/// A new refresh token: 256 random bits.
+pub(super) fn new_refresh_token(ids: &dyn IdSource) -> SecretString {
+    format!("{REFRESH_PREFIX}{}", random_text(ids)).into()
+}
+
+/// A new token of an invitation: 256 random bits.
+pub(super) fn new_invitation(ids: &dyn IdSource) -> SecretString {
+    format!("{INVITATION_PREFIX}{}", random_text(ids)).into()
+}
+
+/// A new password: 20 letters and digits. The first of 43 is left out: it carries less than its share of the bits.
+pub(super) fn new_password(ids: &dyn IdSource) -> SecretString {
+    random_text(ids)[1..=PASSWORD_CHARS].to_owned().into()
 }
 
 /// The part of a key that may be shown.

@@ -1,4 +1,4 @@
-//! Keys over a real SQLite file: what is believed, for how long, and what stops at once.
+//! Keys on a real SQLite file and on a real PostgreSQL: what is believed, for how long, and what stops at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +10,77 @@ use super::*;
 use crate::config::{self, StaticKey};
 use crate::event::{Clock, EnvironmentId, ManualClock, ProjectId, RandomIds, Scope, Timestamp};
 use crate::lifecycle::{Health, Stop, Tasks};
-use crate::meta::Meta;
+use crate::meta::{Actor, Meta, test_server};
 
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Which database a test runs on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Each of these tests runs on both.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Sqlite).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Postgres).await;
+            })+
+        }
+    };
+}
+
+on_both! {
+    the_first_key_ingests_and_queries_in_production_and_no_more,
+    processes_that_start_at_once_make_one_first_project,
+    nothing_that_is_printed_or_stored_shows_a_key,
+    a_key_revoked_here_stops_at_once_and_elsewhere_within_the_cache_time,
+    a_lookup_that_is_slower_than_a_revocation_does_not_bring_the_key_back,
+    a_key_expires_by_the_clock_even_while_it_is_remembered,
+    a_key_that_does_not_exist_is_remembered_and_costs_no_second_lookup,
+    a_key_made_elsewhere_is_found_once_the_negative_answer_is_old,
+    known_keys_go_on_while_the_database_is_gone_up_to_the_stale_time,
+    an_outage_heals_on_its_own,
+    a_key_in_use_is_checked_again_behind_the_requests,
+    a_clock_that_jumps_back_has_the_database_asked_again,
+    guesses_do_not_push_out_a_key_in_use,
+    without_a_key_a_request_acts_in_the_default_project_only_where_that_is_allowed,
+    without_a_key_and_without_a_first_start_the_answer_is_not_an_empty_result,
+    another_environment_or_project_than_the_keys_is_refused_by_name,
+    a_static_key_works_without_the_database,
+    the_operator_acts_where_it_says_else_in_the_default_project,
+    the_last_use_is_written_later_and_at_the_stop,
+    a_key_for_an_environment_of_another_project_cannot_be_made,
+}
+
+/// A folder, and where the database is that processes share.
+pub(super) struct Place {
+    folder: tempfile::TempDir,
+    url: Option<String>,
+}
+
+impl Place {
+    async fn on(engine: Engine) -> Self {
+        let url = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(test_server::Postgres::shared().database().await),
+        };
+        Self { folder: tempfile::tempdir().unwrap(), url }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
 
 /// A process: its own pool and its own memory of keys.
 pub(super) struct Process {
@@ -25,47 +93,47 @@ pub(super) struct Process {
 pub(super) struct Installation {
     pub here: Process,
     pub first: FirstRun,
-    pub folder: tempfile::TempDir,
+    pub folder: Place,
 }
 
 pub(super) fn config() -> config::Auth {
+    let defaults = config::Config::from_overrides(&[]).unwrap().auth;
     config::Auth {
-        key_cache_ttl: Duration::from_secs(30),
-        stale_key_ttl: Duration::from_secs(600),
-        key_cache_entries_max: 1000,
         lookup_timeout: Duration::from_secs(20),
         last_used_interval: Duration::from_secs(3600),
         projects_max: 10,
-        environments_max: 10,
-        keys_max: 100,
+        // What protects in earnest would only be slow here.
+        password_memory: bytesize::ByteSize::mib(1),
+        password_passes: 1,
         static_keys: vec![StaticKey {
             sha256: KeyDigest::of(b"from-the-config").to_hex(),
             project_id: "proj_static".to_owned(),
             environment_id: "env_static".to_owned(),
             scopes: vec!["query".to_owned()],
         }],
+        ..defaults
     }
 }
 
-async fn process_with(folder: &Path, config: config::Auth, pool: config::Meta) -> Process {
+async fn process_with(place: &Place, config: config::Auth, pool: config::Meta) -> Process {
     let clock = Arc::new(ManualClock::at(START));
     let tasks = Tasks::new(Stop::default());
     let health = Health::new(clock.clone());
-    let meta = Meta::open(&pool, folder, clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
+    let meta = Meta::open(&pool, place.path(), clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
     meta.migrate().await.unwrap();
     let keys = Keys::new(meta, &config, clock.clone(), Arc::new(RandomIds), &tasks).unwrap();
     Process { keys, clock, tasks }
 }
 
-async fn process(folder: &Path) -> Process {
-    let pool = config::Meta { url: None, connections_max: 4, timeout: Duration::from_secs(20) };
+async fn process(folder: &Place) -> Process {
+    let pool = config::Meta { url: folder.url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
     process_with(folder, config(), pool).await
 }
 
-pub(super) async fn installation() -> Installation {
-    let folder = tempfile::tempdir().unwrap();
-    let here = process(folder.path()).await;
-    let first = first_run(&here.keys).await.unwrap().unwrap();
+pub(super) async fn installation(engine: Engine) -> Installation {
+    let folder = Place::on(engine).await;
+    let here = process(&folder).await;
+    let first = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
     Installation { here, first, folder }
 }
 
@@ -91,28 +159,27 @@ impl Process {
             name: "test",
             permissions: permissions.iter().copied().collect(),
             expires_at,
+            rate_max: None,
         };
-        self.keys.create(&scope.project, &spec).await.unwrap()
+        self.keys.create(Actor::system(), &scope.project, &spec).await.unwrap()
     }
 }
 
-#[tokio::test]
-async fn the_first_key_ingests_and_queries_in_production_and_no_more() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn the_first_key_ingests_and_queries_in_production_and_no_more(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let access = here.ingest(&first.api_key).await.unwrap();
     assert_eq!(access.scope, first.scope);
     assert_eq!(&*access.environments()[0].name, "production");
     assert_eq!(access.permissions.names(), ["ingest", "query"]);
     let lacking = here.ask(Some(first.api_key.expose_secret()), Permission::Admin).await.unwrap_err();
     assert_eq!(lacking.to_string(), "this needs the scope admin, which the key does not have");
-    assert!(first_run(&here.keys).await.unwrap().is_none(), "a second start makes nothing");
+    assert!(first_run(&here.keys, |_| Ok(())).await.unwrap().is_none(), "a second start makes nothing");
 }
 
-#[tokio::test]
-async fn processes_that_start_at_once_make_one_first_project() {
-    let folder = tempfile::tempdir().unwrap();
-    let processes = futures::future::join_all((0..4).map(|_| process(folder.path()))).await;
-    let made = futures::future::join_all(processes.iter().map(|one| first_run(&one.keys))).await;
+async fn processes_that_start_at_once_make_one_first_project(engine: Engine) {
+    let folder = Place::on(engine).await;
+    let processes = futures::future::join_all((0..4).map(|_| process(&folder))).await;
+    let made = futures::future::join_all(processes.iter().map(|one| first_run(&one.keys, |_| Ok(())))).await;
     let made: Vec<FirstRun> = made.into_iter().filter_map(Result::unwrap).collect();
     assert_eq!(made.len(), 1);
     for process in &processes {
@@ -120,9 +187,8 @@ async fn processes_that_start_at_once_make_one_first_project() {
     }
 }
 
-#[tokio::test]
-async fn nothing_that_is_printed_or_stored_shows_a_key() {
-    let Installation { here, first, folder } = installation().await;
+async fn nothing_that_is_printed_or_stored_shows_a_key(engine: Engine) {
+    let Installation { here, first, folder } = installation(engine).await;
     let created = here.create(&first.scope, &[Permission::Ingest], None).await;
     let secret = created.api_key.expose_secret().to_owned();
     let access = here.ingest(&created.api_key).await.unwrap();
@@ -138,16 +204,15 @@ async fn nothing_that_is_printed_or_stored_shows_a_key() {
     assert!(secret.starts_with(&created.key.prefix) && created.key.prefix.len() < 12);
 }
 
-#[tokio::test]
-async fn a_key_revoked_here_stops_at_once_and_elsewhere_within_the_cache_time() {
-    let Installation { here, first, folder } = installation().await;
-    let there = process(folder.path()).await;
+async fn a_key_revoked_here_stops_at_once_and_elsewhere_within_the_cache_time(engine: Engine) {
+    let Installation { here, first, folder } = installation(engine).await;
+    let there = process(&folder).await;
     here.ingest(&first.api_key).await.unwrap();
     there.ingest(&first.api_key).await.unwrap();
 
     let id = here.keys.list(&first.scope.project).await.unwrap()[0].id.clone();
     here.clock.advance(Duration::from_secs(5));
-    let revoked = here.keys.revoke(&first.scope.project, &id).await.unwrap().unwrap();
+    let revoked = here.keys.revoke(Actor::system(), &first.scope.project, &id).await.unwrap().unwrap();
     let refused = here.ingest(&first.api_key).await.unwrap_err();
     assert!(matches!(refused, Denied::Revoked { at } if Some(at) == revoked.revoked_at), "{refused}");
 
@@ -157,20 +222,18 @@ async fn a_key_revoked_here_stops_at_once_and_elsewhere_within_the_cache_time() 
     assert!(matches!(there.ingest(&first.api_key).await, Err(Denied::Revoked { .. })));
 }
 
-#[tokio::test]
-async fn a_lookup_that_is_slower_than_a_revocation_does_not_bring_the_key_back() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn a_lookup_that_is_slower_than_a_revocation_does_not_bring_the_key_back(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let key = here.keys.list(&first.scope.project).await.unwrap().remove(0);
     let digest = KeyDigest::from_hex(&key.sha256).unwrap();
-    let read_before = keys::entry(&key, keys::access_of(&key, "production"), START, None);
-    here.keys.revoke(&first.scope.project, &key.id).await.unwrap().unwrap();
+    let read_before = here.keys.entry(&key, keys::access_of(&key, "production"), START, None);
+    here.keys.revoke(Actor::system(), &first.scope.project, &key.id).await.unwrap().unwrap();
     here.keys.0.cache.remember(digest, Arc::new(read_before));
     assert!(matches!(here.ingest(&first.api_key).await, Err(Denied::Revoked { .. })));
 }
 
-#[tokio::test]
-async fn a_key_expires_by_the_clock_even_while_it_is_remembered() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn a_key_expires_by_the_clock_even_while_it_is_remembered(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let ends = START.plus(Duration::from_secs(10));
     let key = here.create(&first.scope, &[Permission::Ingest], Some(ends)).await;
     here.clock.set(ends.minus(Duration::from_millis(1)));
@@ -181,9 +244,8 @@ async fn a_key_expires_by_the_clock_even_while_it_is_remembered() {
     assert!(refused.to_string().contains(&ends.to_string()));
 }
 
-#[tokio::test]
-async fn a_key_that_does_not_exist_is_remembered_and_costs_no_second_lookup() {
-    let Installation { here, first: _, folder: _folder } = installation().await;
+async fn a_key_that_does_not_exist_is_remembered_and_costs_no_second_lookup(engine: Engine) {
+    let Installation { here, first: _, folder: _folder } = installation(engine).await;
     let guess = format!("ff_{}", "x".repeat(43));
     assert!(matches!(here.ask(Some(&guess), Permission::Ingest).await, Err(Denied::Unknown)));
     // With the database gone, what has to be asked cannot be answered, and what is remembered can.
@@ -196,10 +258,9 @@ async fn a_key_that_does_not_exist_is_remembered_and_costs_no_second_lookup() {
     assert!(matches!(here.ask(Some("ff_short"), Permission::Ingest).await, Err(Denied::Unknown)));
 }
 
-#[tokio::test]
-async fn a_key_made_elsewhere_is_found_once_the_negative_answer_is_old() {
-    let Installation { here, first, folder } = installation().await;
-    let there = process(folder.path()).await;
+async fn a_key_made_elsewhere_is_found_once_the_negative_answer_is_old(engine: Engine) {
+    let Installation { here, first, folder } = installation(engine).await;
+    let there = process(&folder).await;
     let key = here.create(&first.scope, &[Permission::Ingest], None).await;
     let digest = KeyDigest::of(key.api_key.expose_secret().as_bytes());
     there.keys.0.cache.remember_unknown(digest, START);
@@ -208,9 +269,8 @@ async fn a_key_made_elsewhere_is_found_once_the_negative_answer_is_old() {
     there.ingest(&key.api_key).await.unwrap();
 }
 
-#[tokio::test]
-async fn known_keys_go_on_while_the_database_is_gone_up_to_the_stale_time() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn known_keys_go_on_while_the_database_is_gone_up_to_the_stale_time(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let unseen = here.create(&first.scope, &[Permission::Ingest], None).await;
     here.ingest(&first.api_key).await.unwrap();
     here.keys.meta().close().await;
@@ -223,13 +283,17 @@ async fn known_keys_go_on_while_the_database_is_gone_up_to_the_stale_time() {
     assert!(matches!(here.ingest(&first.api_key).await, Err(Denied::Unavailable(_))));
 }
 
-#[tokio::test]
-async fn an_outage_heals_on_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let pool = config::Meta { url: None, connections_max: 1, timeout: Duration::from_millis(50) };
+async fn an_outage_heals_on_its_own(engine: Engine) {
+    let folder = Place::on(engine).await;
+    let pool = config::Meta {
+        url: folder.url.clone(),
+        connections_max: 1,
+        // Long enough to connect, too short to wait for a connection that is held.
+        timeout: Duration::from_millis(if engine == Engine::Sqlite { 50 } else { 1000 }),
+    };
     let config = config::Auth { key_cache_ttl: Duration::ZERO, ..config() };
-    let here = process_with(folder.path(), config, pool).await;
-    let first = first_run(&here.keys).await.unwrap().unwrap();
+    let here = process_with(&folder, config, pool).await;
+    let first = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
     let fresh = here.create(&first.scope, &[Permission::Ingest], None).await;
     here.ingest(&first.api_key).await.unwrap();
 
@@ -245,9 +309,8 @@ async fn an_outage_heals_on_its_own() {
     }
 }
 
-#[tokio::test]
-async fn a_key_in_use_is_checked_again_behind_the_requests() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn a_key_in_use_is_checked_again_behind_the_requests(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     here.ingest(&first.api_key).await.unwrap();
     here.clock.advance(Duration::from_secs(16));
     here.ingest(&first.api_key).await.unwrap();
@@ -262,9 +325,8 @@ async fn a_key_in_use_is_checked_again_behind_the_requests() {
     }
 }
 
-#[tokio::test]
-async fn a_clock_that_jumps_back_has_the_database_asked_again() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn a_clock_that_jumps_back_has_the_database_asked_again(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     here.ingest(&first.api_key).await.unwrap();
     here.clock.set(START.minus(Duration::from_secs(3600)));
     let digest = KeyDigest::of(first.api_key.expose_secret().as_bytes());
@@ -273,13 +335,12 @@ async fn a_clock_that_jumps_back_has_the_database_asked_again() {
     assert!(matches!(here.keys.0.cache.recall(&digest, here.clock.now()), cache::Recall::Fresh(_)));
 }
 
-#[tokio::test]
-async fn guesses_do_not_push_out_a_key_in_use() {
-    let folder = tempfile::tempdir().unwrap();
-    let pool = config::Meta { url: None, connections_max: 4, timeout: Duration::from_secs(20) };
+async fn guesses_do_not_push_out_a_key_in_use(engine: Engine) {
+    let folder = Place::on(engine).await;
+    let pool = config::Meta { url: folder.url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
     let config = config::Auth { key_cache_entries_max: 10, ..config() };
-    let here = process_with(folder.path(), config, pool).await;
-    let first = first_run(&here.keys).await.unwrap().unwrap();
+    let here = process_with(&folder, config, pool).await;
+    let first = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
     here.ingest(&first.api_key).await.unwrap();
     for guess in 0..200 {
         let guess = format!("ff_{guess:043}");
@@ -289,9 +350,8 @@ async fn guesses_do_not_push_out_a_key_in_use() {
     here.ingest(&first.api_key).await.unwrap();
 }
 
-#[tokio::test]
-async fn without_a_key_a_request_acts_in_the_default_project_only_where_that_is_allowed() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn without_a_key_a_request_acts_in_the_default_project_only_where_that_is_allowed(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let nothing = Request::default();
     assert!(matches!(here.ask(None, Permission::Ingest).await, Err(Denied::Missing)));
     for needed in [Permission::Ingest, Permission::Query] {
@@ -316,17 +376,15 @@ async fn without_a_key_a_request_acts_in_the_default_project_only_where_that_is_
     assert_eq!(here.keys.authorize(nothing, Permission::Query, false).await.unwrap().scope, first.scope);
 }
 
-#[tokio::test]
-async fn without_a_key_and_without_a_first_start_the_answer_is_not_an_empty_result() {
-    let folder = tempfile::tempdir().unwrap();
-    let here = process(folder.path()).await;
+async fn without_a_key_and_without_a_first_start_the_answer_is_not_an_empty_result(engine: Engine) {
+    let folder = Place::on(engine).await;
+    let here = process(&folder).await;
     let outcome = here.keys.authorize(Request::default(), Permission::Query, false).await;
     assert!(matches!(outcome, Err(Denied::NoDefault)));
 }
 
-#[tokio::test]
-async fn another_environment_or_project_than_the_keys_is_refused_by_name() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn another_environment_or_project_than_the_keys_is_refused_by_name(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let token = Some(first.api_key.expose_secret().as_bytes());
     let project = first.scope.project.as_str();
     let own = Request { token, project: Some(project), environment: Some(first.scope.environment.as_str()) };
@@ -347,13 +405,12 @@ async fn another_environment_or_project_than_the_keys_is_refused_by_name() {
     let request = Request { project: Some("proj_other"), ..own };
     assert!(matches!(
         here.keys.authorize(request, Permission::Query, true).await,
-        Err(Denied::Project { valid: Some(valid), .. }) if valid == first.scope.project
+        Err(Denied::Project { valid, .. }) if valid == [first.scope.project.clone()]
     ));
 }
 
-#[tokio::test]
-async fn a_static_key_works_without_the_database() {
-    let Installation { here, first: _, folder: _folder } = installation().await;
+async fn a_static_key_works_without_the_database(engine: Engine) {
+    let Installation { here, first: _, folder: _folder } = installation(engine).await;
     here.keys.meta().close().await;
     let access = here.ask(Some("from-the-config"), Permission::Query).await.unwrap();
     assert_eq!(access.scope, Scope::new("proj_static", "env_static"));
@@ -363,9 +420,8 @@ async fn a_static_key_works_without_the_database() {
     ));
 }
 
-#[tokio::test]
-async fn the_operator_acts_where_it_says_else_in_the_default_project() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn the_operator_acts_where_it_says_else_in_the_default_project(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let token = new_operator_token(&RandomIds);
     let operator = Request { token: Some(token.expose_secret().as_bytes()), ..Request::default() };
     assert!(matches!(here.keys.authorize(operator, Permission::Admin, true).await, Err(Denied::Unknown)));
@@ -397,9 +453,8 @@ async fn the_operator_acts_where_it_says_else_in_the_default_project() {
     ));
 }
 
-#[tokio::test]
-async fn the_last_use_is_written_later_and_at_the_stop() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn the_last_use_is_written_later_and_at_the_stop(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let last_used = async || here.keys.list(&first.scope.project).await.unwrap()[0].last_used_at;
     here.ingest(&first.api_key).await.unwrap();
     here.clock.advance(Duration::from_secs(3));
@@ -411,19 +466,19 @@ async fn the_last_use_is_written_later_and_at_the_stop() {
     assert!(here.keys.0.cache.unwritten_uses().is_empty());
 }
 
-#[tokio::test]
-async fn a_key_for_an_environment_of_another_project_cannot_be_made() {
-    let Installation { here, first, folder: _folder } = installation().await;
+async fn a_key_for_an_environment_of_another_project_cannot_be_made(engine: Engine) {
+    let Installation { here, first, folder: _folder } = installation(engine).await;
     let spec = KeySpec {
         environment: &EnvironmentId::new("env_elsewhere"),
         name: "x",
         permissions: Permissions::all(),
         expires_at: None,
+        rate_max: None,
     };
-    assert!(here.keys.create(&first.scope.project, &spec).await.is_err());
+    assert!(here.keys.create(Actor::system(), &first.scope.project, &spec).await.is_err());
     let (other, _) = here.keys.meta().projects().create("other", 10).await.unwrap();
     let spec = KeySpec { environment: &first.scope.environment, ..spec };
-    assert!(here.keys.create(&other.id, &spec).await.is_err());
-    assert!(here.keys.create(&ProjectId::new("proj_gone"), &spec).await.is_err());
-    assert!(here.keys.create(&first.scope.project, &spec).await.is_ok());
+    assert!(here.keys.create(Actor::system(), &other.id, &spec).await.is_err());
+    assert!(here.keys.create(Actor::system(), &ProjectId::new("proj_gone"), &spec).await.is_err());
+    assert!(here.keys.create(Actor::system(), &first.scope.project, &spec).await.is_ok());
 }

@@ -1,5 +1,7 @@
 //! What may be typed: every command, flag and limit, with the words of `--help`.
 
+pub(super) mod people;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -67,6 +69,17 @@ pub(super) enum Command {
     /// Create, list and revoke API keys
     #[command(subcommand)]
     Keys(Keys),
+    /// Create, list, disable and enable accounts, and reset passwords
+    #[command(subcommand)]
+    Users(people::Users),
+    /// Who may do what in a project: members and invitations
+    #[command(subcommand)]
+    Members(people::Members),
+    /// What signs the access tokens of people: list, rotate
+    #[command(subcommand)]
+    SigningKeys(people::SigningKeys),
+    /// Who made, changed or took away what
+    AuditLog(people::AuditLog),
     /// How far consumer groups are behind the log, by partition
     Lag(Lag),
     /// Dead letters: count, list, show, replay, discard
@@ -166,6 +179,18 @@ pub(super) enum Projects {
     },
     /// List projects
     List,
+    /// Give a project another name
+    Rename {
+        /// Id or name of the project
+        project: String,
+        #[arg(long)]
+        name: String,
+    },
+    /// Hide a project everywhere and revoke its keys; its events stay until their retention
+    Delete {
+        /// Id of the project: a name is not enough for this
+        project_id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,6 +202,16 @@ pub(super) enum Environments {
         project: String,
         #[arg(long)]
         name: String,
+    },
+    /// Give an environment another name
+    Rename {
+        /// Id or name of the environment
+        environment: String,
+        #[arg(long)]
+        name: String,
+        /// Id or name of the project
+        #[arg(long, default_value = "default")]
+        project: String,
     },
     /// List a project's environments
     List {
@@ -205,6 +240,9 @@ pub(super) enum Keys {
         /// From when on it no longer works (RFC 3339); default: never
         #[arg(long, value_name = "TIME", value_parser = time)]
         expires_at: Option<Timestamp>,
+        /// Requests a second it may make; default: auth.key_rate_max
+        #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
+        rate_max: Option<u32>,
     },
     /// List a project's keys by their prefixes
     List {

@@ -4,6 +4,7 @@
 //! stdout. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found a problem, 130 interrupted.
 //! Every command that needs the log, the store or the database goes through [`operator`], over HTTP.
 
+mod accounts;
 mod args;
 mod dlq;
 mod engine;
@@ -254,6 +255,10 @@ async fn ask(
         Command::Projects(command) => scopes::projects(command, operator, output).await?,
         Command::Environments(command) => scopes::environments(command, operator, output).await?,
         Command::Keys(command) => scopes::keys(command, operator, output).await?,
+        Command::Users(command) => accounts::users(command, operator, output).await?,
+        Command::Members(command) => accounts::members(command, operator, output).await?,
+        Command::SigningKeys(command) => accounts::signing_keys(command, operator, output).await?,
+        Command::AuditLog(args) => accounts::audit_log(args, operator, output).await?,
         Command::Consumer(Consumer {
             command: Some(ConsumerCommand::Resume { topic, partition }), ..
         }) => {

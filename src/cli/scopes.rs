@@ -25,6 +25,14 @@ pub(super) async fn projects(command: &Projects, operator: &Operator, output: Ou
             let made: Value = operator.post("/api/projects", &json!({ "name": name })).await?;
             output.object(&made)?;
         }
+        Projects::Rename { project, name } => {
+            let path = format!("/api/projects/{}", project_id(operator, project).await?);
+            output.object(&operator.patch::<Value>(&path, &json!({ "name": name })).await?)?;
+        }
+        Projects::Delete { project_id } => {
+            let path = format!("/api/projects/{}", super::events::segment(project_id));
+            output.object(&operator.delete(&path).await?)?;
+        }
         Projects::List => {
             let all: Value = operator.get("/api/projects", &[]).await?;
             output.list(&all["projects"], &["id", "name", "created_at"])?;
@@ -44,6 +52,12 @@ pub(super) async fn environments(
             let made: Value = operator.post(&path, &json!({ "name": name })).await?;
             output.object(&made)?;
         }
+        Environments::Rename { environment, name, project } => {
+            let project = project_id(operator, project).await?;
+            let environment = environment_id(operator, &project, environment).await?;
+            let path = format!("/api/projects/{project}/environments/{environment}");
+            output.object(&operator.patch::<Value>(&path, &json!({ "name": name })).await?)?;
+        }
         Environments::List { project } => {
             let path = format!("/api/projects/{}/environments", project_id(operator, project).await?);
             let all: Value = operator.get(&path, &[]).await?;
@@ -55,7 +69,7 @@ pub(super) async fn environments(
 
 pub(super) async fn keys(command: &Keys, operator: &Operator, output: Output) -> anyhow::Result<()> {
     match command {
-        Keys::Create { project, environment, scopes, name, expires_at } => {
+        Keys::Create { project, environment, scopes, name, expires_at, rate_max } => {
             let project = project_id(operator, project).await?;
             let environment_id = environment_id(operator, &project, environment).await?;
             let mut asked = json!({ "environment_id": environment_id, "scopes": scopes });
@@ -64,6 +78,9 @@ pub(super) async fn keys(command: &Keys, operator: &Operator, output: Output) ->
             }
             if let Some(at) = expires_at {
                 asked["expires_at"] = json!(at);
+            }
+            if let Some(rate) = rate_max {
+                asked["rate_max"] = json!(rate);
             }
             let made: Value = operator.post(&format!("/api/projects/{project}/api-keys"), &asked).await?;
             output.object(&made)?;

@@ -66,9 +66,11 @@ fn say(text: &str) {
 fn what_to_try(running: &Running, data_dir: &str) -> String {
     let Some(first) = running.first_run() else { return String::new() };
     let (url, key) = (running.url(), &first.api_key);
+    let (email, password) = (first.email.unwrap_or_default(), first.password.unwrap_or_default());
     format!(
         "
-first start: project default with environments production and development, and an API key for production
+first start: project default with environments production and development, an API key for production, and an
+administrator: {email} with password {password}
 (kept in {data_dir}/first-run.json)
 
 send an event:

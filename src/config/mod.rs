@@ -17,8 +17,8 @@ pub use error::{ConfigError, ConfigProblem};
 pub use load::{Loaded, Origin, Setting, Sources, load};
 pub use sections::{
     Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Kafka,
-    KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query, Server,
-    StaticKey, Store, Topics,
+    KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query,
+    Registration, Server, StaticKey, Store, Topics,
 };
 
 /// The defaults file as compiled in.

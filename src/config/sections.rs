@@ -1,6 +1,6 @@
 //! The sections of the configuration. What each key means, its unit and its limits stand in `config/flexflow.toml`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub struct Server {
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
     pub connections_max: usize,
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -295,7 +296,42 @@ pub struct Auth {
     pub projects_max: u64,
     pub environments_max: u64,
     pub keys_max: u64,
+    pub key_rate_max: u32,
+    pub registration: Registration,
+    pub admin_email: String,
+    pub users_max: u64,
+    pub members_max: u64,
+    pub sessions_max: u64,
+    #[serde(with = "humantime_serde")]
+    pub access_ttl: Duration,
+    #[serde(with = "humantime_serde")]
+    pub refresh_ttl: Duration,
+    #[serde(with = "humantime_serde")]
+    pub invitation_ttl: Duration,
+    pub signing_key: SecretString,
+    pub previous_signing_key: SecretString,
+    pub password_memory: ByteSize,
+    pub password_passes: u32,
+    pub password_concurrency: usize,
+    #[serde(with = "humantime_serde")]
+    pub password_wait: Duration,
+    pub login_attempts_max: u32,
+    pub login_address_attempts_max: u32,
+    #[serde(with = "humantime_serde")]
+    pub login_window: Duration,
+    pub login_entries_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub audit_keep: Duration,
     pub static_keys: Vec<StaticKey>,
+}
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Registration {
+    Closed,
+    Invite,
+    Open,
 }
 
 /// A key that lives in the configuration.

@@ -19,6 +19,9 @@ fn another(key: &str, default: &Value) -> String {
         ("log.level", _) => "debug".to_owned(),
         ("store.url", _) => "clickhouse://db:9000".to_owned(),
         ("meta.url", _) => "sqlite://elsewhere.db".to_owned(),
+        ("server.trusted_proxies", _) => "10.0.0.1,fd00::1".to_owned(),
+        ("auth.registration", _) => "open".to_owned(),
+        ("auth.signing_key" | "auth.previous_signing_key", _) => "k".repeat(32),
         ("eventlog.retention_bytes", _) => "1 GiB".to_owned(),
         ("server.listen", _) => "127.0.0.1:8081".to_owned(),
         ("server.cors_origins", _) => "https://a.example,https://b.example:444".to_owned(),
@@ -43,8 +46,13 @@ fn another(key: &str, default: &Value) -> String {
 }
 
 fn seen(config: &Config) -> String {
-    format!("{config:?} {}", config.store.password.expose_secret())
-        + config.eventlog.kafka.sasl.password.expose_secret()
+    let secrets = [
+        &config.store.password,
+        &config.eventlog.kafka.sasl.password,
+        &config.auth.signing_key,
+        &config.auth.previous_signing_key,
+    ];
+    format!("{config:?} {:?}", secrets.map(|secret| secret.expose_secret().to_owned()))
 }
 
 #[test]

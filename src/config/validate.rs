@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use secrecy::ExposeSecret;
 
 use super::{Config, EventLogKind, KafkaSaslMechanism};
 
@@ -64,6 +65,7 @@ impl Config {
         self.check_sizes_and_durations(&mut faults);
         self.check_pairs(&mut faults);
         self.check_names(&mut faults);
+        self.check_people(&mut faults);
         self.check_static_keys(&mut faults);
         if self.eventlog.kind == EventLogKind::Kafka {
             self.check_kafka(&mut faults);
@@ -264,11 +266,12 @@ impl Config {
                 "\"clickhouse://host:9000\", or \"\" for the embedded engine",
             );
         }
-        if self.meta.url.as_deref().is_some_and(|url| !url.starts_with("sqlite:")) {
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        if self.meta.url.as_deref().is_some_and(|url| !known.iter().any(|scheme| url.starts_with(scheme))) {
             faults.add(
                 "meta.url",
-                "is not a SQLite address",
-                "\"sqlite://path/meta.db\", or \"\" for one below data_dir",
+                "is neither a SQLite nor a PostgreSQL address",
+                "\"sqlite://path/meta.db\", \"postgres://user:password@host/database\", or \"\" for SQLite below data_dir",
             );
         }
         for origin in self.server.cors_origins.iter().filter(|origin| *origin != "*") {
@@ -355,6 +358,61 @@ impl Config {
         if kafka.inflated_bytes_max < self.eventlog.record_bytes_max {
             let valid = format!("at least eventlog.record_bytes_max, {}", self.eventlog.record_bytes_max);
             faults.add("eventlog.kafka.inflated_bytes_max", "cannot hold one record", valid);
+        }
+    }
+
+    fn check_people(&self, faults: &mut Faults) {
+        let auth = &self.auth;
+        faults.positive(&[
+            ("auth.password_concurrency", auth.password_concurrency),
+            ("auth.password_passes", auth.password_passes as usize),
+            ("auth.login_attempts_max", auth.login_attempts_max as usize),
+            ("auth.login_address_attempts_max", auth.login_address_attempts_max as usize),
+            ("auth.login_entries_max", auth.login_entries_max),
+        ]);
+        faults.lasting(&[
+            ("auth.access_ttl", auth.access_ttl),
+            ("auth.refresh_ttl", auth.refresh_ttl),
+            ("auth.invitation_ttl", auth.invitation_ttl),
+            ("auth.login_window", auth.login_window),
+            ("auth.audit_keep", auth.audit_keep),
+        ]);
+        for (key, count) in [
+            ("auth.users_max", auth.users_max),
+            ("auth.members_max", auth.members_max),
+            ("auth.sessions_max", auth.sessions_max),
+        ] {
+            if count == 0 {
+                faults.add(key, "is zero", "1 or more");
+            }
+        }
+        if !(ByteSize::mib(1)..=ByteSize::gib(4)).contains(&auth.password_memory) {
+            faults.add("auth.password_memory", "is no cost that protects", "1 MiB to 4 GiB");
+        }
+        if auth.access_ttl > auth.refresh_ttl {
+            faults.add("auth.access_ttl", "is longer than auth.refresh_ttl", "shorter than auth.refresh_ttl");
+        }
+        if !auth.admin_email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
+        {
+            faults.add(
+                "auth.admin_email",
+                "is not an e-mail address",
+                "an address such as \"admin@localhost\"",
+            );
+        }
+        for (key, secret) in [
+            ("auth.signing_key", &auth.signing_key),
+            ("auth.previous_signing_key", &auth.previous_signing_key),
+        ] {
+            // Its text is not repeated: it is a secret.
+            let length = secret.expose_secret().trim().len();
+            if (1..32).contains(&length) {
+                faults.add(
+                    key,
+                    "is too short to sign with",
+                    "a text of 32 bytes or more, an Ed25519 private key in PEM, or \"\" for secrets of FlexFlow's own",
+                );
+            }
         }
     }
 

@@ -229,7 +229,7 @@ fn order(
     if max == Some(0) {
         return Err(Problem::invalid("max", "max is 0, but must be 1 or more"));
     }
-    let requested_by = access.key_id.as_deref().unwrap_or("operator").to_owned();
+    let requested_by = access.name().to_owned();
     Ok(Order { selection, scope: reach(access).cloned(), action, dry_run, max, rate: None, requested_by })
 }
 

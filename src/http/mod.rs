@@ -11,11 +11,13 @@ pub mod body;
 mod cors;
 pub mod cursor;
 mod edge;
+mod peer;
 mod problem;
 pub mod server;
 pub mod strict;
 
 pub use body::BodyLimits;
 pub use edge::{Edge, REQUEST_ID, RequestId, request_id};
+pub use peer::{TrustedProxies, client_address};
 pub use problem::{ErrorCode, Problem};
 pub use strict::{json, query_string};

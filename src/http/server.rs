@@ -8,7 +8,7 @@ use std::sync::Arc;
 use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 
-use super::{BodyLimits, Edge, Problem, edge};
+use super::{BodyLimits, Edge, Problem, TrustedProxies, edge};
 use crate::config;
 use crate::event::{Clock, IdSource};
 use crate::lifecycle::Stop;
@@ -40,9 +40,11 @@ where
         inflated_max: bytes(config.body_bytes_max),
         time_max: config.body_timeout,
     };
+    let proxies = web::Data::new(TrustedProxies(config.trusted_proxies.clone()));
     let mut server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(limits))
+            .app_data(proxies.clone())
             .configure(routes.clone())
             .default_service(web::to(nothing_here))
             .wrap(edge.clone())

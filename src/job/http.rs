@@ -72,7 +72,7 @@ async fn cancel(
 ) -> Result<Json<Overview>, Problem> {
     let access = authorize(&request, Permission::Admin, true).await?;
     let cancelled = jobs.cancel(reach(&access), &path).await;
-    tracing::info!(job_id = %path, by = access.key_id.as_deref().unwrap_or("operator"), "job cancellation asked for");
+    tracing::info!(job_id = %path, by = access.name(), "job cancellation asked for");
     found(&path, cancelled)
 }
 

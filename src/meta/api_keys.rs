@@ -2,8 +2,9 @@
 
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue, ConnectionTrait, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use serde_json::json;
 
-use super::{Meta, MetaError};
+use super::{AuditAction, Meta, MetaError, audit};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 #[derive(Clone, PartialEq, DeriveEntityModel)]
@@ -27,6 +28,8 @@ pub struct Model {
     pub revoked_at: Option<Timestamp>,
     /// Written every now and then, not at every use.
     pub last_used_at: Option<Timestamp>,
+    /// Requests a second; none: `auth.key_rate_max`.
+    pub rate_max: Option<i64>,
 }
 
 // By hand, so that no log shows the digest.
@@ -58,6 +61,8 @@ pub struct NewApiKey<'a> {
     pub sha256: String,
     pub scopes: String,
     pub expires_at: Option<Timestamp>,
+    /// Requests a second; none: `auth.key_rate_max`.
+    pub rate_max: Option<i64>,
 }
 
 /// A use of a key.
@@ -136,15 +141,18 @@ impl ApiKeys<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn revoke(&self, project: &ProjectId, id: &str) -> Result<Option<ApiKey>, MetaError> {
-        let now = self.0.now();
-        let update = Entity::update_many()
-            .col_expr(Column::RevokedAt, Expr::value(now))
-            .col_expr(Column::UpdatedAt, Expr::value(now))
-            .filter(Column::Id.eq(id))
-            .filter(Column::ProjectId.eq(project.clone()))
-            .filter(Column::RevokedAt.is_null());
-        self.0.track(update.exec(self.0.connection()).await)?;
-        self.find(project, id).await
+        let transaction = self.0.begin_write().await?;
+        let update = revocation(self.0, project).filter(Column::Id.eq(id));
+        let revoked = self.0.track(update.exec(&transaction).await)?.rows_affected > 0;
+        let found = Entity::find_by_id(id).filter(Column::ProjectId.eq(project.clone())).one(&transaction);
+        let found = self.0.track(found.await)?;
+        if let Some(key) = found.as_ref().filter(|_| revoked) {
+            let facts = json!({ "prefix": key.prefix, "name": key.name });
+            let action = AuditAction::KeyRevoked;
+            self.0.track(audit::record(self.0, &transaction, Some(project), action, id, facts).await)?;
+        }
+        self.0.track(super::commit(transaction).await)?;
+        Ok(found)
     }
 
     /// Notes when keys were last used, in one transaction; never moves backwards.
@@ -168,6 +176,25 @@ impl ApiKeys<'_> {
     }
 }
 
+fn revocation(meta: &Meta, project: &ProjectId) -> sea_orm::UpdateMany<Entity> {
+    let now = meta.now();
+    Entity::update_many()
+        .col_expr(Column::RevokedAt, Expr::value(now))
+        .col_expr(Column::UpdatedAt, Expr::value(now))
+        .filter(Column::ProjectId.eq(project.clone()))
+        .filter(Column::RevokedAt.is_null())
+}
+
+/// Revokes every key of a project inside the caller's transaction.
+pub(super) async fn revoke_all(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    project: &ProjectId,
+) -> Result<(), MetaError> {
+    revocation(meta, project).exec(transaction).await?;
+    Ok(())
+}
+
 /// Makes a key inside the caller's transaction.
 pub(super) async fn insert(
     meta: &Meta,
@@ -189,6 +216,7 @@ pub(super) async fn insert(
         expires_at: key.expires_at,
         revoked_at: None,
         last_used_at: None,
+        rate_max: key.rate_max,
     };
     let row = ActiveModel {
         id: ActiveValue::Set(made.id.clone()),
@@ -203,10 +231,14 @@ pub(super) async fn insert(
         expires_at: ActiveValue::Set(made.expires_at),
         revoked_at: ActiveValue::Set(None),
         last_used_at: ActiveValue::Set(None),
+        rate_max: ActiveValue::Set(made.rate_max),
     };
     Entity::insert(row)
         .exec_without_returning(transaction)
         .await
         .map_err(|error| MetaError::from(error).about("this API key", "the environment, in this project,"))?;
+    let facts = json!({ "prefix": made.prefix, "name": made.name, "scopes": made.scopes,
+        "environment_id": made.environment_id, "expires_at": made.expires_at });
+    audit::record(meta, transaction, Some(project), AuditAction::KeyCreated, &made.id, facts).await?;
     Ok(made)
 }

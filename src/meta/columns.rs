@@ -3,11 +3,12 @@
 use sea_orm::sea_query::{ArrayType, ColumnType, Nullable, StringLen, ValueType, ValueTypeErr};
 use sea_orm::{ColIdx, DbErr, IntoActiveValue, QueryResult, TryFromU64, TryGetError, TryGetable, Value};
 
-use super::JobState;
+use super::{JobState, Role};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 /// A JSON value in a text column.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(transparent)]
 pub struct JsonText(pub serde_json::Value);
 
 /// Keeps `$name` in a column of text: `$write` makes the text, `$read` takes it back.
@@ -84,6 +85,9 @@ text_column!(JsonText, |json| json.0.to_string(), |text| serde_json::from_str(&t
 
 text_column!(JobState, |state| state.as_str().to_owned(), |text| JobState::from_name(&text)
     .ok_or_else(|| format!("{text:?} is not a state of a job")));
+
+text_column!(Role, |role| role.as_str().to_owned(), |text| Role::from_name(&text)
+    .ok_or_else(|| format!("{text:?} is not a role")));
 
 impl From<Timestamp> for Value {
     fn from(at: Timestamp) -> Self {

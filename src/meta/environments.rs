@@ -1,9 +1,10 @@
 //! Environments of a project: `production`, `development`, and what people add.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use serde_json::json;
 
-use super::{Meta, MetaError};
+use super::{AuditAction, Meta, MetaError, audit, projects};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -39,7 +40,7 @@ impl Environments<'_> {
         project: &ProjectId,
         environment: &EnvironmentId,
     ) -> Result<Option<Environment>, MetaError> {
-        let found = Entity::find_by_id(environment.clone()).filter(Column::ProjectId.eq(project.clone()));
+        let found = of(project).filter(Column::Id.eq(environment.clone()));
         self.0.track(found.one(self.0.connection()).await)
     }
 
@@ -48,11 +49,62 @@ impl Environments<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn list(&self, project: &ProjectId) -> Result<Vec<Environment>, MetaError> {
+        let found = of(project).order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
+        self.0.track(found.all(self.0.connection()).await)
+    }
+
+    /// The environments of several projects, oldest first.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn of_projects(&self, projects: &[ProjectId]) -> Result<Vec<Environment>, MetaError> {
         let found = Entity::find()
-            .filter(Column::ProjectId.eq(project.clone()))
+            .filter(Column::ProjectId.is_in(projects.iter().cloned()))
+            .filter(Column::ProjectId.in_subquery(projects::living_ids()))
             .order_by_asc(Column::CreatedAt)
             .order_by_asc(Column::Id);
         self.0.track(found.all(self.0.connection()).await)
+    }
+
+    /// Of these ids of environments, those that are some project's, be it deleted: for the operator, who holds what
+    /// the store has against what there is.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn known(&self, ids: &[(ProjectId, EnvironmentId)]) -> Result<Vec<Environment>, MetaError> {
+        let found = Entity::find()
+            .filter(Column::Id.is_in(ids.iter().map(|(_, environment)| environment.clone())))
+            .limit(ids.len() as u64);
+        self.0.track(found.all(self.0.connection()).await)
+    }
+
+    /// Gives an environment another name. `None`: the project has no such environment.
+    ///
+    /// # Errors
+    /// [`MetaError::Exists`] for a name that the project has.
+    pub async fn rename(
+        &self,
+        project: &ProjectId,
+        environment: &EnvironmentId,
+        name: &str,
+    ) -> Result<Option<Environment>, MetaError> {
+        let transaction = self.0.begin_write().await?;
+        let found = of(project).filter(Column::Id.eq(environment.clone())).one(&transaction).await;
+        let Some(found) = self.0.track(found)? else { return Ok(None) };
+        let now = self.0.now();
+        let update = Entity::update_many()
+            .col_expr(Column::Name, Expr::value(name))
+            .col_expr(Column::UpdatedAt, Expr::value(now))
+            .filter(Column::Id.eq(environment.clone()));
+        let updated = update.exec(&transaction).await;
+        let taken = |error| MetaError::from(error).about(TAKEN, "the project");
+        self.0.track(updated.map_err(taken))?;
+        let facts = json!({ "from": found.name, "to": name });
+        let action = AuditAction::EnvironmentRenamed;
+        let entry = audit::record(self.0, &transaction, Some(project), action, environment.as_str(), facts);
+        self.0.track(entry.await)?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(Some(Model { name: name.to_owned(), updated_at: now, ..found }))
     }
 
     /// Makes an environment.
@@ -70,6 +122,15 @@ impl Environments<'_> {
         self.0.track(super::commit(transaction).await)?;
         Ok(made)
     }
+}
+
+const TAKEN: &str = "an environment with this name in this project";
+
+/// The environments of a project, unless it is deleted.
+fn of(project: &ProjectId) -> Select<Entity> {
+    Entity::find()
+        .filter(Column::ProjectId.eq(project.clone()))
+        .filter(Column::ProjectId.in_subquery(projects::living_ids()))
 }
 
 /// Makes an environment inside the caller's transaction.
@@ -94,8 +155,11 @@ pub(super) async fn insert(
         created_at: ActiveValue::Set(now),
         updated_at: ActiveValue::Set(now),
     };
-    Entity::insert(row).exec_without_returning(transaction).await.map_err(|error| {
-        MetaError::from(error).about("an environment with this name in this project", "the project")
-    })?;
+    Entity::insert(row)
+        .exec_without_returning(transaction)
+        .await
+        .map_err(|error| MetaError::from(error).about(TAKEN, "the project"))?;
+    let (id, facts) = (environment.id.as_str(), json!({ "name": name }));
+    audit::record(meta, transaction, Some(project), AuditAction::EnvironmentCreated, id, facts).await?;
     Ok(environment)
 }

@@ -20,6 +20,15 @@ pub enum MetaError {
     /// Another holder has the job, or it has ended: nothing was written.
     #[error("the lease of job {0} is lost")]
     LeaseLost(String),
+    /// A project without an owner could not be managed by anybody but the operator.
+    #[error("this is the last owner of the project: make somebody else an owner first")]
+    LastOwner,
+    /// Requests without a key, and the operator, act in the default project.
+    #[error("the default project cannot be deleted")]
+    DefaultProject,
+    /// What the first start makes could not be written down: nothing was made.
+    #[error("what the first start makes could not be written down: {0}")]
+    Keep(#[source] std::io::Error),
     /// The tables are not those of this build.
     #[error("{message}; cure: {cure}")]
     Schema { message: String, cure: &'static str },
@@ -87,6 +96,10 @@ fn class(error: &SqlxError) -> Class {
         | SqlxError::WorkerCrashed => Class::Unavailable,
         SqlxError::Database(cause) => {
             let code = cause.code().unwrap_or_default();
+            // PostgreSQL's SQLSTATE has five characters, SQLite's codes at most four digits.
+            if code.len() == 5 {
+                return class_of_sqlstate(&code);
+            }
             // SQLite's extended codes keep the primary one in their lowest byte.
             match code.parse::<u32>().map(|code| code & 0xff) {
                 // BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB: someone has to free,
@@ -97,5 +110,37 @@ fn class(error: &SqlxError) -> Class {
             }
         }
         _ => Class::Other,
+    }
+}
+
+/// A server that starts, stops, is a replica, has no room or no connection left, or whose locks took too long: someone
+/// has to free, repair or wait; the statement itself is right.
+fn class_of_sqlstate(code: &str) -> Class {
+    match code {
+        "42P01" => Class::NoTable,
+        // Statement timeout, lock not available, read-only transaction.
+        "57014" | "55P03" | "25006" => Class::Unavailable,
+        // Connection, transaction rolled back, resources, operator intervention, system, internal.
+        _ if ["08", "40", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+            Class::Unavailable
+        }
+        _ => Class::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_that_pass_by_themselves_are_told_from_those_that_do_not() {
+        for code in ["08006", "40P01", "40001", "53300", "53100", "55P03", "57014", "57P01", "57P03", "25006"]
+        {
+            assert!(matches!(class_of_sqlstate(code), Class::Unavailable), "{code}");
+        }
+        assert!(matches!(class_of_sqlstate("42P01"), Class::NoTable));
+        for code in ["23505", "42601", "22P02"] {
+            assert!(matches!(class_of_sqlstate(code), Class::Other), "{code}");
+        }
     }
 }

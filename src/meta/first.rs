@@ -2,7 +2,9 @@
 
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 
-use super::{Meta, MetaError, NewApiKey, Project, api_keys, projects, settings};
+use super::{
+    Meta, MetaError, NewApiKey, NewMember, NewUser, Project, Role, api_keys, projects, settings, users,
+};
 use crate::event::{EnvironmentId, ProjectId, Scope};
 
 /// What the first project and its key shall be.
@@ -12,6 +14,15 @@ pub struct NewFirstProject<'a> {
     pub key_prefix: &'a str,
     pub key_sha256: String,
     pub key_scopes: String,
+    /// Its owner, who administers the installation.
+    pub owner: NewFirstUser<'a>,
+}
+
+/// The first person.
+pub struct NewFirstUser<'a> {
+    pub email: &'a str,
+    pub name: &'a str,
+    pub password_hash: String,
 }
 
 /// What the first start made.
@@ -20,27 +31,39 @@ pub struct FirstProject {
     pub project: Project,
     pub production: EnvironmentId,
     pub key_id: String,
+    pub user_id: String,
 }
 
 impl Meta {
-    /// Makes the first project, its environments and a key for its first environment, and remembers them as the
-    /// default. `None` if the database has a project already.
+    /// Makes the first project, its environments, a key for its first environment and its owner, and remembers them as
+    /// the default. `None` if the database has (or had) a project already.
     ///
-    /// The write lock (SQLite) makes several processes that start at once make one.
+    /// The write lock makes several processes that start at once make one. `keep` writes down what is being made
+    /// before it is committed: a crash in between leaves secrets of nothing, never something without its secrets.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database does not answer, or `keep` failed.
     pub async fn make_first_project(
         &self,
         first: NewFirstProject<'_>,
+        keep: impl FnOnce(&FirstProject) -> std::io::Result<()>,
     ) -> Result<Option<FirstProject>, MetaError> {
         let transaction = self.begin_write().await?;
         if self.track(projects::Entity::find().count(&transaction).await)? > 0 {
             return Ok(None);
         }
         let made = self.track(insert(self, &transaction, first).await)?;
+        keep(&made).map_err(MetaError::Keep)?;
         self.track(super::commit(transaction).await)?;
         Ok(Some(made))
+    }
+
+    /// Is there a project, or was there one?
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn is_founded(&self) -> Result<bool, MetaError> {
+        Ok(self.track(projects::Entity::find().count(self.connection()).await)? > 0)
     }
 
     /// The project and environment that requests without a key act in; `None` before the first start.
@@ -72,9 +95,19 @@ async fn insert(
         sha256: first.key_sha256,
         scopes: first.key_scopes,
         expires_at: None,
+        rate_max: None,
     };
     let key_id = api_keys::insert(meta, transaction, &project.id, key).await?.id;
     settings::insert(meta, transaction, settings::DEFAULT_PROJECT, project.id.as_str()).await?;
     settings::insert(meta, transaction, settings::DEFAULT_ENVIRONMENT, production.id.as_str()).await?;
-    Ok(FirstProject { project, production: production.id.clone(), key_id })
+    let owner = NewUser {
+        email: first.owner.email,
+        name: first.owner.name,
+        password_hash: first.owner.password_hash,
+        is_admin: true,
+        member: Some(NewMember { project: &project.id, role: Role::Owner }),
+        invitation: None,
+    };
+    let user_id = users::insert(meta, transaction, owner).await?.id;
+    Ok(FirstProject { production: production.id.clone(), project, key_id, user_id })
 }

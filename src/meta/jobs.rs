@@ -4,7 +4,7 @@
 //! write of the holder carries its fence: a holder that lost the lease without knowing can change nothing.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::{LockBehavior, LockType, Query};
+use sea_orm::sea_query::{LockBehavior, LockType, Query, SubQueryStatement};
 use sea_orm::{ActiveValue, Condition, ConnectionTrait, ExprTrait, FromQueryResult, QueryOrder, QuerySelect};
 use serde_json::Value as Json;
 use std::time::Duration;
@@ -210,7 +210,8 @@ impl Jobs<'_> {
             .value(Column::Fence, Expr::col(Column::Fence).add(1_i64))
             .value(Column::Attempts, Expr::col(Column::Attempts).add(1_i64))
             .value(Column::UpdatedAt, now)
-            .and_where(Column::Id.in_subquery(next))
+            // Equality and not IN: PostgreSQL may ask the query of an IN more than once, and lock a job each time.
+            .and_where(Expr::col(Column::Id).eq(SubQueryStatement::from(next)))
             .returning_all()
             .to_owned();
         let row = self.0.track(self.0.connection().query_one(&claim).await)?;

@@ -20,7 +20,7 @@ macro_rules! migrations {
 
 /// Every migration, in the order they apply.
 const MIGRATIONS: &[Migration] =
-    migrations!["0001_foundation", "0003_documents", "0007_metering", "0008_meter_coverage"];
+    migrations!["0001_foundation", "0002_people", "0003_documents", "0007_metering", "0008_meter_coverage"];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT NOT NULL PRIMARY KEY, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";
@@ -34,6 +34,10 @@ struct Applied {
 /// Applies what is missing and names it. Two processes at once: one applies, the other waits and finds nothing to do.
 pub(super) async fn migrate(meta: &Meta) -> Result<Vec<String>, MetaError> {
     let transaction = meta.begin_write().await?;
+    if meta.is_postgres() {
+        // A change of a large table may take longer than a request would wait.
+        transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+    }
     transaction.execute_unprepared(LEDGER).await?;
     let missing = missing(&applied(&transaction).await?)?;
     let now = meta.now();
@@ -43,6 +47,18 @@ pub(super) async fn migrate(meta: &Meta) -> Result<Vec<String>, MetaError> {
     }
     super::commit(transaction).await?;
     Ok(missing.iter().map(|migration| migration.name.to_owned()).collect())
+}
+
+/// Applies the first `count` alone: a database of a version before.
+#[cfg(test)]
+pub(super) async fn migrate_first(meta: &Meta, count: usize) -> Result<(), MetaError> {
+    let transaction = meta.begin_write().await?;
+    transaction.execute_unprepared(LEDGER).await?;
+    for migration in &MIGRATIONS[..count] {
+        transaction.execute_unprepared(migration.sql).await.map_err(|error| failed(migration, &error))?;
+        record(&transaction, migration, meta.now()).await?;
+    }
+    super::commit(transaction).await
 }
 
 /// Are the tables those of this build?

@@ -1,14 +1,19 @@
-//! Small rows: projects, environments, API keys, durable jobs.
+//! Small rows: projects, environments, API keys, people, the audit trail, durable jobs.
 //!
 //! - One pool per process ([`Meta`], cheap to clone). SQLite below `data_dir`, in WAL mode, synchronous to the disk,
-//!   foreign keys on, file mode 0600.
+//!   foreign keys on, file mode 0600; or PostgreSQL (14 or newer), shared by the processes of an installation. One SQL
+//!   for both: what differs is the write lock (`begin_write`) and how errors are told apart (`error`).
+//! - A handle writes in the name of an [`Actor`] ([`Meta::by`]); what changes who may do what is written together with
+//!   its entry in the audit trail.
 //! - An entity and its finders live together in one file; every finder takes the project first, so that none can
 //!   forget it. The exceptions say so: a key is found by its hash before its project is known.
 //! - Times come from the injected clock; every row has `created_at` and `updated_at`.
 //! - [`MetaError::Unavailable`] is told apart from every other error: it alone means "try again later".
 //! - Must not: hold a connection across anything but a statement or a short write transaction.
 
+mod actor;
 mod api_keys;
+mod audit;
 mod columns;
 mod corrections;
 mod documents;
@@ -16,35 +21,48 @@ mod environments;
 mod error;
 mod features;
 mod first;
+mod invitations;
 mod jobs;
+mod members;
 mod meter_coverage;
 mod meters;
 mod migrations;
+mod open;
 mod projects;
+mod sessions;
 mod settings;
+mod signing_keys;
+mod users;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
+    ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
 };
 
+pub use actor::{Actor, ActorKind};
 pub use api_keys::{ApiKey, ApiKeys, KeyUse, NewApiKey};
+pub use audit::{AuditAction, AuditEntry, AuditLog};
 pub use columns::JsonText;
 pub use corrections::{Correction, Corrections, NewCorrection};
 pub use documents::{Document, DocumentKind, Documents};
 pub use environments::{Environment, Environments};
 pub use error::MetaError;
 pub use features::{Feature, Features, NewFeature};
-pub use first::{FirstProject, NewFirstProject};
+pub use first::{FirstProject, NewFirstProject, NewFirstUser};
+pub use invitations::{Invitation, Invitations, NewInvitation};
 pub use jobs::{Job, JobEnd, JobFilter, JobState, Jobs, NewJob};
+pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
+pub use sessions::{Rotation, Session, SessionEnd, Sessions};
+pub use signing_keys::{SigningKey, SigningKeys};
+pub use users::{NewUser, User, Users};
 
 use crate::config;
 use crate::event::{Clock, IdSource, Timestamp};
@@ -54,9 +72,16 @@ use crate::lifecycle::{Component, Health};
 const MIGRATE_PATIENCE: Duration = Duration::from_secs(5);
 const MIGRATE_AGAIN: Duration = Duration::from_millis(50);
 
+/// What every write transaction on PostgreSQL takes, as SQLite takes its file's lock: writes here are rare, and one at a
+/// time none of them has to reckon with another (bounds on rows, the first start, migrations). "FlexFlow" in bytes.
+const WRITE_LOCK: &str = "SELECT pg_advisory_xact_lock(5074563371374178167)";
+
 /// The metadata database of this process.
 #[derive(Clone)]
-pub struct Meta(Arc<Inner>);
+pub struct Meta {
+    inner: Arc<Inner>,
+    actor: Actor,
+}
 
 struct Inner {
     connection: DatabaseConnection,
@@ -82,20 +107,36 @@ impl Meta {
         ids: Arc<dyn IdSource>,
         health: &Health,
     ) -> Result<Self, MetaError> {
-        let path = sqlite_path(config.url.as_deref(), data_dir)?;
-        create_private(&path).map_err(|error| {
-            MetaError::Unavailable(format!("{} cannot be opened: {error}", path.display()))
-        })?;
-        let connection = Database::connect(sqlite_options(config, path)).await?;
+        let connection = Database::connect(open::options(config, data_dir)?).await?;
         let component = health.component("meta");
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             connection,
             clock,
             ids,
             component,
             lost: AtomicBool::new(false),
             last_id: AtomicI64::new(0),
-        })))
+        });
+        Ok(Self { inner, actor: Actor::system() })
+    }
+
+    /// The same database, written in the name of this actor. A new handle writes as FlexFlow itself.
+    #[must_use]
+    pub fn by(&self, actor: Actor) -> Self {
+        Self { inner: self.inner.clone(), actor }
+    }
+
+    /// "sqlite" or "postgres".
+    pub fn kind(&self) -> &'static str {
+        if self.is_postgres() { "postgres" } else { "sqlite" }
+    }
+
+    fn is_postgres(&self) -> bool {
+        self.inner.connection.get_database_backend() == DbBackend::Postgres
+    }
+
+    fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     /// Applies the migrations that are missing and names them. Safe when several processes start at once.
@@ -108,14 +149,14 @@ impl Meta {
         let patience = Instant::now() + MIGRATE_PATIENCE;
         let applied = loop {
             match migrations::migrate(self).await {
-                Err(error) if error.is_unavailable() && Instant::now() < patience => {
+                Err(error) if error.is_unavailable() && !self.is_postgres() && Instant::now() < patience => {
                     tracing::info!(error = %error, "the metadata database is not free yet: trying again");
                     tokio::time::sleep(MIGRATE_AGAIN).await;
                 }
                 ended => break self.track(ended)?,
             }
         };
-        self.0.component.up();
+        self.inner.component.up();
         Ok(applied)
     }
 
@@ -124,18 +165,18 @@ impl Meta {
     /// # Errors
     /// It does not; the message names the cure.
     pub async fn probe(&self) -> Result<(), MetaError> {
-        let checked = migrations::check(&self.0.connection).await;
+        let checked = migrations::check(&self.inner.connection).await;
         match &checked {
-            Ok(()) => self.0.component.up(),
-            Err(error) => self.0.component.down(&error.to_string()),
+            Ok(()) => self.inner.component.up(),
+            Err(error) => self.inner.component.down(&error.to_string()),
         }
-        self.0.lost.store(checked.is_err(), Ordering::Relaxed);
+        self.inner.lost.store(checked.is_err(), Ordering::Relaxed);
         checked
     }
 
     /// Closes the pool; every later call is [`MetaError::Unavailable`].
     pub async fn close(&self) {
-        if let Err(error) = self.0.connection.close_by_ref().await {
+        if let Err(error) = self.inner.connection.close_by_ref().await {
             tracing::warn!(error = %error, "closing the metadata database");
         }
     }
@@ -158,6 +199,36 @@ impl Meta {
     /// What people keep of this kind.
     pub fn documents(&self, kind: DocumentKind) -> Documents<'_> {
         Documents { meta: self, kind }
+    }
+
+    /// The people of the installation.
+    pub fn users(&self) -> Users<'_> {
+        Users(self)
+    }
+
+    /// The logins of people.
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions(self)
+    }
+
+    /// The members of a project.
+    pub fn members(&self) -> Members<'_> {
+        Members(self)
+    }
+
+    /// The invitations to a project.
+    pub fn invitations(&self) -> Invitations<'_> {
+        Invitations(self)
+    }
+
+    /// The secrets that sign access tokens.
+    pub fn signing_keys(&self) -> SigningKeys<'_> {
+        SigningKeys(self)
+    }
+
+    /// Who did what.
+    pub fn audit_log(&self) -> AuditLog<'_> {
+        AuditLog(self)
     }
 
     /// The durable jobs.
@@ -186,7 +257,7 @@ impl Meta {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.0.clock.now()
+        self.inner.clock.now()
     }
 
     /// An id nobody has: `prefix` and a UUIDv7 in 32 hexadecimal digits. Those of one process sort by age, also
@@ -194,39 +265,45 @@ impl Meta {
     fn new_id(&self, prefix: &str, now: Timestamp) -> String {
         let now = now.as_millis();
         let after = |last: i64| Some(now.max(last.saturating_add(1)));
-        let last = self.0.last_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).unwrap_or(now);
+        let last =
+            self.inner.last_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).unwrap_or(now);
         let at = Timestamp::from_millis(now.max(last.saturating_add(1)));
-        format!("{prefix}{}", self.0.ids.uuid_v7(at).simple())
+        format!("{prefix}{}", self.inner.ids.uuid_v7(at).simple())
     }
 
     fn connection(&self) -> &DatabaseConnection {
-        &self.0.connection
+        &self.inner.connection
     }
 
-    /// A transaction that may write. On SQLite it takes the write lock at once: one that took it at its first write
-    /// would fail, instead of waiting, whenever another had written since it began to read.
+    /// A transaction that may write, alone. On SQLite it takes the write lock at once: one that took it at its first
+    /// write would fail, instead of waiting, whenever another had written since it began to read. On PostgreSQL it
+    /// takes [`WRITE_LOCK`] until it ends.
     async fn begin_write(&self) -> Result<DatabaseTransaction, MetaError> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        self.track(self.0.connection.begin_with_options(options).await)
+        let transaction = self.track(self.inner.connection.begin_with_options(options).await)?;
+        if self.is_postgres() {
+            self.track(transaction.execute_unprepared(WRITE_LOCK).await)?;
+        }
+        Ok(transaction)
     }
 
     /// Tells the component when the database is gone, and when it is back.
     fn track<T, E: Into<MetaError>>(&self, outcome: Result<T, E>) -> Result<T, MetaError> {
         match outcome {
             Ok(value) => {
-                if self.0.lost.swap(false, Ordering::Relaxed) {
-                    self.0.component.up();
+                if self.inner.lost.swap(false, Ordering::Relaxed) {
+                    self.inner.component.up();
                 }
                 Ok(value)
             }
             Err(error) => {
                 let error = error.into();
                 if error.is_unavailable() {
-                    self.0.lost.store(true, Ordering::Relaxed);
-                    self.0.component.down(&error.to_string());
+                    self.inner.lost.store(true, Ordering::Relaxed);
+                    self.inner.component.down(&error.to_string());
                 }
                 Err(error)
             }
@@ -238,63 +315,6 @@ async fn commit(transaction: DatabaseTransaction) -> Result<(), MetaError> {
     Ok(transaction.commit().await?)
 }
 
-/// Where the SQLite file is: `meta.sqlite` below `data_dir`, or what `meta.url` says.
-fn sqlite_path(url: Option<&str>, data_dir: &Path) -> Result<PathBuf, MetaError> {
-    let Some(url) = url else { return Ok(data_dir.join("meta.sqlite")) };
-    // Only the scheme is repeated in the error: the rest may hold a password.
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    match url.strip_prefix("sqlite:") {
-        Some(path) => {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() || path.contains('?') || path == ":memory:" {
-                return Err(MetaError::Url("a file is needed: sqlite:/path/meta.sqlite".to_owned()));
-            }
-            Ok(PathBuf::from(path))
-        }
-        None => Err(MetaError::Url(format!(
-            "scheme {scheme:?} is not known; valid: empty (SQLite below data_dir) or sqlite:/path/meta.sqlite"
-        ))),
-    }
-}
-
-/// Makes the file readable by its owner alone, also one that is there already (a restored copy); SQLite gives its side
-/// files (`-wal`, `-shm`) the same mode.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    }
-    Ok(())
-}
-
-fn sqlite_options(config: &config::Meta, path: PathBuf) -> ConnectOptions {
-    let timeout = config.timeout;
-    let mut options = ConnectOptions::new("sqlite:");
-    options
-        .connect_lazy(true)
-        .max_connections(config.connections_max)
-        .acquire_timeout(timeout)
-        .connect_timeout(timeout)
-        // Files do not hang up: no connection needs to be tried before it is used, or replaced for its age.
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |sqlite| {
-            sqlite
-                .filename(&path)
-                .busy_timeout(timeout)
-                .foreign_keys(true)
-                .pragma("journal_mode", "WAL")
-                .pragma("synchronous", "FULL")
-        });
-    options
-}
-
 #[cfg(test)]
 impl Meta {
     /// Takes a connection out of the pool until what it returns is dropped.
@@ -303,5 +323,9 @@ impl Meta {
     }
 }
 
+#[cfg(test)]
+#[path = "../../tests/it/support/postgres.rs"]
+#[expect(dead_code, reason = "the integration tests use all of it")]
+pub(crate) mod test_server;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,14 @@
 //! Projects (tenants).
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use sea_orm::sea_query::{Query, SelectStatement};
+use sea_orm::{ActiveValue, ConnectionTrait, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use serde_json::json;
 
-use super::{Environment, Meta, MetaError, environments};
+use super::{
+    ActorKind, AuditAction, Environment, Meta, MetaError, NewMember, Role, api_keys, audit, environments,
+    members, settings,
+};
 use crate::event::{ProjectId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -15,6 +20,8 @@ pub struct Model {
     pub name: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// From then on no finder returns it.
+    pub deleted_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -37,7 +44,16 @@ impl Projects<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn find(&self, project: &ProjectId) -> Result<Option<Project>, MetaError> {
-        self.0.track(Entity::find_by_id(project.clone()).one(self.0.connection()).await)
+        self.0.track(living().filter(Column::Id.eq(project.clone())).one(self.0.connection()).await)
+    }
+
+    /// Those of these projects that exist.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn find_all(&self, projects: &[ProjectId]) -> Result<Vec<Project>, MetaError> {
+        let found = living().filter(Column::Id.is_in(projects.iter().cloned()));
+        self.0.track(found.all(self.0.connection()).await)
     }
 
     /// Every project of the installation, oldest first, at most `limit`. For the operator: the one finder that looks
@@ -46,17 +62,18 @@ impl Projects<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn list_all(&self, limit: u64) -> Result<Vec<Project>, MetaError> {
-        let found = Entity::find().order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(limit);
+        let found = living().order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(limit);
         self.0.track(found.all(self.0.connection()).await)
     }
 
-    /// Makes a project with environments `production` and `development`, all or nothing.
+    /// Makes a project with environments `production` and `development`, all or nothing. A person who makes one owns
+    /// it.
     ///
     /// # Errors
     /// [`MetaError::Exists`] for a name that is taken, [`MetaError::Full`] at `max` projects.
     pub async fn create(&self, name: &str, max: u64) -> Result<(Project, Vec<Environment>), MetaError> {
         let transaction = self.0.begin_write().await?;
-        let found = self.0.track(Entity::find().count(&transaction).await)?;
+        let found = self.0.track(living().count(&transaction).await)?;
         if found >= max {
             return Err(MetaError::Full { what: "projects", max, setting: "auth.projects_max" });
         }
@@ -64,6 +81,72 @@ impl Projects<'_> {
         self.0.track(super::commit(transaction).await)?;
         Ok(made)
     }
+
+    /// Gives a project another name. `None`: there is no such project.
+    ///
+    /// # Errors
+    /// [`MetaError::Exists`] for a name that is taken.
+    pub async fn rename(&self, project: &ProjectId, name: &str) -> Result<Option<Project>, MetaError> {
+        let transaction = self.0.begin_write().await?;
+        let found = living().filter(Column::Id.eq(project.clone())).one(&transaction).await;
+        let Some(found) = self.0.track(found)? else { return Ok(None) };
+        let now = self.0.now();
+        let update = Entity::update_many()
+            .col_expr(Column::Name, Expr::value(name))
+            .col_expr(Column::UpdatedAt, Expr::value(now))
+            .filter(Column::Id.eq(project.clone()));
+        let updated = update.exec(&transaction).await;
+        let taken = |error| MetaError::from(error).about("a project with this name", "the project");
+        self.0.track(updated.map_err(taken))?;
+        let facts = json!({ "from": found.name, "to": name });
+        let action = AuditAction::ProjectRenamed;
+        let entry = audit::record(self.0, &transaction, Some(project), action, project.as_str(), facts);
+        self.0.track(entry.await)?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(Some(Model { name: name.to_owned(), updated_at: now, ..found }))
+    }
+
+    /// Deletes a project: no finder returns it any more, its keys are revoked, its name is free. Its rows and its
+    /// events stay. `None`: there is no such project.
+    ///
+    /// # Errors
+    /// [`MetaError::DefaultProject`] for the one that requests without a key act in.
+    pub async fn delete(&self, project: &ProjectId) -> Result<Option<Project>, MetaError> {
+        let transaction = self.0.begin_write().await?;
+        let found = living().filter(Column::Id.eq(project.clone())).one(&transaction).await;
+        let Some(found) = self.0.track(found)? else { return Ok(None) };
+        let default = self.0.track(settings::get(&transaction, settings::DEFAULT_PROJECT).await)?;
+        if default.as_deref() == Some(project.as_str()) {
+            return Err(MetaError::DefaultProject);
+        }
+        let now = self.0.now();
+        let update = Entity::update_many()
+            .col_expr(Column::Name, Expr::value(format!("{project} {}", found.name)))
+            .col_expr(Column::DeletedAt, Expr::value(now))
+            .col_expr(Column::UpdatedAt, Expr::value(now))
+            .filter(Column::Id.eq(project.clone()));
+        self.0.track(update.exec(&transaction).await)?;
+        self.0.track(api_keys::revoke_all(self.0, &transaction, project).await)?;
+        let facts = json!({ "name": found.name });
+        let action = AuditAction::ProjectDeleted;
+        let entry = audit::record(self.0, &transaction, Some(project), action, project.as_str(), facts);
+        self.0.track(entry.await)?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(Some(Model { deleted_at: Some(now), updated_at: now, ..found }))
+    }
+}
+
+fn living() -> Select<Entity> {
+    Entity::find().filter(Column::DeletedAt.is_null())
+}
+
+/// The ids of projects that are not deleted, for statements about what belongs to them.
+pub(super) fn living_ids() -> SelectStatement {
+    Query::select()
+        .column((Entity, Column::Id))
+        .from(Entity)
+        .and_where(Expr::col((Entity, Column::DeletedAt)).is_null())
+        .to_owned()
 }
 
 /// Makes a project and its first environments inside the caller's transaction.
@@ -78,17 +161,26 @@ pub(super) async fn insert(
         name: name.to_owned(),
         created_at: now,
         updated_at: now,
+        deleted_at: None,
     };
     let row = ActiveModel {
         id: ActiveValue::Set(project.id.clone()),
         name: ActiveValue::Set(project.name.clone()),
         created_at: ActiveValue::Set(now),
         updated_at: ActiveValue::Set(now),
+        deleted_at: ActiveValue::Set(None),
     };
     Entity::insert(row)
         .exec_without_returning(transaction)
         .await
         .map_err(|error| MetaError::from(error).about("a project with this name", "the project"))?;
+    let facts = json!({ "name": name });
+    let action = AuditAction::ProjectCreated;
+    audit::record(meta, transaction, Some(&project.id), action, project.id.as_str(), facts).await?;
+    if meta.actor().kind == ActorKind::Person {
+        let owner = NewMember { project: &project.id, role: Role::Owner };
+        members::insert(meta, transaction, &meta.actor().id, &owner).await?;
+    }
     let mut made = Vec::with_capacity(FIRST_ENVIRONMENTS.len());
     for name in FIRST_ENVIRONMENTS {
         made.push(environments::insert(meta, transaction, &project.id, name).await?);

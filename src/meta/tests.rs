@@ -1,4 +1,4 @@
-//! The metadata database over a real SQLite file.
+//! The metadata database, on a real SQLite file and on a real PostgreSQL.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -13,17 +13,71 @@ use crate::lifecycle::ComponentState;
 
 const LEASE: Duration = Duration::from_secs(30);
 
+/// Which database a test runs on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Each of these tests runs on both.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Sqlite).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Postgres).await;
+            })+
+        }
+    };
+}
+
+on_both! {
+    two_processes_that_migrate_at_once_apply_every_migration_once,
+    a_database_without_its_tables_is_down_and_names_the_command,
+    a_migration_that_was_applied_with_another_text_is_refused,
+    a_hundred_creations_of_one_name_at_once_leave_one,
+    pools_that_start_at_once_on_an_empty_database_make_one_first_project,
+    a_key_cannot_be_bound_to_another_projects_environment,
+    no_finder_returns_another_projects_rows,
+    bounds_on_rows_name_their_setting,
+    a_closed_database_is_unavailable_and_down,
+    a_pool_that_is_used_up_is_unavailable_until_a_connection_is_free,
+    a_job_is_claimed_by_one_of_many,
+    an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_holder,
+    a_released_job_waits_for_its_time,
+    a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told,
+    jobs_of_kinds_nobody_here_runs_are_left_alone,
+    what_cannot_be_written_down_is_not_made,
+    a_database_of_the_version_before_is_brought_up_and_keeps_its_rows,
+}
+
+mod people;
+
 struct Bench {
     meta: Meta,
     health: Health,
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
+    url: Option<String>,
 }
 
 impl Bench {
-    /// Another pool on the same file, as another process would have.
+    /// Another pool on the same database, as another process would have.
     async fn another(&self) -> Meta {
-        open(self.folder.path(), self.clock.clone(), &self.health).await
+        self.another_with(4, Duration::from_secs(20)).await
+    }
+
+    async fn another_with(&self, connections_max: u32, timeout: Duration) -> Meta {
+        let config = config::Meta { url: self.url.clone(), connections_max, timeout };
+        let folder = self.folder.path();
+        Meta::open(&config, folder, self.clock.clone(), Arc::new(RandomIds), &self.health).await.unwrap()
     }
 
     async fn project(&self, name: &str) -> ProjectId {
@@ -31,27 +85,26 @@ impl Bench {
     }
 }
 
-async fn open(folder: &Path, clock: Arc<ManualClock>, health: &Health) -> Meta {
-    let config = config::Meta { url: None, connections_max: 4, timeout: Duration::from_secs(20) };
-    Meta::open(&config, folder, clock, Arc::new(RandomIds), health).await.unwrap()
-}
-
-async fn unmigrated() -> Bench {
+async fn unmigrated(engine: Engine) -> Bench {
+    let url = match engine {
+        Engine::Sqlite => None,
+        Engine::Postgres => Some(test_server::Postgres::shared().database().await),
+    };
     let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
     let (health, folder) = (Health::new(clock.clone()), tempfile::tempdir().unwrap());
-    let meta = open(folder.path(), clock.clone(), &health).await;
-    Bench { meta, health, clock, folder }
+    let config = config::Meta { url: url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
+    let meta = Meta::open(&config, folder.path(), clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
+    Bench { meta, health, clock, folder, url }
 }
 
-async fn bench() -> Bench {
-    let bench = unmigrated().await;
+async fn bench(engine: Engine) -> Bench {
+    let bench = unmigrated(engine).await;
     bench.meta.migrate().await.unwrap();
     bench
 }
 
-#[tokio::test]
-async fn two_processes_that_migrate_at_once_apply_every_migration_once() {
-    let bench = unmigrated().await;
+async fn two_processes_that_migrate_at_once_apply_every_migration_once(engine: Engine) {
+    let bench = unmigrated(engine).await;
     let pools = join_all((0..4).map(|_| bench.another())).await;
     let applied = join_all(pools.iter().map(Meta::migrate)).await;
     let names: Vec<String> = applied.into_iter().flat_map(Result::unwrap).collect();
@@ -59,9 +112,8 @@ async fn two_processes_that_migrate_at_once_apply_every_migration_once() {
     assert_eq!(bench.meta.migrate().await.unwrap(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_database_without_its_tables_is_down_and_names_the_command() {
-    let bench = unmigrated().await;
+async fn a_database_without_its_tables_is_down_and_names_the_command(engine: Engine) {
+    let bench = unmigrated(engine).await;
     assert!(matches!(bench.meta.probe().await, Err(MetaError::Schema { cure: "flexflow migrate", .. })));
     let status = bench.health.get("meta").unwrap();
     assert_eq!(status.state, ComponentState::Down);
@@ -71,9 +123,8 @@ async fn a_database_without_its_tables_is_down_and_names_the_command() {
     assert_eq!(bench.health.get("meta").unwrap().state, ComponentState::Up);
 }
 
-#[tokio::test]
-async fn a_migration_that_was_applied_with_another_text_is_refused() {
-    let bench = bench().await;
+async fn a_migration_that_was_applied_with_another_text_is_refused(engine: Engine) {
+    let bench = bench(engine).await;
     bench
         .meta
         .connection()
@@ -88,7 +139,7 @@ async fn a_migration_that_was_applied_with_another_text_is_refused() {
 
 #[tokio::test]
 async fn the_file_is_private_and_the_settings_against_loss_are_in_force() {
-    let bench = bench().await;
+    let bench = bench(Engine::Sqlite).await;
     let path = bench.folder.path().join("meta.sqlite");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     bench.another().await;
@@ -97,17 +148,16 @@ async fn the_file_is_private_and_the_settings_against_loss_are_in_force() {
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     for (pragma, wanted) in [("synchronous", 2), ("foreign_keys", 1)] {
-        let row = bench.meta.connection().query_one_raw(sea_orm::Statement::from_string(
-            sea_orm::DbBackend::Sqlite,
-            format!("PRAGMA {pragma}"),
-        ));
+        let row = bench
+            .meta
+            .connection()
+            .query_one_raw(sea_orm::Statement::from_string(DbBackend::Sqlite, format!("PRAGMA {pragma}")));
         assert_eq!(row.await.unwrap().unwrap().try_get_by_index::<i32>(0).unwrap(), wanted, "{pragma}");
     }
 }
 
-#[tokio::test]
-async fn a_hundred_creations_of_one_name_at_once_leave_one() {
-    let bench = bench().await;
+async fn a_hundred_creations_of_one_name_at_once_leave_one(engine: Engine) {
+    let bench = bench(engine).await;
     let other = bench.another().await;
     let pools = [&bench.meta, &other];
     let projects = (0..100).map(|n| async move { pools[n % 2].projects().create("shop", 1000).await });
@@ -132,9 +182,8 @@ fn settled<T: std::fmt::Debug>(outcome: Result<T, MetaError>) -> Option<T> {
     }
 }
 
-#[tokio::test]
-async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project() {
-    let bench = unmigrated().await;
+async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project(engine: Engine) {
+    let bench = unmigrated(engine).await;
     let pools = join_all((0..8).map(|_| bench.another())).await;
     let made = join_all(pools.iter().enumerate().map(|(n, meta)| async move {
         meta.migrate().await.unwrap();
@@ -144,8 +193,9 @@ async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project() 
             key_prefix: "ff_x",
             key_sha256: format!("{n:064}"),
             key_scopes: "ingest,query".to_owned(),
+            owner: NewFirstUser { email: "admin@localhost", name: "Admin", password_hash: String::new() },
         };
-        meta.make_first_project(first).await.unwrap()
+        meta.make_first_project(first, |_| Ok(())).await.unwrap()
     }))
     .await;
     let made: Vec<FirstProject> = made.into_iter().flatten().collect();
@@ -156,18 +206,16 @@ async fn pools_that_start_at_once_on_an_empty_database_make_one_first_project() 
     assert_eq!(environment.unwrap().name, "production");
 }
 
-#[tokio::test]
-async fn a_key_cannot_be_bound_to_another_projects_environment() {
-    let bench = bench().await;
+async fn a_key_cannot_be_bound_to_another_projects_environment(engine: Engine) {
+    let bench = bench(engine).await;
     let (mine, theirs) = (bench.project("mine").await, bench.project("theirs").await);
     let environment = bench.meta.environments().list(&theirs).await.unwrap()[0].id.clone();
     let made = bench.meta.api_keys().create(&mine, new_key(&environment), 10).await;
     assert!(matches!(made, Err(MetaError::Missing(_))), "{made:?}");
 }
 
-#[tokio::test]
-async fn no_finder_returns_another_projects_rows() {
-    let bench = bench().await;
+async fn no_finder_returns_another_projects_rows(engine: Engine) {
+    let bench = bench(engine).await;
     let (mine, theirs) = (bench.project("mine").await, bench.project("theirs").await);
     let environment = bench.meta.environments().list(&mine).await.unwrap()[0].id.clone();
     let key = bench.meta.api_keys().create(&mine, new_key(&environment), 10).await.unwrap();
@@ -194,12 +242,12 @@ fn new_key(environment: &crate::event::EnvironmentId) -> NewApiKey<'_> {
         sha256: "0".repeat(64),
         scopes: "ingest".to_owned(),
         expires_at: None,
+        rate_max: None,
     }
 }
 
-#[tokio::test]
-async fn bounds_on_rows_name_their_setting() {
-    let bench = bench().await;
+async fn bounds_on_rows_name_their_setting(engine: Engine) {
+    let bench = bench(engine).await;
     let project = bench.project("shop").await;
     let environment = bench.meta.environments().list(&project).await.unwrap()[0].id.clone();
     let full = [
@@ -214,22 +262,19 @@ async fn bounds_on_rows_name_their_setting() {
     assert_eq!(settings, ["auth.projects_max", "auth.environments_max", "auth.keys_max"]);
 }
 
-#[tokio::test]
-async fn a_closed_database_is_unavailable_and_down() {
-    let bench = bench().await;
+async fn a_closed_database_is_unavailable_and_down(engine: Engine) {
+    let bench = bench(engine).await;
     bench.meta.close().await;
     assert!(bench.meta.projects().list_all(1).await.unwrap_err().is_unavailable());
     assert!(bench.meta.projects().create("x", 9).await.unwrap_err().is_unavailable());
     assert_eq!(bench.health.get("meta").unwrap().state, ComponentState::Down);
 }
 
-#[tokio::test]
-async fn a_pool_that_is_used_up_is_unavailable_until_a_connection_is_free() {
-    let bench = bench().await;
-    let config = config::Meta { url: None, connections_max: 1, timeout: Duration::from_millis(50) };
-    let ids = Arc::new(RandomIds);
+async fn a_pool_that_is_used_up_is_unavailable_until_a_connection_is_free(engine: Engine) {
+    let bench = bench(engine).await;
+    // Long enough to connect, too short to wait for a connection that is held.
     let small =
-        Meta::open(&config, bench.folder.path(), bench.clock.clone(), ids, &bench.health).await.unwrap();
+        bench.another_with(1, Duration::from_millis(if engine == Engine::Sqlite { 50 } else { 1000 })).await;
     let held = small.begin_write().await.unwrap();
     assert!(small.default_scope().await.unwrap_err().is_unavailable());
     assert_eq!(bench.health.get("meta").unwrap().state, ComponentState::Down);
@@ -240,16 +285,16 @@ async fn a_pool_that_is_used_up_is_unavailable_until_a_connection_is_free() {
 
 #[tokio::test]
 async fn urls_of_other_databases_are_refused_without_showing_a_password() {
-    let refused = sqlite_path(Some("mysql://root:hunter2@db/x"), Path::new("/d")).unwrap_err().to_string();
+    let refused =
+        open::sqlite_path(Some("mysql://root:hunter2@db/x"), Path::new("/d")).unwrap_err().to_string();
     assert!(refused.contains("\"mysql\"") && !refused.contains("hunter2"), "{refused}");
-    assert_eq!(sqlite_path(None, Path::new("/d")).unwrap(), Path::new("/d/meta.sqlite"));
-    assert_eq!(sqlite_path(Some("sqlite:///v/m.db"), Path::new("/d")).unwrap(), Path::new("/v/m.db"));
-    assert!(sqlite_path(Some("sqlite::memory:"), Path::new("/d")).is_err());
+    assert_eq!(open::sqlite_path(None, Path::new("/d")).unwrap(), Path::new("/d/meta.sqlite"));
+    assert_eq!(open::sqlite_path(Some("sqlite:///v/m.db"), Path::new("/d")).unwrap(), Path::new("/v/m.db"));
+    assert!(open::sqlite_path(Some("sqlite::memory:"), Path::new("/d")).is_err());
 }
 
-#[tokio::test]
-async fn a_job_is_claimed_by_one_of_many() {
-    let bench = bench().await;
+async fn a_job_is_claimed_by_one_of_many(engine: Engine) {
+    let bench = bench(engine).await;
     let other = bench.another().await;
     for _ in 0..5 {
         let job = NewJob { project: None, kind: "replay", spec: json!({"a": 1}), run_after: None };
@@ -267,9 +312,8 @@ async fn a_job_is_claimed_by_one_of_many() {
     assert!(claimed.iter().all(|job| job.fence == 1 && job.attempts == 1 && job.state == JobState::Running));
 }
 
-#[tokio::test]
-async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_holder() {
-    let bench = bench().await;
+async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_holder(engine: Engine) {
+    let bench = bench(engine).await;
     let jobs = bench.meta.jobs();
     let job = NewJob { project: None, kind: "replay", spec: json!({}), run_after: None };
     let id = jobs.insert(job).await.unwrap().id;
@@ -297,9 +341,8 @@ async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_h
     assert!(matches!(jobs.heartbeat(&id, second.fence, later, LEASE).await, Err(MetaError::LeaseLost(_))));
 }
 
-#[tokio::test]
-async fn a_released_job_waits_for_its_time() {
-    let bench = bench().await;
+async fn a_released_job_waits_for_its_time(engine: Engine) {
+    let bench = bench(engine).await;
     let jobs = bench.meta.jobs();
     let job = NewJob { project: None, kind: "replay", spec: json!({}), run_after: None };
     let id = jobs.insert(job).await.unwrap().id;
@@ -311,9 +354,8 @@ async fn a_released_job_waits_for_its_time() {
     assert_eq!((again.fence, again.error.as_deref()), (2, Some("store is down")));
 }
 
-#[tokio::test]
-async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told() {
-    let bench = bench().await;
+async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told(engine: Engine) {
+    let bench = bench(engine).await;
     let jobs = bench.meta.jobs();
     let now = bench.meta.now();
     let job = NewJob { project: None, kind: "replay", spec: json!({}), run_after: None };
@@ -332,11 +374,51 @@ async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told() {
     assert_eq!(listed.iter().map(|job| &job.id).collect::<Vec<_>>(), [&running, &waiting]);
 }
 
-#[tokio::test]
-async fn jobs_of_kinds_nobody_here_runs_are_left_alone() {
-    let bench = bench().await;
+async fn jobs_of_kinds_nobody_here_runs_are_left_alone(engine: Engine) {
+    let bench = bench(engine).await;
     let job = NewJob { project: None, kind: "future", spec: json!({}), run_after: None };
     bench.meta.jobs().insert(job).await.unwrap();
     let now = bench.meta.now();
     assert_eq!(bench.meta.jobs().claim_next("a", &["replay"], now, LEASE).await.unwrap(), None);
+}
+
+/// A crash after the first project was written down and before it was committed leaves nothing but the note.
+async fn what_cannot_be_written_down_is_not_made(engine: Engine) {
+    let bench = bench(engine).await;
+    let first = || NewFirstProject {
+        project: "default",
+        key_name: "first",
+        key_prefix: "ff_x",
+        key_sha256: "0".repeat(64),
+        key_scopes: "ingest,query".to_owned(),
+        owner: NewFirstUser { email: "admin@localhost", name: "Admin", password_hash: String::new() },
+    };
+    let full = bench.meta.make_first_project(first(), |_| Err(std::io::Error::other("disk full"))).await;
+    assert!(matches!(full, Err(MetaError::Keep(_))), "{full:?}");
+    assert!(!bench.meta.is_founded().await.unwrap());
+    assert!(bench.meta.make_first_project(first(), |_| Ok(())).await.unwrap().is_some());
+}
+
+async fn a_database_of_the_version_before_is_brought_up_and_keeps_its_rows(engine: Engine) {
+    let bench = unmigrated(engine).await;
+    migrations::migrate_first(&bench.meta, 1).await.unwrap();
+    for statement in [
+        "INSERT INTO projects (id, name, created_at, updated_at) VALUES ('proj_old', 'old', 1, 1)",
+        "INSERT INTO environments (id, project_id, name, created_at, updated_at) VALUES ('env_old', 'proj_old', 'production', 1, 1)",
+        "INSERT INTO api_keys (id, project_id, environment_id, name, prefix, sha256, scopes, created_at, updated_at) VALUES ('key_old', 'proj_old', 'env_old', 'k', 'ff_x', 'abc', 'ingest', 1, 1)",
+        "INSERT INTO settings (name, value, created_at, updated_at) VALUES ('default_project_id', 'proj_old', 1, 1), ('default_environment_id', 'env_old', 1, 1)",
+    ] {
+        bench.meta.connection().execute_unprepared(statement).await.unwrap();
+    }
+    assert!(matches!(bench.meta.probe().await, Err(MetaError::Schema { .. })));
+    let others = join_all((0..3).map(|_| bench.another())).await;
+    let applied = join_all(others.iter().map(Meta::migrate)).await;
+    let applied: Vec<String> = applied.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(applied, migrations::names()[1..]);
+    bench.meta.probe().await.unwrap();
+    let project = ProjectId::new("proj_old");
+    assert_eq!(bench.meta.projects().find(&project).await.unwrap().unwrap().deleted_at, None);
+    assert_eq!(bench.meta.api_keys().find_by_sha256("abc").await.unwrap().unwrap().rate_max, None);
+    assert_eq!(bench.meta.default_scope().await.unwrap().unwrap().project, project);
+    assert!(matches!(bench.meta.projects().delete(&project).await, Err(MetaError::DefaultProject)));
 }

@@ -24,6 +24,7 @@ mod pool;
 mod promoted;
 mod property;
 mod row;
+mod scopes;
 mod select;
 mod settings;
 mod sql;

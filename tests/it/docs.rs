@@ -10,7 +10,7 @@ use flexflow::dlq::{Outcome, Status};
 use flexflow::event::{DropReason, ErrorKind};
 use flexflow::http::ErrorCode;
 use flexflow::lifecycle::ComponentState;
-use flexflow::meta::JobState;
+use flexflow::meta::{AuditAction, JobState};
 use flexflow::telemetry::names;
 
 const DOCUMENTS: [&str; 5] =
@@ -150,6 +150,7 @@ fn the_runbook_explains_every_end_that_an_event_can_come_to() {
     assert_same("Drop reasons", DropReason::ALL.iter().map(|reason| reason.as_str()));
     assert_same("Dead-letter status", Status::ALL.iter().map(|status| status.as_str()));
     assert_same("Replay outcomes", Outcome::ALL.iter().map(|outcome| outcome.as_str()));
+    assert_same("Audit trail", AuditAction::ALL.iter().map(|action| action.as_str()));
     assert_same("Job states", JobState::ALL.iter().map(|state| state.as_str()));
 }
 

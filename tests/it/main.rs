@@ -19,6 +19,8 @@ mod docs;
 #[cfg(test)]
 mod kafka;
 #[cfg(test)]
+mod meta_outage;
+#[cfg(test)]
 mod metering;
 #[cfg(test)]
 mod monitoring;

@@ -1,16 +1,21 @@
 //! The routes, as a client sees them.
 
 use actix_web::App;
+use actix_web::HttpResponse;
 use actix_web::body::to_bytes;
 use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
 use actix_web::test::{TestRequest, init_service};
+use actix_web::web::{Json, Path};
 use futures::future::join_all;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::tests::{Installation, installation};
+use crate::auth::tests::{Engine, Installation, installation};
 use crate::auth::{CreatedKey as Created, KeyDigest, new_operator_token};
 use crate::event::{RandomIds, Scope};
+use crate::meta::Actor;
 
 const LIMITS: BodyLimits =
     BodyLimits { sent_max: 1 << 16, inflated_max: 1 << 16, time_max: std::time::Duration::from_secs(10) };
@@ -33,7 +38,7 @@ fn text(created: &Created) -> String {
 }
 
 async fn bench() -> Bench {
-    let installation = installation().await;
+    let installation = installation(Engine::Sqlite).await;
     let (here, scope) = (&installation.here, &installation.first.scope);
     let token = new_operator_token(&RandomIds);
     here.keys.set_operator_token(&token);
@@ -43,7 +48,7 @@ async fn bench() -> Bench {
     let expired = here.create(scope, Permission::ALL, Some(soon)).await;
     here.clock.set(soon);
     let revoked = here.create(scope, Permission::ALL, None).await;
-    here.keys.revoke(&scope.project, &revoked.key.id).await.unwrap();
+    here.keys.revoke(Actor::system(), &scope.project, &revoked.key.id).await.unwrap();
     Bench {
         operator: token.expose_secret().to_owned(),
         admin: text(&here.create(scope, &[Permission::Admin], None).await),

@@ -1,0 +1,133 @@
+//! What an installation stands on: the tables of the metadata database, and the first project. Laid at start; while the
+//! database is down, as soon as it is back.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::FirstRunFile;
+use super::data_dir::DataDir;
+use super::pools::Pools;
+use crate::auth::{self, AuthError, FirstRun, Keys};
+use crate::config::Config;
+use crate::lifecycle::{Policy, Tasks};
+use crate::meta::{Meta, MetaError};
+
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Lays it once.
+#[derive(Clone)]
+pub(super) struct Foundation {
+    meta: Meta,
+    keys: Arc<Keys>,
+    /// `server.migrate_on_start`.
+    migrate: bool,
+    /// A command without roles asks; it does not found an installation.
+    found: bool,
+    data_dir: DataDir,
+    /// Address to write down for now; the real one is known once the listener stands.
+    url: String,
+    /// What the first start made, once it has.
+    pub made: Arc<OnceLock<FirstRunFile>>,
+}
+
+impl Foundation {
+    pub(super) fn new(
+        config: &Config,
+        pools: &Pools,
+        data_dir: &DataDir,
+        found: bool,
+        listen: SocketAddr,
+    ) -> Self {
+        Self {
+            meta: pools.meta.clone(),
+            keys: pools.keys.clone().into_inner(),
+            migrate: config.server.migrate_on_start,
+            found,
+            data_dir: data_dir.clone(),
+            url: format!("http://{listen}"),
+            made: Arc::default(),
+        }
+    }
+
+    /// Tries once; true: the database does not answer, try again later.
+    ///
+    /// # Errors
+    /// Something that no waiting cures.
+    pub(super) async fn lay(&self) -> anyhow::Result<bool> {
+        match self.try_lay().await {
+            Ok(()) => Ok(false),
+            Err(AuthError::Meta(error)) if error.is_unavailable() => {
+                tracing::warn!(error = %error, "starting without the metadata database");
+                Ok(true)
+            }
+            Err(AuthError::Meta(error)) => Err(error.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Goes on trying beside everything else; `url` is where this process listens.
+    pub(super) fn lay_behind(self, work: &Tasks, url: &str) {
+        let foundation = Self { url: url.to_owned(), ..self };
+        work.spawn_until_stop("foundation", Policy::Restart(RETRY_EVERY), move || {
+            foundation.clone().lay_when_possible()
+        });
+    }
+
+    /// Tries until it is laid.
+    async fn lay_when_possible(self) -> anyhow::Result<()> {
+        loop {
+            tokio::time::sleep(RETRY_EVERY).await;
+            match self.try_lay().await {
+                Ok(()) => {
+                    tracing::info!("the metadata database is there");
+                    return Ok(());
+                }
+                Err(AuthError::Meta(error)) if error.is_unavailable() => {}
+                Err(error) => tracing::error!(error = %error, "the metadata database cannot be used"),
+            }
+        }
+    }
+
+    async fn try_lay(&self) -> Result<(), AuthError> {
+        if self.migrate {
+            self.meta.migrate().await?;
+        } else {
+            match self.meta.probe().await {
+                Err(error @ MetaError::Unavailable(_)) => return Err(error.into()),
+                Err(error) => {
+                    // The component says what is missing, and the cure.
+                    tracing::warn!(error = %error, "no first project is made: the metadata database is not ready");
+                    return Ok(());
+                }
+                Ok(()) => {}
+            }
+        }
+        if !self.found {
+            return Ok(());
+        }
+        // Written before the commit: a crash in between leaves a file that is good for nothing, and is written over by
+        // the next start, instead of a project whose key nobody has.
+        let keep = |made: &FirstRun| {
+            let file = self.file(made);
+            self.data_dir.write_first_run_file(&file).map_err(std::io::Error::other)
+        };
+        if let Some(made) = auth::first_run(&self.keys, keep).await? {
+            self.made.get_or_init(|| self.file(&made));
+        }
+        Ok(())
+    }
+
+    fn file(&self, made: &FirstRun) -> FirstRunFile {
+        FirstRunFile {
+            url: self.url.clone(),
+            project_id: made.scope.project.to_string(),
+            environment_id: made.scope.environment.to_string(),
+            email: Some(made.email.clone()),
+            password: Some(made.password.expose_secret().to_owned()),
+            api_key: made.api_key.expose_secret().to_owned(),
+        }
+    }
+}
