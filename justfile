@@ -41,7 +41,7 @@ bench name="all" *args:
 # Long campaigns: crash rounds and simulator seeds beyond what CI runs.
 soak rounds="100" seeds="100000":
     cargo build --locked --tests --bins
-    FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash
+    FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash killed_at_random
     FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 

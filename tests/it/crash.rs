@@ -20,7 +20,7 @@ on_every_log! {
 
 /// Ids that were answered with 202, and ids that were sent at all.
 #[derive(Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     sent: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
 }
@@ -58,7 +58,12 @@ async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing(log: Log
 }
 
 /// Sends batches, some of them twice, until the process is gone or the test says stop.
-async fn send_until(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, name: String) {
+pub(crate) async fn send_until(
+    client: Client,
+    ledger: Arc<Mutex<Ledger>>,
+    stop: Arc<AtomicBool>,
+    name: String,
+) {
     for batch in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
@@ -85,7 +90,7 @@ async fn send_until(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<Atomic
 }
 
 /// Everything acknowledged is visible once; nothing is visible that was never sent; every record is accounted for.
-async fn check(client: &Client, ledger: &Ledger) {
+pub(crate) async fn check(client: &Client, ledger: &Ledger) {
     assert!(!ledger.acknowledged.is_empty(), "nothing was acknowledged: the test tested nothing");
     eventually("the consumer has caught up", || async {
         match client.lag().await? {

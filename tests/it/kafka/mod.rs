@@ -1,5 +1,7 @@
 //! FlexFlow on a real Kafka.
 
+mod consumers;
+mod fleet;
 mod group;
 mod harness;
 mod logs;

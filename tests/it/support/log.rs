@@ -15,12 +15,17 @@ pub(crate) enum Log {
 pub(crate) struct LogSettings {
     pairs: Vec<(String, String)>,
     events_topic: String,
+    group_id: String,
 }
 
 impl LogSettings {
     pub(crate) async fn of(log: Log) -> Self {
         match log {
-            Log::Embedded => Self { pairs: Vec::new(), events_topic: "events".to_owned() },
+            Log::Embedded => Self {
+                pairs: Vec::new(),
+                events_topic: "events".to_owned(),
+                group_id: "event-consumers".to_owned(),
+            },
             Log::Kafka => Self::on(Kafka::shared().await),
         }
     }
@@ -41,7 +46,7 @@ impl LogSettings {
             topic("metering.group_id", "metering"),
             topic("consumer.dlq_topic", "dlq"),
         ];
-        Self { pairs, events_topic: names.name("events") }
+        Self { pairs, events_topic: names.name("events"), group_id: names.name("consumers") }
     }
 
     pub(crate) fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -52,6 +57,10 @@ impl LogSettings {
     pub(crate) fn get(&self, key: &str) -> &str {
         let found = self.pairs.iter().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{key} is set"))
+    }
+
+    pub(crate) fn group_id(&self) -> &str {
+        &self.group_id
     }
 
     pub(crate) fn events_topic(&self) -> &str {

@@ -78,6 +78,7 @@ impl Process {
             key,
             operator_token: token,
             events_topic: log.events_topic().to_owned(),
+            group_id: log.group_id().to_owned(),
         };
         Self { child, data_dir: data_dir.to_owned(), client }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Proxy {
 struct State {
     /// While set, what the server answers is thrown away and the client is cut off once the server has answered.
     swallow_answers: AtomicBool,
+    /// How long an answer to rows is kept back, in ms.
+    delay: AtomicU64,
     /// Connections cut so far.
     cut: AtomicU64,
     /// Where connections are passed to; none: they are hung up.
@@ -67,8 +69,14 @@ impl Proxy {
         self.state.swallow_answers.store(true, Ordering::SeqCst);
     }
 
-    /// Passes everything again.
+    /// From now on an answer to rows comes this much later.
+    pub(crate) fn delay_answers_to_rows(&self, delay: Duration) {
+        self.state.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// Passes everything again, at once.
     pub(crate) fn heal(&self) {
+        self.state.delay.store(0, Ordering::SeqCst);
         self.state.swallow_answers.store(false, Ordering::SeqCst);
     }
 
@@ -116,6 +124,10 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
                         state.cut.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
+                    if rows_sent {
+                        let delay = state.delay.load(Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(delay)).await;
+                    }
                     if to_client.write_all(&buffer[..length]).await.is_err() {
                         return;
                     }
@@ -124,6 +136,14 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
         }
     };
     tokio::select! { () = up => {}, () = down => {} }
+    // Gently, whatever the client did: a connection that is reset ends the embedded engine.
+    drop((from_client, to_client));
+    to_server.shutdown().await.ok();
+    let rest = async {
+        let mut buffer = vec![0; 1 << 14];
+        while matches!(from_server.read(&mut buffer).await, Ok(1..)) {}
+    };
+    tokio::time::timeout(Duration::from_secs(5), rest).await.ok();
 }
 
 /// More than a query's text and settings take, less than the rows of the tests.

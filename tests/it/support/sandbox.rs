@@ -29,6 +29,8 @@ pub(crate) struct Client {
     pub(crate) operator_token: String,
     /// What `topics.events` is.
     pub(crate) events_topic: String,
+    /// What `consumer.group_id` is.
+    pub(crate) group_id: String,
 }
 
 impl Sandbox {
@@ -99,6 +101,7 @@ impl Sandbox {
             key: running.first_run().map(|first| first.api_key).unwrap_or_default(),
             operator_token: running.operator_token().to_owned(),
             events_topic: log.events_topic().to_owned(),
+            group_id: log.group_id().to_owned(),
         };
         let sandbox = Self { running, client, dir, log };
         sandbox.client.wait_ready().await;
@@ -205,7 +208,7 @@ impl Client {
         let groups = answer["groups"].as_array().ok_or("no groups")?;
         Ok(groups
             .iter()
-            .filter(|row| row["topic"] == self.events_topic)
+            .filter(|row| row["topic"] == self.events_topic && row["group"] == self.group_id)
             .filter_map(|row| row["lag"].as_i64())
             .sum())
     }

@@ -21,7 +21,7 @@ use kafka_protocol::messages::offset_fetch_request::{
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
+    OffsetCommitRequest, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::Mutex;
@@ -380,42 +380,7 @@ impl Wire {
             });
         }
         let answer = self.call_version(&connection, &request, version, self.timeout()).await?;
-        check(answer.error_code)?;
-        let mut found = BTreeMap::new();
-        let mut take =
-            |topic: &TopicName, number: i32, code: i16, offset: i64, metadata: Option<&StrBytes>| {
-                match ResponseError::try_from_code(code) {
-                    None if offset >= 0 => {
-                        let committed =
-                            Committed { offset, topic_id: metadata.and_then(|text| topic_id(text)) };
-                        found.insert(TopicPartition::new(&*topic.0, number), committed);
-                        Ok(())
-                    }
-                    // Never committed, or gone with its topic.
-                    None | Some(ResponseError::UnknownTopicOrPartition) => Ok(()),
-                    Some(error) => Err(Failure::Code(error)),
-                }
-            };
-        for topic in &answer.topics {
-            for p in &topic.partitions {
-                take(&topic.name, p.partition_index, p.error_code, p.committed_offset, p.metadata.as_ref())?;
-            }
-        }
-        for group in &answer.groups {
-            check(group.error_code)?;
-            for topic in &group.topics {
-                for p in &topic.partitions {
-                    take(
-                        &topic.name,
-                        p.partition_index,
-                        p.error_code,
-                        p.committed_offset,
-                        p.metadata.as_ref(),
-                    )?;
-                }
-            }
-        }
-        Ok(found)
+        committed_in(&answer)
     }
 
     /// The topics of these partitions first, then what was committed for them.
@@ -453,6 +418,38 @@ impl Wire {
         let answer = self.call(&self.offsets, &request, self.timeout()).await?;
         answer.topics.iter().flat_map(|topic| &topic.partitions).try_for_each(|p| check(p.error_code))
     }
+}
+
+/// What an answer of either shape says was committed.
+fn committed_in(answer: &OffsetFetchResponse) -> Result<BTreeMap<TopicPartition, Committed>, Failure> {
+    check(answer.error_code)?;
+    let mut found = BTreeMap::new();
+    let mut take = |topic: &TopicName, number: i32, code: i16, offset: i64, metadata: Option<&StrBytes>| {
+        match ResponseError::try_from_code(code) {
+            None if offset >= 0 => {
+                let committed = Committed { offset, topic_id: metadata.and_then(|text| topic_id(text)) };
+                found.insert(TopicPartition::new(&*topic.0, number), committed);
+                Ok(())
+            }
+            // Never committed, or gone with its topic.
+            None | Some(ResponseError::UnknownTopicOrPartition) => Ok(()),
+            Some(error) => Err(Failure::Code(error)),
+        }
+    };
+    for topic in &answer.topics {
+        for p in &topic.partitions {
+            take(&topic.name, p.partition_index, p.error_code, p.committed_offset, p.metadata.as_ref())?;
+        }
+    }
+    for group in &answer.groups {
+        check(group.error_code)?;
+        for topic in &group.topics {
+            for p in &topic.partitions {
+                take(&topic.name, p.partition_index, p.error_code, p.committed_offset, p.metadata.as_ref())?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn topic_id(metadata: &str) -> Option<TopicId> {
