@@ -127,12 +127,12 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
         if let Some(roles) = roles {
             logs::install(&loaded.config.log, Target::Stdout)?;
             warn(&loaded);
-            return serve::run(loaded.config, &roles).await;
+            return Box::pin(serve::run(loaded.config, &roles)).await;
         }
         quiet(&mut loaded);
         logs::install(&loaded.config.log, Target::Stderr)?;
         warn(&loaded);
-        command(cli.command, loaded.config, output).await
+        Box::pin(command(cli.command, loaded.config, output)).await
     })
 }
 
@@ -205,7 +205,7 @@ async fn interruptible(command: impl Future<Output = anyhow::Result<Ended>>) -> 
 async fn command(command: Command, config: Config, output: Output) -> anyhow::Result<Ended> {
     match command {
         Command::Generate(args) => generate::run(&args, &config, output).await,
-        command => operate(command, config, output).await,
+        command => Box::pin(operate(command, config, output)).await,
     }
 }
 

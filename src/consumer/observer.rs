@@ -84,7 +84,7 @@ impl Observer {
             }
             Notice::Finished(report) => self.finished(&report),
             Notice::Expired { topic_partition, from, to } => expired(&topic_partition, from, to),
-            Notice::Breaker { dependency, state, reason } => self.breaker(dependency, state, reason),
+            Notice::Breaker { dependency, state, reason } => self.breaker(dependency, state, &reason),
             Notice::Standstill { topic_partition, stopped, reason } => {
                 self.standstill(topic_partition, stopped, reason);
             }
@@ -153,7 +153,7 @@ impl Observer {
         );
     }
 
-    fn breaker(&mut self, dependency: Dependency, state: BreakerState, reason: String) {
+    fn breaker(&mut self, dependency: Dependency, state: BreakerState, reason: &str) {
         breaker_gauge(self.stage, dependency).set(state.gauge());
         let name = breaker_name(self.stage, dependency);
         match state {
@@ -166,7 +166,7 @@ impl Observer {
                 }
             }
             BreakerState::Open => {
-                if self.breakers.insert(dependency, reason.clone()).is_none() {
+                if self.breakers.insert(dependency, reason.to_owned()).is_none() {
                     tracing::warn!(dependency = name, error = reason, "breaker opened");
                     names::BREAKER_OPENED.counter(&[("dependency", &name)]).increment(1);
                 }

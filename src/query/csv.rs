@@ -19,7 +19,7 @@ pub(super) fn csv(answer: &Value) -> String {
         }
         return out;
     }
-    let records: Vec<Map<String, Value>> = rows(answer).iter().flat_map(|row| unfold(row)).collect();
+    let records: Vec<Map<String, Value>> = rows(answer).iter().flat_map(unfold).collect();
     let names: BTreeSet<&String> = records.iter().flat_map(Map::keys).collect();
     line(&mut out, names.iter().map(|name| quoted(name)));
     for record in &records {

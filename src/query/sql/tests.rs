@@ -146,7 +146,7 @@ fn a_deep_question_is_refused_before_it_is_anything_else() {
     for text in [
         format!("SELECT {}1{}", "(".repeat(4000), ")".repeat(4000)),
         format!("SELECT 1{}", "+1".repeat(4900)),
-        format!("SELECT {}1", "-".repeat(1) + &"- ".repeat(4000)),
+        format!("SELECT {}1", "-".to_owned() + &"- ".repeat(4000)),
         format!("SELECT {}1", "NOT ".repeat(2400)),
         format!("SELECT {}1{}", "abs(".repeat(2000), ")".repeat(1900)),
         format!("{}SELECT 1{}", "SELECT * FROM (".repeat(600), ")".repeat(600)),

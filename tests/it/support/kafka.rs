@@ -87,17 +87,17 @@ impl Kafka {
 
     /// `kill -9` of a node (from 1), and waits for its end.
     pub(crate) async fn kill(&self, node: u16) {
-        self.command(format!("kill {node}"));
+        self.command(&format!("kill {node}"));
     }
 
     /// SIGTERM to a node, and waits for its end.
     pub(crate) async fn stop(&self, node: u16) {
-        self.command(format!("stop {node}"));
+        self.command(&format!("stop {node}"));
     }
 
     /// Starts a node that was killed or stopped, on its old data, and waits until it answers.
     pub(crate) async fn restart(&self, node: u16) {
-        self.command(format!("start {node}"));
+        self.command(&format!("start {node}"));
     }
 
     /// Sends a signal (`STOP`, `CONT`) to a node.
@@ -107,7 +107,7 @@ impl Kafka {
         assert!(status.success(), "kill -{name} {pid}");
     }
 
-    fn command(&self, line: String) {
+    fn command(&self, line: &str) {
         let run = || {
             let mut control = self.control.lock().expect("Kafka's control");
             writeln!(control.commands, "{line}").expect("scripts/kafka listens");

@@ -231,7 +231,7 @@ impl Core {
                 Input::Beaten(answer) => self.on_beaten(answer),
                 Input::Topics(topics) => self.on_topics(&topics),
                 Input::LookedUp { lookup, found } => self.on_looked_up(lookup, found),
-                Input::CommitRefused { generation, failure } => self.on_commit_refused(generation, failure),
+                Input::CommitRefused { generation, failure } => self.on_commit_refused(generation, &failure),
                 Input::Released(partitions) => self.on_released(&partitions),
             }
             self.advance();

@@ -190,11 +190,11 @@ impl Core {
         self.phase = Phase::Stable(Some(next));
     }
 
-    pub(super) fn on_commit_refused(&mut self, generation: i32, failure: Failure) {
-        let Failure::Code(code) = failure else { return };
+    pub(super) fn on_commit_refused(&mut self, generation: i32, failure: &Failure) {
+        let Failure::Code(code) = *failure else { return };
         match code {
             ResponseError::FencedInstanceId => {
-                self.refused(&failure);
+                self.refused(failure);
             }
             ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable => {
                 self.effects.push(Effect::FindCoordinator);

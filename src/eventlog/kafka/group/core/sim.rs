@@ -337,7 +337,7 @@ impl World {
                 }
             }
             97 if !self.quiet && self.rng.random_bool(0.3) => {
-                self.partitions = PARTITIONS - self.partitions.min(1)
+                self.partitions = PARTITIONS - self.partitions.min(1);
             }
             98 if !self.quiet && self.rng.random_bool(0.3) => self.incarnation += 1,
             _ => {}
