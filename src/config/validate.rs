@@ -234,9 +234,11 @@ impl Config {
     }
 
     fn check_names(&self, faults: &mut Faults) {
-        for (key, topic) in
-            [("topics.events", &self.topics.events), ("consumer.dlq_topic", &self.consumer.dlq_topic)]
-        {
+        for (key, topic) in [
+            ("topics.events", &self.topics.events),
+            ("topics.system_events", &self.topics.system_events),
+            ("consumer.dlq_topic", &self.consumer.dlq_topic),
+        ] {
             let fits = (1..=TOPIC_CHARACTERS_MAX).contains(&topic.len())
                 && topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
                 && topic != "."
@@ -247,6 +249,14 @@ impl Config {
         }
         if self.consumer.group_id.trim().is_empty() {
             faults.add("consumer.group_id", "is empty", "a consumer group's name");
+        }
+        let tracking = self.metering.group_id.trim();
+        if tracking.is_empty() || tracking == self.consumer.group_id {
+            faults.add(
+                "metering.group_id",
+                "is empty, or consumer.group_id's",
+                "a consumer group's own name",
+            );
         }
         let plain = |name: &str| {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
