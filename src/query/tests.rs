@@ -59,6 +59,53 @@ fn statements_of_trends() {
     );
 }
 
+/// A question for each way of counting: plain, broken down, and each option that changes a statement.
+const SHAPES: [(&str, &str); 12] = [
+    ("sum", r#"{"date_from":"-1d","series":[{"event":"a","math":"sum","math_property":"price"}]}"#),
+    (
+        "median",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"median","math_property":"n"}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    ("sliding", r#"{"date_from":"-1d","series":[{"event":"a","math":"weekly_active"}]}"#),
+    (
+        "sliding_broken_down",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"weekly_active"}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    ("per_actor", r#"{"date_from":"-1d","series":[{"event":"a","math":"p90_count_per_actor"}]}"#),
+    (
+        "per_actor_broken_down",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"avg_count_per_actor"}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    ("session", r#"{"date_from":"-1d","series":[{"event":"a","math":"unique_session"}]}"#),
+    (
+        "first_time",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"first_time_for_user","filters":[{"key":"plan","value":"pro"}]}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    (
+        "first_time_with_filters",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"first_time_for_user_with_filters","filters":[{"key":"plan","value":"pro"}]}]}"#,
+    ),
+    (
+        "histogram",
+        r#"{"date_from":"-1d","series":[{"event":"a"},{"event":"b"}],"breakdown":{"property":"price","histogram_bins":2}}"#,
+    ),
+    (
+        "several_properties",
+        r#"{"date_from":"-1d","series":[{"event":"a"}],"compare":true,"formula":"A/2","breakdown":{"property":["plan","email"],"type":["event","person"],"limit":2}}"#,
+    ),
+    (
+        "merged_people",
+        r#"{"date_from":"-1d","name":"merged","display":"bold_number","series":[{"event":"a","math":"dau"}],"filter":{"persons":["ann"]},"filters":[{"key":"email","type":"person","operator":"is_set"},{"key":"$event_count","type":"session","operator":"gt","value":2}]}"#,
+    ),
+];
+
+#[test]
+fn statements_of_every_way_of_counting() {
+    for (name, body) in SHAPES {
+        insta::assert_snapshot!(format!("trends_{name}"), trends_sql(body));
+    }
+}
+
 #[test]
 fn statements_of_filters() {
     let condition = |filter: &str| {
@@ -80,6 +127,18 @@ fn statements_of_filters() {
         r#"{"key":"other","operator":"is_set"}"#,
         r#"{"key":"other","operator":"is_not_set"}"#,
         r#"{"key":"other","operator":"exact"}"#,
+        r#"{"key":"price","operator":"between","value":[1,2]}"#,
+        r#"{"key":"price","operator":"not_between","value":[1,2]}"#,
+        r#"{"key":"plan","operator":"not_in","value":["a","b"]}"#,
+        r#"{"key":"other","operator":"is_date_exact","value":"2026-03-01"}"#,
+        r#"{"key":"other","operator":"is_date_after","value":"-7d"}"#,
+        r#"{"key":"path","operator":"is_cleaned_path_exact","value":"/a/?b"}"#,
+        r#"{"key":"other","operator":"semver_caret","value":"1.2.3-rc.1"}"#,
+        r#"{"key":"$session_id","operator":"is_set"}"#,
+        r#"{"key":"timestamp","type":"event_metadata","operator":"is_date_before","value":"2026-03-10"}"#,
+        r#"{"key":"source","type":"event_metadata","value":"web"}"#,
+        r#"{"key":"flag","type":"feature","value":true}"#,
+        r#"{"type":"OR","values":[{"key":"plan","value":"a"},{"type":"AND","values":[{"key":"plan","value":"b"},{"key":"other","operator":"is_set"}]}]}"#,
     ];
     let shown: Vec<String> =
         filters.iter().map(|filter| format!("{filter}\n  {}", condition(filter))).collect();
@@ -135,14 +194,15 @@ fn the_table_is_named_in_one_place_and_the_store_is_asked_in_one() {
 
 #[test]
 fn every_read_of_the_table_stands_beside_its_scope() {
-    let statements = [
+    let mut statements = vec![
         trends_sql(r#"{"date_from":"all","series":[{"event":"a"},{"event":"b","math":"dau"}]}"#),
         trends_sql(r#"{"series":[{"event":"a"}],"breakdown":{"property":"x"}}"#),
         list_sql("event=a&distinct_id=b"),
         trace::rows_of(&scope(), "x").text().to_owned(),
     ];
+    statements.extend(SHAPES.map(|(_, body)| trends_sql(body)));
     for statement in statements.iter().flat_map(|statements| statements.lines()) {
-        let reads = statement.matches("FROM events").count();
+        let reads = statement.matches("FROM events").count() + statement.matches("FROM person_").count();
         let scoped = statement.matches("project_id = 'proj' AND environment_id = 'env'").count();
         assert!(reads > 0 && reads == scoped, "{statement}");
     }

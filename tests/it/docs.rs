@@ -13,8 +13,8 @@ use flexflow::lifecycle::ComponentState;
 use flexflow::meta::{AuditAction, JobState};
 use flexflow::telemetry::names;
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "RUNBOOK.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 6] =
+    ["README.md", "API.md", "ARCHITECTURE.md", "RUNBOOK.md", "CONTRIBUTING.md", "CHANGELOG.md"];
 /// Words that begin a path of this repository.
 const FOLDERS: [&str; 7] = ["src/", "config/", "migrations/", "tests/", "benches/", ".ci/", "scripts/"];
 

@@ -2,8 +2,11 @@
 //! the store directly.
 
 mod events;
+mod examples;
+mod filters;
 mod oracles;
 mod people;
+mod reference;
 mod sql;
 mod trends;
 mod v1;

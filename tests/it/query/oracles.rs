@@ -71,9 +71,73 @@ async fn ask(client: &Client, case: &Value, query: &Value) -> Result<(), String>
     }
     let said = match query["kind"].as_str() {
         Some("trends") => of_trends(&answer["results"], query)?,
+        Some("funnel") => {
+            with_people(client, case, &question, &answer["results"], &query["expected"]).await?
+        }
         _ => answer["results"].clone(),
     };
     holds(&said, &query["expected"], "results")
+}
+
+/// The answer of a funnel with the people that a case expects at its steps, as the drill-down lists them.
+async fn with_people(
+    client: &Client,
+    case: &Value,
+    funnel: &Map<String, Value>,
+    results: &Value,
+    expected: &Value,
+) -> Result<Value, String> {
+    let mut results = results.clone();
+    if let (Some(rows), Some(expected)) = (results["rows"].as_array_mut(), expected["rows"].as_array()) {
+        for (row, expected) in rows.iter_mut().zip(expected) {
+            add_people(client, case, funnel, row, expected).await?;
+        }
+        return Ok(results);
+    }
+    add_people(client, case, funnel, &mut results, expected).await?;
+    Ok(results)
+}
+
+async fn add_people(
+    client: &Client,
+    case: &Value,
+    funnel: &Map<String, Value>,
+    row: &mut Value,
+    expected: &Value,
+) -> Result<(), String> {
+    let breakdown = row.get("breakdown").cloned();
+    for (name, wanted) in expected.as_object().into_iter().flatten() {
+        let steps = match name.as_str() {
+            "actors" if wanted[0].is_array() => 0..wanted.as_array().map_or(0, Vec::len),
+            "actors" => 0..1,
+            "actors_step2" => 1..2,
+            "actors_step3" => 2..3,
+            _ => continue,
+        };
+        let mut found = Vec::new();
+        for step in steps {
+            let body = json!({ "funnel": funnel, "step": step, "breakdown": breakdown });
+            let (status, answer) = client.post("/api/query/funnel/people", &body).await;
+            if status != 200 {
+                return Err(format!("{status}: {answer}"));
+            }
+            let people = answer["people"].as_array().ok_or("no people")?.iter();
+            found.push(people.map(|person| person_of(case, person)).collect::<Vec<_>>());
+        }
+        row[name] = if wanted[0].is_array() { json!(found) } else { json!(found.concat()) };
+    }
+    Ok(())
+}
+
+/// What a case calls a person.
+fn person_of(case: &Value, person: &Value) -> Value {
+    let owns = |known: &&Value| {
+        known["distinct_ids"].as_array().is_some_and(|ids| ids.contains(&person["distinct_ids"][0]))
+    };
+    case["persons"]
+        .as_array()
+        .and_then(|known| known.iter().find(owns))
+        .map_or(Value::Null, |known| known["id"].clone())
 }
 
 /// The lines of trends with the fields that cases name: some are counted from others.
@@ -108,8 +172,20 @@ fn of_trends(results: &Value, query: &Value) -> Result<Value, String> {
     Ok(lines.into())
 }
 
+/// The members of a list; those that are lists of texts in order.
+fn sorted(value: &Value) -> Vec<Value> {
+    let mut members = value.as_array().cloned().unwrap_or_default();
+    for member in &mut members {
+        let texts = member.as_array().is_some_and(|inner| inner.iter().all(Value::is_string));
+        if let Some(inner) = member.as_array_mut().filter(|_| texts) {
+            inner.sort_by_key(Value::to_string);
+        }
+    }
+    members
+}
+
 /// Does `said` hold what is expected? Lists of actors and edges have no order.
-fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), String> {
+pub(super) fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), String> {
     let wrong = || Err(format!("{at} is {said}, expected {expected}"));
     match (said, expected) {
         (Value::Object(said), Value::Object(expected)) => {
@@ -119,7 +195,7 @@ fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), String> {
                 let Some(said) = said.get(name) else { return Err(format!("{at} is missing")) };
                 if name.starts_with("actors") || name == "edges" {
                     let set = |value: &Value| -> BTreeSet<String> {
-                        value.as_array().into_iter().flatten().map(Value::to_string).collect()
+                        sorted(value).iter().map(Value::to_string).collect()
                     };
                     if set(said) != set(expected) {
                         return Err(format!("{at} is {said}, expected {expected}"));
