@@ -18,6 +18,7 @@ mod capture;
 mod load;
 mod machine;
 mod pipeline;
+mod query;
 
 #[tokio::main]
 async fn main() {
@@ -33,6 +34,7 @@ async fn main() {
             pipeline::visible(30).await;
             pipeline::steady(60).await;
             pipeline::catch_up(10).await;
+            query::query(50).await;
         }
         "single" => capture::single(amount(15)).await,
         "bulk" => capture::bulk(amount(60)).await,
@@ -42,9 +44,10 @@ async fn main() {
         }
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
+        "query" => query::query(amount(5)).await,
         "catch-up" => pipeline::catch_up(amount(10)).await,
         other => {
-            println!("no bench {other:?}; there are: all, single, bulk, visible, steady, catch-up");
+            println!("no bench {other:?}; there are: all, single, bulk, visible, steady, catch-up, query");
             std::process::exit(2);
         }
     }
