@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config;
 use crate::http::Problem;
+use crate::query::cohorts;
 use crate::query::filter::{self, Ground, PropertyKind};
 use crate::store::{Property, Sql};
 
@@ -16,11 +17,12 @@ use crate::store::{Property, Sql};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Breakdown {
-    /// One property's name, or a list: then every value of the answer is a list too.
+    /// One property's name, or a list: then every value of the answer is a list too. Of type `cohort` the ids of
+    /// cohorts, each of which has a line; `all` is everybody.
     pub property: OneOrMany<String>,
     /// Whose property; of a list for each, or one for all.
     #[serde(rename = "type", default)]
-    pub kind: OneOrMany<PropertyKind>,
+    pub kind: OneOrMany<BreakdownKind>,
     /// How many values get a line of their own; 25 when absent, at most `query.breakdown_values_max`.
     pub limit: Option<usize>,
     /// Leave out the line of all other values.
@@ -29,6 +31,18 @@ pub struct Breakdown {
     /// Put numbers into this many bins of equal width instead.
     #[serde(alias = "bin_count")]
     pub histogram_bins: Option<usize>,
+}
+
+/// Whose property, or sets of people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakdownKind {
+    #[default]
+    Event,
+    Person,
+    EventMetadata,
+    Feature,
+    Cohort,
 }
 
 /// One, or a list.
@@ -94,8 +108,8 @@ pub(super) struct PlannedBreakdown {
     pub(super) fetched: usize,
     pub(super) hide_other: bool,
     bins: Option<usize>,
-    /// Is it the same for all events of a person, and may it have several values?
-    pub(super) of_people: bool,
+    /// Ids of cohorts and what holds for their members, instead of properties.
+    cohorts: Vec<(String, Sql)>,
 }
 
 impl Breakdown {
@@ -105,6 +119,9 @@ impl Breakdown {
     /// 400 that names the field.
     pub(super) fn check(&self, ground: &Ground<'_>) -> Result<PlannedBreakdown, Problem> {
         let (keys, kinds) = (self.property.as_slice(), self.kind.as_slice());
+        if kinds.contains(&BreakdownKind::Cohort) {
+            return self.check_cohorts(keys, kinds, ground);
+        }
         let max = ground.limits.breakdown_properties_max;
         if keys.is_empty() || keys.len() > max {
             let message = format!(
@@ -123,7 +140,12 @@ impl Breakdown {
         let properties = keys.iter().enumerate().map(|(index, key)| {
             let field =
                 if many { format!("breakdown.property[{index}]") } else { "breakdown.property".to_owned() };
-            let kind = kinds.get(index).or_else(|| kinds.first()).copied().unwrap_or_default();
+            let kind = match kinds.get(index).or_else(|| kinds.first()) {
+                Some(BreakdownKind::Person) => PropertyKind::Person,
+                Some(BreakdownKind::EventMetadata) => PropertyKind::EventMetadata,
+                Some(BreakdownKind::Feature) => PropertyKind::Feature,
+                _ => PropertyKind::Event,
+            };
             filter::property(kind, key, &field, ground)
         });
         let properties = properties.collect::<Result<_, _>>()?;
@@ -138,7 +160,38 @@ impl Breakdown {
             fetched: limit,
             hide_other: self.hide_other,
             bins,
-            of_people: false,
+            cohorts: Vec::new(),
+        })
+    }
+
+    /// Every cohort has its line: people may be in several, so no line is what all others are together.
+    fn check_cohorts(
+        &self,
+        ids: &[String],
+        kinds: &[BreakdownKind],
+        ground: &Ground<'_>,
+    ) -> Result<PlannedBreakdown, Problem> {
+        let field = "breakdown.type";
+        if kinds.iter().any(|kind| *kind != BreakdownKind::Cohort) {
+            let message = "breakdown.type: cohorts cannot be combined with properties in one breakdown";
+            return Err(Problem::invalid(field, message));
+        }
+        if self.histogram_bins.is_some() {
+            let message = "breakdown.histogram_bins are of a property's numbers, not of cohorts";
+            return Err(Problem::invalid("breakdown.histogram_bins", message));
+        }
+        bounded("breakdown.property", ids.len(), ground.limits, Some(ids.len()))?;
+        let cohorts =
+            ids.iter().map(|id| Ok((id.clone(), cohorts::member(id, "breakdown.property", ground)?)));
+        let limit = ids.len();
+        Ok(PlannedBreakdown {
+            properties: Vec::new(),
+            many: false,
+            limit,
+            fetched: limit,
+            hide_other: true,
+            bins: None,
+            cohorts: cohorts.collect::<Result<_, Problem>>()?,
         })
     }
 
@@ -174,6 +227,11 @@ fn bounded(
 }
 
 impl PlannedBreakdown {
+    /// Is it the same for all events of a person, who may have several values?
+    pub(super) fn of_people(&self) -> bool {
+        !self.cohorts.is_empty()
+    }
+
     /// The numbers that are put into bins.
     pub(super) fn number(&self) -> Option<Sql> {
         self.bins?;
@@ -193,6 +251,16 @@ impl PlannedBreakdown {
 
     /// `String`: the value of a row; empty without one. Several are a JSON list of texts, a bin is its place from 0.
     pub(super) fn label(&self, bins: Option<&[f64]>) -> Sql {
+        if self.of_people() {
+            let each: Vec<Sql> = self
+                .cohorts
+                .iter()
+                .map(|(id, member)| Sql::new("if(").append(member).push(", ").arg(id).push(", '')"))
+                .collect();
+            // A row for each cohort that the acting person is in.
+            let all = Sql::new("arrayJoin(arrayFilter(id -> id != '', [").join(", ", &each);
+            return all.push("]))");
+        }
         let text = |property: &Property| Sql::new("ifNull(").append(&property.text()).push(", '')");
         if let (Some(bins), Some(property)) = (bins, self.properties.first()) {
             let Some(last) = bins.len().checked_sub(2) else { return Sql::new("''") };

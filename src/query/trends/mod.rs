@@ -43,7 +43,7 @@ use answer::{Row, SeriesRows};
 use plan::{Period, Plan, PlannedBreakdown};
 
 pub use answer::{Line, Number, OTHER, Value, WITHOUT};
-pub use breakdown::Breakdown;
+pub use breakdown::{Breakdown, BreakdownKind, OneOrMany};
 pub use math::Math;
 
 /// A question for trends, as it is sent.

@@ -254,7 +254,7 @@ impl Reading<'_> {
         let mut by = Sql::new("GROUP BY person");
         if let Some(label) = self.label {
             // Cohorts multiply rows, but are the same for all events of a person.
-            if self.plan.breakdown.as_ref().is_some_and(|breakdown| breakdown.of_people) {
+            if self.plan.breakdown.as_ref().is_some_and(PlannedBreakdown::of_people) {
                 columns = columns.append(&self.labelled());
                 by = by.push(", label");
             } else {
