@@ -7,6 +7,7 @@ mod filters;
 mod oracles;
 mod people;
 mod reference;
+mod split;
 mod sql;
 mod trends;
 mod v1;

@@ -65,7 +65,7 @@ async fn ask(client: &Client, case: &Value, query: &Value) -> Result<(), String>
         question.insert("now".to_owned(), now.clone());
     }
     let path = format!("/api/query/{}", query["kind"].as_str().unwrap());
-    let (status, answer) = client.post(&path, &question.into()).await;
+    let (status, answer) = client.post(&path, &Value::Object(question.clone())).await;
     if status != 200 {
         return Err(format!("{status}: {answer}"));
     }
