@@ -32,7 +32,8 @@ check:
     @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
-# Measure; results belong into benches/RESULTS.md with machine, commit and command.
+# Measure everything, in about ten minutes, or one of: short, parse, single, bulk, visible, steady, catch-up. The table it
+# prints belongs into benches/RESULTS.md.
 bench name="all" *args:
     cargo build --release --locked
     "${CARGO_TARGET_DIR:-target}/release/flexflow" engine install

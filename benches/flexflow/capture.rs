@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::web;
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use flexflow::lifecycle::{Health, Stop, Tasks};
 use flexflow::meta::Meta;
 
 use crate::load::{Body, Load, Outcome, post};
+use crate::{machine, report};
 
 /// A log that takes everything and keeps nothing: what is left is the price of HTTP, keys and parsing.
 struct NoLog(AtomicI64);
@@ -119,16 +120,20 @@ impl Server {
 }
 
 /// Writes event `n`, about 250 bytes.
-pub fn event_into(body: &mut String, n: u64) {
+pub fn event_into(body: &mut String, n: u64, with_id: bool) {
     use std::fmt::Write as _;
+    write!(body, r#"{{"event":"page viewed","distinct_id":"person-{}","#, n % 10_000)
+        .expect("a String takes it");
+    if with_id {
+        write!(body, r#""event_id":"bench-{n}","#).expect("a String takes it");
+    }
     write!(
         body,
-        r#"{{"event":"page viewed","distinct_id":"person-{}","event_id":"bench-{n}","properties":{{"$current_url":"https://shop.example/item/{}","referrer":"https://search.example/","price":{}.95,"currency":"EUR","country":"NL","device":"phone"}}}}"#,
-        n % 10_000,
+        r#""properties":{{"$current_url":"https://shop.example/item/{}","referrer":"https://search.example/","price":{}.95,"currency":"EUR","country":"NL","device":"phone"}}}}"#,
         n % 500,
         n % 100
     )
-    .expect("writing to a String");
+    .expect("a String takes it");
 }
 
 /// Bodies made beforehand, so that making them is not part of what is measured; capture does not look at repeated ids.
@@ -140,7 +145,7 @@ fn prepared(requests: u64, events: u64) -> Body {
                 if i > 0 {
                     body.push(',');
                 }
-                event_into(&mut body, n * events + i);
+                event_into(&mut body, n * events + i, true);
             }
             if events > 1 {
                 body.push(']');
@@ -151,12 +156,41 @@ fn prepared(requests: u64, events: u64) -> Body {
     Arc::new(move |n| bodies[usize::try_from(n).unwrap_or(0) % bodies.len()].clone())
 }
 
-async fn measure(with_log: bool, body: Body, load: Load) -> Outcome {
+/// What one run cost besides its time.
+struct Measured {
+    outcome: Outcome,
+    /// CPU microseconds a request: the server's threads, the load generator's, the log's.
+    cpu_us: [f64; 3],
+    /// Requests made durable by one sync; nothing without a log.
+    per_sync: f64,
+    /// Seconds the log took after the last answer to finish what it does behind it, and close.
+    closing: f64,
+}
+
+async fn measure(with_log: bool, body: Body, load: Load) -> Measured {
     let dir = tempfile::tempdir().expect("a folder");
     let server = Server::start(dir.path(), with_log).await;
+    let (cpu_before, syncs_before) = (machine::cpu_by_part(), syncs());
     let outcome = post(server.address, "/capture", KEY, body, load).await;
+    let (cpu_after, syncs_after) = (machine::cpu_by_part(), syncs());
+    let requests = outcome.requests.max(1) as f64;
+    let cpu_us = std::array::from_fn(|part| (cpu_after[part] - cpu_before[part]) * 1e6 / requests);
+    let closing = Instant::now();
     server.stop().await;
-    outcome
+    let per_sync = requests / (syncs_after - syncs_before).max(1.0);
+    Measured { outcome, cpu_us, per_sync, closing: closing.elapsed().as_secs_f64() }
+}
+
+/// Syncs of every log of this process so far.
+fn syncs() -> f64 {
+    let text = flexflow::telemetry::recorder().expect("the recorder").render();
+    let line = text.lines().find_map(|line| line.strip_prefix("eventlog_syncs_total "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0.0)
+}
+
+fn cpu(measured: &Measured) -> String {
+    let [server, load, log] = measured.cpu_us;
+    format!("{:.1} µs (server {server:.1}, log {log:.1}, load generator {load:.1})", server + load + log)
 }
 
 /// Single-event POSTs, 64 connections.
@@ -165,34 +199,57 @@ pub async fn single(seconds: u64) {
     let load = Load { connections: 64, seconds, rate: None };
     let ceiling = measure(false, body.clone(), load).await;
     let durable = measure(true, body.clone(), load).await;
-    let half = measure(true, body, Load { rate: Some(durable.per_second() / 2.0), ..load }).await;
-    println!(
-        "capture single: durable {:.0}/s, without the log {:.0}/s, ratio {:.2}; p50 {:.1} ms, p99 {:.1} ms; at half that rate ({:.0}/s) p50 {:.1} ms, p99 {:.1} ms; refused {}",
-        durable.per_second(),
-        ceiling.per_second(),
-        durable.per_second() / ceiling.per_second(),
-        durable.percentile(0.5),
-        durable.percentile(0.99),
-        half.per_second(),
-        half.percentile(0.5),
-        half.percentile(0.99),
-        durable.refused + half.refused,
+    let rate = durable.outcome.per_second() / 2.0;
+    let half = measure(true, body, Load { rate: Some(rate), ..load }).await.outcome;
+    let what = format!("single-event POST, {seconds} s, 64 connections");
+    report::note(format!("{what}, without the log"), format!("{:.0}/s", ceiling.outcome.per_second()));
+    report::note(
+        format!("{what}, durable"),
+        format!(
+            "{:.0}/s, p50 {:.1} ms, p99 {:.1} ms, {:.1} requests a sync, refused {}",
+            durable.outcome.per_second(),
+            durable.outcome.percentile(0.5),
+            durable.outcome.percentile(0.99),
+            durable.per_sync,
+            durable.outcome.refused
+        ),
+    );
+    let ratio = durable.outcome.per_second() / ceiling.outcome.per_second();
+    report::check("… ratio of the two", format!("{ratio:.2}"), "≥ 0.6", ratio >= 0.6);
+    report::note(
+        "… CPU a request, with and without the log",
+        format!("{}, {}", cpu(&durable), cpu(&ceiling)),
+    );
+    let p99 = half.percentile(0.99);
+    report::check(
+        format!("… at half that rate ({:.0}/s)", half.per_second()),
+        format!("p50 {:.1} ms, p99 {p99:.1} ms, refused {}", half.percentile(0.5), half.refused),
+        "p99 < 20 ms",
+        p99 < 20.0,
     );
 }
 
-/// 100 events a request.
+/// 100 events a request, role capture alone, until the log has done what it does behind the answers.
 pub async fn bulk(seconds: u64) {
     let body = prepared(500, 100);
     let load = Load { connections: 32, seconds, rate: None };
     let ceiling = measure(false, body.clone(), Load { seconds: seconds.min(15), ..load }).await;
     let durable = measure(true, body, load).await;
-    println!(
-        "capture bulk of 100, {seconds} s: durable {:.0} events/s, without the log {:.0} events/s, ratio {:.2}; p50 {:.1} ms, p99 {:.1} ms; refused {}",
-        durable.per_second() * 100.0,
-        ceiling.per_second() * 100.0,
-        durable.per_second() / ceiling.per_second(),
-        durable.percentile(0.5),
-        durable.percentile(0.99),
-        durable.refused,
+    let answered = durable.outcome.requests as f64 * 100.0;
+    let rate = answered / (durable.outcome.seconds + durable.closing);
+    let without = ceiling.outcome.per_second() * 100.0;
+    report::note("bulk of 100, without the log", format!("{without:.0} events/s"));
+    report::check(
+        format!("bulk of 100, durable, {seconds} s and {:.1} s of the log's work after it", durable.closing),
+        format!(
+            "{rate:.0} events/s ({:.2} of that), p50 {:.1} ms, p99 {:.1} ms, {:.1} requests a sync, refused {}",
+            rate / without,
+            durable.outcome.percentile(0.5),
+            durable.outcome.percentile(0.99),
+            durable.per_sync,
+            durable.outcome.refused
+        ),
+        "≥ 300,000",
+        rate >= 300_000.0,
     );
 }

@@ -15,27 +15,41 @@
 
 mod auth;
 mod capture;
+mod catch_up;
 mod load;
 mod machine;
+mod parse;
 mod pipeline;
 mod query;
+mod report;
 
 #[tokio::main]
 async fn main() {
     rustls::crypto::ring::default_provider().install_default().ok();
+    flexflow::telemetry::recorder().expect("the recorder");
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let name = args.first().map_or("all", String::as_str);
     let amount = |default: u64| args.get(1).map_or(default, |text| text.parse().expect("a number"));
-    println!("{}", machine::describe());
     match name {
         "all" => {
+            parse::run(2.0).await;
             capture::single(15).await;
             capture::bulk(60).await;
             pipeline::visible(30).await;
             pipeline::steady(60).await;
-            pipeline::catch_up(10).await;
+            catch_up::run(amount(10)).await;
             query::query(50).await;
         }
+        // Everything for a moment: does it work?
+        "short" => {
+            parse::run(0.2).await;
+            capture::single(1).await;
+            capture::bulk(2).await;
+            pipeline::visible(3).await;
+            pipeline::steady(5).await;
+            catch_up::run(1).await;
+        }
+        "parse" => parse::run(amount(3) as f64).await,
         "single" => capture::single(amount(15)).await,
         "bulk" => capture::bulk(amount(60)).await,
         "auth" => {
@@ -45,10 +59,13 @@ async fn main() {
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
         "query" => query::query(amount(5)).await,
-        "catch-up" => pipeline::catch_up(amount(10)).await,
+        "catch-up" => catch_up::run(amount(10)).await,
         other => {
-            println!("no bench {other:?}; there are: all, single, bulk, visible, steady, catch-up, query");
+            println!(
+                "no bench {other:?}; there are: all, short, parse, single, bulk, auth, visible, steady, catch-up, query"
+            );
             std::process::exit(2);
         }
     }
+    report::print(&machine::describe());
 }

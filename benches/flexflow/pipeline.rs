@@ -1,4 +1,4 @@
-//! The whole product as a child process: visibility under load, memory, catching up, starting, a trend.
+//! The whole product as a child process: visibility under load, memory.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::load::{Body, Load, post};
 use crate::machine::{cpu_seconds, resident_mib};
+use crate::report;
 
 /// `flexflow serve` on a folder; killed when dropped.
 pub struct Served {
     child: Child,
-    url: String,
-    key: String,
+    pub url: String,
+    pub key: String,
     token: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
     /// From the start of the process until `/ready` said 200.
     pub start_to_ready: Duration,
 }
@@ -65,11 +66,11 @@ impl Served {
         }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.url.trim_start_matches("http://").parse().expect("an address")
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         let answer = self
             .http
             .get(format!("{}{path}", self.url))
@@ -80,16 +81,33 @@ impl Served {
         answer.json().await.expect("JSON")
     }
 
-    async fn lag(&self) -> i64 {
+    pub async fn lag(&self) -> i64 {
         let answer = self.get("/api/ops/lag").await;
         let rows = answer["groups"].as_array().expect("groups");
         rows.iter().filter(|row| row["topic"] == "events").filter_map(|row| row["lag"].as_i64()).sum()
     }
 
-    async fn caught_up(&self) {
+    pub async fn caught_up(&self) {
         while self.lag().await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Active parts of the busiest partition of `events`, and merges under way.
+    pub async fn parts(&self) -> u64 {
+        let doctor = self.get("/api/ops/doctor").await;
+        let findings = doctor["findings"].as_array().expect("findings");
+        let parts = findings.iter().find(|finding| finding["name"] == "events.parts").expect("events.parts");
+        let message = parts["message"].as_str().unwrap_or_default();
+        message.split(' ').find_map(|word| word.parse().ok()).expect("a number of parts")
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.http.get(format!("{}/metrics", self.url)).send().await.expect("metrics");
+        let text = text.text().await.expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
     }
 
     /// A percentile of `consumer_visibility_seconds`, as the upper bound of its bucket.
@@ -115,7 +133,7 @@ impl Served {
         buckets.iter().find(|(_, count)| *count >= all * share).map_or(f64::NAN, |(bound, _)| *bound)
     }
 
-    fn memory_mib(&self) -> u64 {
+    pub fn memory_mib(&self) -> u64 {
         resident_mib(self.child.id())
     }
 
@@ -128,12 +146,12 @@ impl Served {
             .unwrap_or_default()
     }
 
-    fn engine_memory_mib(&self) -> u64 {
+    pub fn engine_memory_mib(&self) -> u64 {
         self.engines().into_iter().map(resident_mib).sum()
     }
 
     /// CPU seconds so far: this process, its engine.
-    fn cpu(&self) -> (f64, f64) {
+    pub fn cpu(&self) -> (f64, f64) {
         (cpu_seconds(self.child.id()), self.engines().into_iter().map(cpu_seconds).sum())
     }
 
@@ -151,8 +169,8 @@ impl Drop for Served {
     }
 }
 
-/// Prepared requests of `events` events each; the ids of request n are its own.
-fn bodies(events: u64) -> Body {
+/// Requests of `events` events each; the ids of request n are its own, or left to capture.
+pub fn bodies(events: u64, with_ids: bool) -> Body {
     Arc::new(move |n| {
         let mut body = String::with_capacity(usize::try_from(events).unwrap_or(0) * 260);
         body.push('[');
@@ -160,7 +178,7 @@ fn bodies(events: u64) -> Body {
             if i > 0 {
                 body.push(',');
             }
-            crate::capture::event_into(&mut body, n * events + i);
+            crate::capture::event_into(&mut body, n * events + i, with_ids);
         }
         body.push(']');
         body.into_bytes()
@@ -172,107 +190,50 @@ pub async fn visible(seconds: u64) {
     let dir = tempfile::tempdir().expect("a folder");
     let served = Served::start(dir.path(), &[]).await;
     let load = Load { connections: 4, seconds, rate: Some(100.0) };
-    let outcome = post(served.address(), "/capture", &served.key, bodies(1), load).await;
+    let outcome = post(served.address(), "/capture", &served.key, bodies(1, true), load).await;
     served.caught_up().await;
-    println!(
-        "visible at {:.0} events/s: p50 <= {:.3} s, p95 <= {:.3} s, p99 <= {:.3} s; refused {}",
-        outcome.per_second(),
-        served.visibility(0.5).await,
-        served.visibility(0.95).await,
-        served.visibility(0.99).await,
-        outcome.refused
+    let p95 = served.visibility(0.95).await;
+    report::check(
+        format!("visible at {:.0} events/s, {seconds} s", outcome.per_second()),
+        format!(
+            "p50 ≤ {:.3} s, p95 ≤ {p95:.3} s, p99 ≤ {:.3} s, refused {}",
+            served.visibility(0.5).await,
+            served.visibility(0.99).await,
+            outcome.refused
+        ),
+        "p95 < 0.25 s",
+        p95 < 0.25,
     );
     served.stop();
 }
 
-/// 20,000 events/s, 100 a request, everything in one process.
+/// 20,000 events/s, 100 a request, everything in one process. The ids are made by capture: the id window stays empty.
 pub async fn steady(seconds: u64) {
     let dir = tempfile::tempdir().expect("a folder");
     let served = Served::start(dir.path(), &[]).await;
     let load = Load { connections: 16, seconds, rate: Some(200.0) };
-    let outcome = post(served.address(), "/capture", &served.key, bodies(100), load).await;
+    let outcome = post(served.address(), "/capture", &served.key, bodies(100, false), load).await;
     let (own, engine) = (served.memory_mib(), served.engine_memory_mib());
     served.caught_up().await;
-    println!(
-        "steady {:.0} events/s for {seconds} s: visible p50 <= {:.3} s, p95 <= {:.3} s, p99 <= {:.3} s; request p50 {:.1} ms, p99 {:.1} ms; resident {own} MiB, engine {engine} MiB; refused {}",
-        outcome.per_second() * 100.0,
-        served.visibility(0.5).await,
-        served.visibility(0.95).await,
-        served.visibility(0.99).await,
-        outcome.percentile(0.5),
-        outcome.percentile(0.99),
-        outcome.refused
+    let p95 = served.visibility(0.95).await;
+    report::check(
+        format!("{:.0} events/s for {seconds} s, one process", outcome.per_second() * 100.0),
+        format!(
+            "visible p50 ≤ {:.3} s, p95 ≤ {p95:.3} s, p99 ≤ {:.3} s; request p50 {:.1} ms, p99 {:.1} ms, refused {}",
+            served.visibility(0.5).await,
+            served.visibility(0.99).await,
+            outcome.percentile(0.5),
+            outcome.percentile(0.99),
+            outcome.refused
+        ),
+        "p95 < 1 s",
+        p95 < 1.0,
+    );
+    report::check(
+        "… resident at its end, id window empty",
+        format!("{own} MiB (engine {engine} MiB)"),
+        "≤ 150 MiB",
+        own <= 150,
     );
     served.stop();
-}
-
-/// Fills the log without a consumer, then lets the consumer catch up; then starts again on what is there, and asks.
-pub async fn catch_up(millions: u64) {
-    let dir = tempfile::tempdir().expect("a folder");
-    let empty = Served::start(dir.path(), &[]).await;
-    println!("start to ready on an empty directory: {:.2} s", empty.start_to_ready.as_secs_f64());
-    let key = empty.key.clone();
-    empty.stop();
-
-    let filler = Served::start(dir.path(), &["--role", "capture"]).await;
-    let wanted = millions * 10_000;
-    let started = Instant::now();
-    let mut sent = 0;
-    while sent < wanted {
-        let base = sent;
-        let body = bodies(100);
-        let shifted: Body = Arc::new(move |n| body(base + n));
-        let outcome = post(
-            filler.address(),
-            "/capture",
-            &key,
-            shifted,
-            Load { connections: 16, seconds: 5, rate: None },
-        )
-        .await;
-        assert_eq!(outcome.refused, 0, "capture refused");
-        sent += outcome.requests;
-    }
-    println!("filled the log: {} events in {:.1} s", sent * 100, started.elapsed().as_secs_f64());
-    filler.stop();
-
-    let consumer =
-        Served::start(dir.path(), &["--role", "consumer", "--role", "query", "--role", "auth"]).await;
-    let started = Instant::now();
-    let before = consumer.lag().await;
-    let (own_before, engine_before) = consumer.cpu();
-    consumer.caught_up().await;
-    let seconds = started.elapsed().as_secs_f64();
-    let (own, engine) = consumer.cpu();
-    let micros_a_row = |cpu: f64| cpu * 1e6 / before as f64;
-    println!(
-        "catch-up: {before} records in {seconds:.1} s: {:.0} rows/s; CPU a row: own {:.1} us, engine {:.1} us (merges so far included); resident {} MiB, engine {} MiB",
-        before as f64 / seconds,
-        micros_a_row(own - own_before),
-        micros_a_row(engine - engine_before),
-        consumer.memory_mib(),
-        consumer.engine_memory_mib()
-    );
-    consumer.stop();
-
-    let again = Served::start(dir.path(), &[]).await;
-    println!("start to ready on {} events: {:.2} s", sent * 100, again.start_to_ready.as_secs_f64());
-    let question = json!({"date_from": "-7d", "interval": "day", "series": [{"event": "page viewed", "math": "total"}], "refresh": true});
-    let mut took = Vec::new();
-    for _ in 0..5 {
-        let started = Instant::now();
-        let answer = again
-            .http
-            .post(format!("{}/api/query/trends", again.url))
-            .header("X-API-Key", &key)
-            .json(&question)
-            .send()
-            .await
-            .expect("an answer");
-        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap_or_default());
-        took.push(started.elapsed().as_secs_f64() * 1000.0);
-    }
-    took.sort_by(f64::total_cmp);
-    println!("trend of 7 days on {} events: median {:.0} ms of 5", sent * 100, took[2]);
-    again.stop();
 }
