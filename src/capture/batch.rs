@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -18,6 +19,10 @@ pub const TEXT_CHARACTERS_MAX: usize = 200;
 
 /// What the person of an event without one begins with; its event id follows.
 const ANONYMOUS: &str = "anon_";
+
+/// The headers of every record, in order.
+static HEADER_NAMES: LazyLock<[Arc<str>; 4]> =
+    LazyLock::new(|| ["schema_version", "project_id", "environment_id", "producer"].map(Arc::from));
 
 /// Longest piece of what was sent that a message repeats, in characters.
 const ECHO_CHARACTERS_MAX: usize = 60;
@@ -338,16 +343,23 @@ impl<'r> Batch<'r> {
     }
 
     /// Nothing more comes.
-    pub(super) fn seal(self, producer: &'static str) -> Sealed {
-        let out = Bytes::from(self.out);
+    pub(super) fn seal(mut self, producer: &'static str) -> Sealed {
+        // What the headers say stands in the buffer, too: nothing else is to be made, or freed by another thread.
         let scope = &self.access.scope;
-        let header = |name: &str, value: Bytes| Header { name: name.into(), value };
-        let headers = [
-            header("schema_version", SCHEMA_VERSION.to_string().into()),
-            header("project_id", Bytes::copy_from_slice(scope.project.as_str().as_bytes())),
-            header("environment_id", Bytes::copy_from_slice(scope.environment.as_str().as_bytes())),
-            header("producer", Bytes::from_static(producer.as_bytes())),
-        ];
+        let mut texts = [const { 0..0 }; 3];
+        let version = SCHEMA_VERSION.to_string();
+        for (text, said) in
+            texts.iter_mut().zip([&version, scope.project.as_str(), scope.environment.as_str()])
+        {
+            *text = self.out.len()..self.out.len() + said.len();
+            self.out.extend_from_slice(said.as_bytes());
+        }
+        let out = Bytes::from(self.out);
+        let [version, project, environment] = texts.map(|text| out.slice(text));
+        let producer = Bytes::from_static(producer.as_bytes());
+        let mut names = HEADER_NAMES.iter().cloned();
+        let headers = [version, project, environment, producer]
+            .map(|value| Header { name: names.next().unwrap_or_default(), value });
         let record = |draft: &Draft| NewRecord {
             key: Some(out.slice(draft.key.clone())),
             value: out.slice(draft.value.clone()),

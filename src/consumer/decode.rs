@@ -67,16 +67,33 @@ const FIELDS: usize = 9;
 impl Decoded {
     /// A text of the event; empty where it has none. `value` is the value it was decoded from.
     pub fn text<'a>(&'a self, value: &'a [u8], field: Field) -> &'a str {
-        let Span { start, length } = self.texts[field as usize];
+        self.of(value).text(field)
+    }
+
+    /// The same for several texts: that `value` is text is looked at once.
+    pub fn of<'a>(&'a self, value: &'a [u8]) -> Texts<'a> {
+        Texts { event: self, value: std::str::from_utf8(value).unwrap_or_default() }
+    }
+}
+
+/// The texts of an event, with the value they stand in.
+#[derive(Clone, Copy, Debug)]
+pub struct Texts<'a> {
+    event: &'a Decoded,
+    value: &'a str,
+}
+
+impl<'a> Texts<'a> {
+    /// One of them; empty where the event has none.
+    pub fn text(&self, field: Field) -> &'a str {
+        let Span { start, length } = self.event.texts[field as usize];
         let (from, start) = if start & UNESCAPED == 0 {
-            (value, start as usize)
+            (self.value, start as usize)
         } else {
-            (self.unescaped.as_deref().unwrap_or_default().as_bytes(), (start & !UNESCAPED) as usize)
+            (self.event.unescaped.as_deref().unwrap_or_default(), (start & !UNESCAPED) as usize)
         };
         // The spans were cut from text at character boundaries.
-        from.get(start..start + length as usize)
-            .and_then(|text| std::str::from_utf8(text).ok())
-            .unwrap_or_default()
+        from.get(start..start + length as usize).unwrap_or_default()
     }
 }
 

@@ -41,25 +41,26 @@ impl EventsStage {
             let part = &batch.parts[row.part as usize];
             let payload = &batch.item(*row).payload;
             let (Ok(event), Some(value)) = (&payload.row, &payload.record.value) else { continue };
+            let texts = event.of(value);
             said.hear(&Saying {
-                project_id: event.text(value, Field::ProjectId),
-                environment_id: event.text(value, Field::EnvironmentId),
-                event: event.text(value, Field::EventName),
-                event_id: event.text(value, Field::Id),
-                distinct_id: event.text(value, Field::DistinctId),
+                project_id: texts.text(Field::ProjectId),
+                environment_id: texts.text(Field::EnvironmentId),
+                event: texts.text(Field::EventName),
+                event_id: texts.text(Field::Id),
+                distinct_id: texts.text(Field::DistinctId),
                 timestamp: event.timestamp,
                 received_at: event.received_at,
-                properties: event.text(value, Field::Properties),
+                properties: texts.text(Field::Properties),
             });
             block.push(&EventRow {
-                project_id: event.text(value, Field::ProjectId),
-                environment_id: event.text(value, Field::EnvironmentId),
-                event_id: event.text(value, Field::Id),
-                event_name: event.text(value, Field::EventName),
-                distinct_id: event.text(value, Field::DistinctId),
-                customer_id: event.text(value, Field::CustomerId),
-                session_id: event.text(value, Field::SessionId),
-                source: event.text(value, Field::Source),
+                project_id: texts.text(Field::ProjectId),
+                environment_id: texts.text(Field::EnvironmentId),
+                event_id: texts.text(Field::Id),
+                event_name: texts.text(Field::EventName),
+                distinct_id: texts.text(Field::DistinctId),
+                customer_id: texts.text(Field::CustomerId),
+                session_id: texts.text(Field::SessionId),
+                source: texts.text(Field::Source),
                 producer: header(&payload.record.headers, "producer"),
                 raw_event_id: "",
                 timestamp: event.timestamp,
@@ -69,7 +70,7 @@ impl EventsStage {
                 source_topic_id: part.topic_id.0,
                 source_partition: part.topic_partition.partition,
                 source_offset: payload.record.offset,
-                properties: event.text(value, Field::Properties),
+                properties: texts.text(Field::Properties),
                 version: 0,
                 is_deleted: false,
             });
@@ -106,11 +107,12 @@ impl Stage for EventsStage {
     fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
         let event = decode(record)?;
         let value = record.value.as_deref().unwrap_or_default();
+        let texts = event.of(value);
         let id = IdHash::of(
             self.seed,
-            event.text(value, Field::ProjectId),
-            event.text(value, Field::EnvironmentId),
-            event.text(value, Field::Id),
+            texts.text(Field::ProjectId),
+            texts.text(Field::EnvironmentId),
+            texts.text(Field::Id),
         );
         Ok(Read { id, remember: !event.id_generated, received_at: event.received_at, row: event })
     }

@@ -242,6 +242,10 @@ impl Inner {
     /// Waits for room in the queue, with a bound.
     async fn permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, LogError> {
         let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(self.queue_kib);
+        // Mostly there is room: no timer then.
+        if let Ok(permit) = self.queue.clone().try_acquire_many_owned(kib) {
+            return Ok(permit);
+        }
         match timeout(CALL_TIMEOUT, self.queue.clone().acquire_many_owned(kib)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(LogError::Unavailable("the log's queue is full".to_owned())),

@@ -16,6 +16,9 @@ use crate::eventlog::{CommitError, LogError, NewRecord, Position, TopicId};
 /// A batch is closed at this size: what a fetch holds in memory for one record is bounded by it.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// A buffer for a batch begins at this size.
+const BATCH_BYTES_MIN: usize = 8 << 10;
+
 /// A segment's summary is recorded each time it has grown by this much: opening reads no more than this and a round of
 /// each segment that is written to.
 const SUMMARY_BYTES: u64 = 16 << 20;
@@ -57,7 +60,8 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn push(&mut self, record: &NewRecord, bytes_expected: usize) -> i64 {
         let builder = self.open.get_or_insert_with(|| {
-            BatchBuilder::with_capacity(bytes_expected.min(BATCH_BYTES_MAX + (64 << 10)))
+            // More requests of the round follow: small ones share a buffer that need not grow at each.
+            BatchBuilder::with_capacity(bytes_expected.clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX + (64 << 10)))
         });
         builder.push(record);
         let full = builder.len() >= BATCH_BYTES_MAX;
