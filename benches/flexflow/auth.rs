@@ -77,7 +77,7 @@ pub async fn flood(seconds: u64) {
     let address = running.url().trim_start_matches("http://").parse().expect("an address");
     let body: crate::load::Body = Arc::new(|n| {
         let mut body = String::new();
-        event_into(&mut body, n);
+        event_into(&mut body, n, true);
         body.into_bytes()
     });
     let load = Load { connections: 16, seconds, rate: Some(500.0) };

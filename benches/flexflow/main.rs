@@ -38,7 +38,6 @@ async fn main() {
             pipeline::visible(30).await;
             pipeline::steady(60).await;
             catch_up::run(amount(10)).await;
-            query::query(50).await;
         }
         // Everything for a moment: does it work?
         "short" => {

@@ -76,7 +76,8 @@ pub async fn run(seconds: f64) {
     meta.migrate().await.expect("migrate");
     let tasks = Tasks::new(Stop::default());
     let keys = Keys::new(meta, &config.auth, clock, ids, &tasks).expect("keys");
-    let made = flexflow::auth::first_run(&keys).await.expect("a first run").expect("an empty database");
+    let made =
+        flexflow::auth::first_run(&keys, |_| Ok(())).await.expect("a first run").expect("an empty database");
     let request = Request { token: Some(made.api_key.expose_secret().as_bytes()), ..Request::default() };
     keys.authorize(request, Permission::Ingest, true).await.expect("the first lookup");
     let spent = nanoseconds(seconds, KEYS, || {

@@ -54,6 +54,7 @@ async fn a_postgres_that_is_killed_and_comes_back_costs_no_event_and_needs_no_re
     let settings = [("auth.key_cache_ttl", "10ms"), ("auth.stale_key_ttl", "10m")];
     let app = Arc::new(on(&url, &[Role::Capture, Role::Auth], &settings).await);
     let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    #[expect(clippy::disallowed_methods, reason = "the senders are joined below")]
     let senders: Vec<_> = (0..4)
         .map(|_| {
             let (client, stop, sent) = (app.client.clone(), stop.clone(), sent.clone());

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::sandbox::{Client, Sandbox};
 
+#[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
 fn event(name: &str, distinct_id: &str, at: &str, properties: Value) -> Value {
     json!({"event": name, "distinct_id": distinct_id, "timestamp": at, "properties": properties})
 }

@@ -46,6 +46,7 @@ async fn send_calls(client: &Client) {
 
 const RANGE: (&str, &str) = ("2026-01-31T00:00:00Z", "2026-02-01T00:00:00Z");
 
+#[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
 fn question(kind: &str, more: Value) -> Value {
     let mut question = json!({
         "event_name": "call", "aggregation_type": kind, "start_time": RANGE.0, "end_time": RANGE.1,
