@@ -124,7 +124,7 @@ pub(super) async fn connect(config: &Config, remote: &Remote) -> anyhow::Result<
             }
         }
     }
-    let running = App::start(config.clone(), &[], Options::default()).await?;
+    let running = Box::pin(App::start(config.clone(), &[], Options::default())).await?;
     let token = SecretString::from(running.operator_token().to_owned());
     let operator = Operator { young: true, ..Operator::at(running.url(), Some(token))? };
     operator.wait_until_heard().await?;

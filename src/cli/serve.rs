@@ -32,7 +32,8 @@ pub(super) fn roles(command: &Command) -> Option<Vec<Role>> {
 /// It cannot start, a task failed, or the drain took too long.
 pub(super) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<Ended> {
     let data_dir = config.data_dir.clone();
-    let running = App::start(config, roles, Options::default()).await?;
+    // Boxed: a start carries every pool it opens, and every command would carry the start.
+    let running = Box::pin(App::start(config, roles, Options::default())).await?;
     tracing::info!(url = running.url(), roles = ?running.roles(), "listening");
     let first = running.is_first_start();
     let ready = async {

@@ -25,6 +25,8 @@ mod metering;
 #[cfg(test)]
 mod monitoring;
 #[cfg(test)]
+mod people;
+#[cfg(test)]
 mod persons;
 #[cfg(test)]
 mod pipeline;
@@ -32,6 +34,8 @@ mod pipeline;
 mod query;
 #[cfg(test)]
 mod replay;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod saved;
 #[cfg(test)]

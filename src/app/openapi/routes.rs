@@ -197,6 +197,23 @@ const ROWS: &[Row] = &[
     ("GET", "/api/ops/doctor", Class::Admin, Body::None, 200, "Is everything as it should be?"),
     ("POST", "/api/ops/migrate", Class::Admin, Body::None, 200, "Create or update the tables"),
     ("GET", "/api/ops/audit", Class::Admin, Body::None, 200, "Is every record accounted for?"),
+    ("GET", "/api/ops/properties", Class::Operator, Body::None, 200, "Properties with a column of their own"),
+    (
+        "POST",
+        "/api/ops/properties/promote",
+        Class::Operator,
+        Body::Fields("key:string!"),
+        202,
+        "Give one a column",
+    ),
+    (
+        "POST",
+        "/api/ops/properties/demote",
+        Class::Operator,
+        Body::Fields("key:string!"),
+        200,
+        "Take its column away",
+    ),
     (
         "POST",
         "/api/ops/consumer/resume",
