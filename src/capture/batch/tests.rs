@@ -174,7 +174,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         r#"{"event":"a","distinct_id":"u","environment_id":"env_b"}"#,
         "environment_id",
-        "environment \"env_b\" is not one that this key can use; valid: env_a (production)",
+        "environment \"env_b\" is not one that this credential can use; valid: env_a (production)",
     ),
 ];
 
