@@ -79,6 +79,9 @@ pub struct NewRecord {
     pub key: Option<Bytes>,
     pub value: Bytes,
     pub headers: Vec<Header>,
+    /// When it is written, not when the event happened: by it Kafka ages a producer (`producer.id.expiration.ms`, one
+    /// day), and a broker that comes back from a crash forgets one whose records are older, and with it that a repeat
+    /// is a repeat.
     pub timestamp: Timestamp,
 }
 

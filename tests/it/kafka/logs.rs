@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexflow::config::Config;
-use flexflow::event::{RandomIds, Timestamp};
+use flexflow::event::{Clock, RandomIds, SystemClock};
 use flexflow::eventlog::{
     EventLog, FetchFrom, FetchLimits, KafkaLog, KafkaOptions, LogError, NewRecord, Position, Record,
     Retention, TopicDescription, TopicPartition, TopicSpec,
@@ -42,7 +42,7 @@ pub(super) fn record(key: &str, value: &str) -> NewRecord {
         key: Some(Bytes::from(key.to_owned())),
         value: Bytes::from(value.to_owned()),
         headers: Vec::new(),
-        timestamp: Timestamp::from_millis(1_700_000_000_000),
+        timestamp: SystemClock.now(),
     }
 }
 
