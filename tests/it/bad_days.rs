@@ -318,6 +318,48 @@ async fn too_many_parts_pause_the_consumer_and_make_no_dead_letter(log: Log) {
     app.stop().await;
 }
 
+/// What a store says that has come to its limits, with its code.
+const LIMITS: [(&str, i32); 2] = [("Memory limit (total) exceeded", 241), ("Timeout exceeded", 159)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_at_its_limits_pauses_the_consumer_and_makes_no_dead_letter() {
+    let app = Sandbox::with(&[("consumer.backoff_max", "300ms")]).await;
+    let store = app.running.store().unwrap().clone();
+    for (round, (said, code)) in LIMITS.into_iter().enumerate() {
+        let before = 20 * round;
+        app.client.accept(&batch(&format!("well-{round}"), 10)).await;
+        app.client.settled(before + 10).await;
+        // A view over the table throws what the store itself would, after the rows are in the table.
+        let view = Sql::new(
+            "CREATE MATERIALIZED VIEW at_its_limits ENGINE = Null AS SELECT throwIf(schema_version > 0, ",
+        )
+        .arg(said)
+        .push(", toInt16(")
+        .arg(code)
+        .push(")) AS thrown FROM events SETTINGS allow_custom_error_code_in_throwif = 1");
+        store.execute(view).await.unwrap();
+        app.client.accept(&batch(&format!("limited-{round}"), 10)).await;
+        eventually("/ready says what the store said", || async {
+            let (_, ready) = app.client.operator_get("/ready").await;
+            let consumer = ready["components"].as_array().unwrap().iter().find(|c| c["name"] == "consumer");
+            let reason = consumer.and_then(|c| c["reason"].as_str()).unwrap_or_default().to_owned();
+            if reason.contains(&format!("({code})")) { Ok(()) } else { Err(ready.to_string()) }
+        })
+        .await;
+        assert!(metric(&app.client, "breaker_state{dependency=\"consumer.store\"").await > 0.0);
+        let (status, _) = app.client.operator_get("/ready?role=capture").await;
+        assert_eq!(status, 200, "capture goes on");
+        assert_eq!(app.client.lag().await.unwrap(), 10, "nothing is passed over");
+        store.execute(Sql::new("DROP TABLE at_its_limits")).await.unwrap();
+        app.client.settled(before + 20).await;
+        app.client.wait_ready().await;
+    }
+    let audit = app.client.audit().await;
+    assert_eq!(audit["totals"]["dead_lettered"], json!({}), "{audit}");
+    assert_eq!(audit["balanced"], true, "{audit}");
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_503_until_somebody_makes_room() {
     const MIB: u64 = 1 << 20;

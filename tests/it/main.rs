@@ -41,6 +41,8 @@ mod saved;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod store_server;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod sweep;

@@ -1,0 +1,118 @@
+//! The event store as a server: one that runs elsewhere (`store.url`), and a `clickhouse` program that is started here.
+//! The embedded engine's own native port plays the server.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use flexflow::app::{Options, Role};
+use flexflow::config;
+use flexflow::lifecycle::ComponentState;
+use flexflow::store::engine::{Located, locate};
+use flexflow::store::{EventBlock, Sql, StoreError};
+use serde_json::json;
+
+use crate::support::process::signal;
+use crate::support::store::{TestStore, config as store_config, row};
+use crate::support::{Sandbox, eventually};
+
+const CLOSE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_application_works_on_a_server_with_a_user_and_a_database_of_its_own() {
+    let server = TestStore::start().await;
+    let (user, password) = server.store.engine_login().unwrap();
+    let url = format!("clickhouse://{}", server.store.address().unwrap());
+    let settings = [
+        ("store.url", url.as_str()),
+        ("store.user", user.as_str()),
+        ("store.password", password.as_str()),
+        ("store.database", "shop_events"),
+    ];
+    let app = Sandbox::build(tempfile::tempdir().unwrap(), Role::ALL, &settings, Options::default()).await;
+    assert!(!app.data_dir().join("engine").exists(), "no engine of its own is started");
+    let sent = json!([{"event": "click", "distinct_id": "ann", "event_id": "e1"}, {"event": "click", "distinct_id": "bob", "event_id": "e2"}]);
+    app.client.accept(&sent).await;
+    app.client.settled(2).await;
+    let sql = Sql::new("SELECT count() AS n FROM shop_events.events FINAL");
+    assert_eq!(server.store.select::<(u64,)>(sql).await.unwrap(), [(2,)], "they are on the server");
+    let (status, doctor) = app.client.operator_get("/api/ops/doctor").await;
+    assert_eq!(status, 200);
+    let wrong: Vec<_> =
+        doctor["findings"].as_array().unwrap().iter().filter(|finding| finding["ok"] == false).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    app.stop().await;
+    server.store.close(CLOSE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_a_reason_and_not_a_hang() {
+    let server = TestStore::start().await;
+    let (user, _) = server.store.engine_login().unwrap();
+    let config = config::Store {
+        url: Some(format!("clickhouse://{}", server.store.address().unwrap())),
+        user,
+        password: "wrong".into(),
+        ..store_config()
+    };
+    let stranger = TestStore::open(&config, tempfile::tempdir().unwrap());
+    let error = stranger.store.probe().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Query(_)), "{error:?}");
+    assert!(error.to_string().contains("AUTHENTICATION_FAILED"), "{error}");
+    eventually("the component says why", || async {
+        let status = stranger.health.get("store").unwrap();
+        match status.state {
+            ComponentState::Down if status.reason.contains("AUTHENTICATION_FAILED") => Ok(()),
+            _ => Err(format!("{status:?}")),
+        }
+    })
+    .await;
+    server.store.probe().await.expect("the server outlives it");
+    server.store.close(CLOSE).await;
+}
+
+/// A program that is called as `clickhouse server --config-file=…` and does what it would, with the library.
+fn stand_in(folder: &Path) -> std::path::PathBuf {
+    let Ok(Some(Located::Library(library))) = locate(&store_config().engine) else {
+        panic!("the tests' own engine is the library");
+    };
+    let script = format!(
+        r#"#!/bin/sh
+[ "$1" = server ] || {{ echo "called as: $*" >&2; exit 9; }}
+config="${{2#--config-file=}}"
+exec '{flexflow}' engine-child "$PPID" '{library}' --path "$(dirname "$config")/data" --config-file "$config" \
+  --log-level warning --query "SYSTEM START LISTEN TCP; SELECT sleepEachRow(1) FROM system.numbers FORMAT Null SETTINGS max_block_size=1, function_sleep_max_microseconds_per_block=0"
+"#,
+        flexflow = env!("CARGO_BIN_EXE_flexflow"),
+        library = library.display(),
+    );
+    let program = folder.join("clickhouse");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clickhouse_program_is_supervised_as_the_library_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = config::Engine { path: Some(stand_in(folder.path())), ..store_config().engine };
+    let config = config::Store { engine, ..store_config() };
+    let test = TestStore::open(&config, tempfile::tempdir().unwrap());
+    test.store.wait_ready(Duration::from_secs(120)).await.unwrap();
+    test.store.migrate().await.unwrap();
+    let mut block = EventBlock::new();
+    block.push(&row("a", 0, "{}"));
+    test.store.insert_events(&block, "t").await.unwrap();
+    let before = test.engine_pid();
+    signal(before, "KILL");
+    eventually("another engine answers with the row", || async {
+        let rows = test.store.select::<(u64,)>(Sql::new("SELECT count() AS n FROM events")).await;
+        match rows {
+            Ok(rows) if rows == [(1,)] && test.try_engine_pid() != Some(before) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    test.store.close(CLOSE).await;
+    assert_eq!(test.try_engine_pid(), None, "it ends with the store");
+}
