@@ -31,7 +31,7 @@ pub async fn checks() {
     };
     let request = Request { token: Some(key.as_bytes()), ..Request::default() };
     let check = async |keys: &Keys| {
-        drop(keys.authorize(request, Permission::Ingest, true).await.expect("a good key"))
+        drop(keys.authorize(request, Permission::Ingest, true).await.expect("a good key"));
     };
     check(&keys).await;
     const CACHED: u32 = 200_000;

@@ -141,8 +141,7 @@ impl Bench {
         let now = self.now.to_string();
         let by_day = "toStartOfDay(timestamp) AS day, count() AS events";
         let tail = "GROUP BY day ORDER BY day";
-        let ask = |name, body: Value, bare| {
-            let mut body = body;
+        let ask = |name, mut body: Value, bare| {
             body["now"] = now.as_str().into();
             body["refresh"] = true.into();
             Question { name, body, bare }
@@ -180,7 +179,7 @@ impl Bench {
             ),
             ask(
                 "7 days broken down by text",
-                json!({"date_from": "-7d", "series": [{"event": "purchased"}], "breakdown": {"property": "referrer_host"}}),
+                json!({"date_from": "-7d", "series": [{"event": "purchased"}], "breakdown": {"property": "referrer"}}),
                 None,
             ),
             ask(

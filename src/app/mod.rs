@@ -227,7 +227,6 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         let log = pools.log.clone();
         let metering = Metering::new(store.clone(), pools.meta.clone(), log, config, pools.clock.clone());
         start_consumer(config, pools, work, warehouse, control, (store, &metering));
-        dlq.run_index(work, &pools.health);
         let handlers = dlq.handlers().into_iter().chain(metering.handlers()).collect();
         job::run(&pools.jobs, handlers, &pools.ids, work);
     }
@@ -264,6 +263,8 @@ fn start_consumer(
         let tracker = metering.clone();
         work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
     }
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    work.spawn("dlq_index", restart, move || consumer::run_index(stage.clone(), stop.clone()));
     let stop = work.stop().clone();
     work.spawn("sweep", restart, move || consumer::run_sweep(deps.clone(), stop.clone()));
 }

@@ -379,7 +379,6 @@ pub struct Dlq {
     pub replay_page_records_max: usize,
     pub replay_page_bytes_max: ByteSize,
     pub recoveries_max: u32,
-    pub index_batch_records_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -115,7 +115,6 @@ impl Config {
             ("server.connections_max", self.server.connections_max),
             ("jobs.concurrency", self.jobs.concurrency),
             ("dlq.replay_page_records_max", self.dlq.replay_page_records_max),
-            ("dlq.index_batch_records_max", self.dlq.index_batch_records_max),
         ]);
         for (key, failures) in [
             ("capture.breaker_failures", capture.breaker_failures),

@@ -204,6 +204,10 @@ impl Stage for FeatureUsageStage {
         false
     }
 
+    fn makes_events_visible(&self) -> bool {
+        false
+    }
+
     fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         Ok(match decode(record) {

@@ -19,6 +19,7 @@ mod decode;
 mod driver;
 mod events;
 mod feature_usage;
+mod index;
 mod observer;
 mod sink;
 mod stage;
@@ -34,10 +35,12 @@ pub use control::{Control, NotStopped};
 pub use decode::{Decoded, Field, Refused, decode};
 pub use events::EventsStage;
 pub use feature_usage::{FeatureUsageStage, run as run_feature_usage};
+pub use index::IndexStage;
 pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
 
 use crate::config::Config;
+use crate::dlq::index_group;
 use crate::event::{Clock, IdSource};
 use crate::eventlog::{EventLog, GroupSpec};
 use crate::lifecycle::{Health, Stop, Tasks};
@@ -68,6 +71,17 @@ pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
     let stage = Arc::new(EventsStage::new(deps.sink.clone(), seed));
     let topics = vec![deps.config.topics.events.as_str().into()];
     run_stage(stage, &deps, topics, &deps.config.consumer.group_id, &stop).await
+}
+
+/// Keeps the list of dead letters complete until a stop is through. The component `dlq_index` tells how it is doing.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_index(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
+    let stage = Arc::new(IndexStage::new(deps.sink.clone()));
+    let topics = vec![deps.config.consumer.dlq_topic.as_str().into()];
+    let group = index_group(&deps.config.consumer.dlq_topic);
+    run_stage(stage, &deps, topics, &group, &stop).await
 }
 
 /// Looks every `consumer.sweep_interval` for events that are stored under more than one key, and hides all but the

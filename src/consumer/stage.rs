@@ -62,6 +62,11 @@ pub trait Stage: Send + Sync + 'static {
         true
     }
 
+    /// Do its rows make events visible to queries? Then the time from receipt is measured.
+    fn makes_events_visible(&self) -> bool {
+        true
+    }
+
     /// Reads a record. The same record gives the same answer for ever.
     ///
     /// # Errors

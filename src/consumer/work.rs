@@ -213,7 +213,7 @@ impl<S: Stage> Work<S> {
                 %error,
                 "insert not confirmed"
             );
-        } else {
+        } else if self.stage.makes_events_visible() {
             self.show_visibility(batch, rows);
         }
         let outcome = match result {

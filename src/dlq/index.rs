@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::ledger::{Entry, Ledger, LedgerError, Origin, Standing, Status};
 use super::{DeadLetter, Raw};
 use crate::event::{ErrorKind, Scope, Timestamp};
-use crate::eventlog::TopicId;
+use crate::eventlog::{Position, TopicId};
 use crate::store::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, DeadLetterRow, Store, StoreError};
 
 /// Bytes of a payload that the index keeps.
@@ -247,6 +247,20 @@ fn stored_origin(origin: &Origin) -> DeadLetterOrigin {
         partition: origin.partition,
         offset: origin.offset,
     }
+}
+
+/// The line that lists a dead letter which stands at `position` of the DLQ topic, before anything became of it.
+pub fn index_row(letter: &DeadLetter, dlq_topic_id: TopicId, position: Position) -> DeadLetterRow {
+    row(&Entry {
+        letter,
+        dlq_topic_id,
+        dlq_position: position,
+        status: Status::Open,
+        status_at: letter.dlq_ts,
+        reason: "",
+        job_id: "",
+        version: 0,
+    })
 }
 
 fn row(entry: &Entry<'_>) -> DeadLetterRow {

@@ -14,7 +14,6 @@ mod envelope;
 mod fix;
 pub mod http;
 mod index;
-mod indexer;
 mod ledger;
 mod order;
 mod pass;
@@ -26,8 +25,7 @@ pub use envelope::{
     DeadLetter, ERROR_MESSAGE_BYTES_MAX, EnvelopeError, RECOVERIES_HEADER, Raw, Refusal, recoveries,
 };
 pub use fix::{Fix, FixError, Fixed};
-pub use index::{Count, Filter, Index, ListPosition, Listed};
-pub use indexer::index_group;
+pub use index::{Count, Filter, Index, ListPosition, Listed, index_row};
 pub use ledger::{Entry, Ledger, LedgerError, Origin, Standing, Status};
 pub use order::{Action, DISCARD, Order, Outcome, REPLAY, Sample};
 pub use pass::Passes;
@@ -42,9 +40,13 @@ use crate::config::Config;
 use crate::event::Clock;
 use crate::eventlog::{EventLog, FetchFrom, FetchLimits, LogError, TopicId, TopicPartition};
 use crate::job::Handler;
-use crate::lifecycle::{Health, Tasks};
 use crate::store::Store;
-use indexer::Indexer;
+
+/// The consumer group that lists the dead letters of this DLQ topic; required by its retention. Named after the topic, so
+/// that two installations on one cluster do not share it.
+pub fn index_group(topic: &str) -> String {
+    format!("{topic}-index")
+}
 
 /// The dead letters of this installation. Cheap to clone.
 #[derive(Clone)]
@@ -64,19 +66,6 @@ impl Dlq {
     /// The handlers of replay and discard jobs, for [`crate::job::run`].
     pub fn handlers(&self) -> Vec<Arc<dyn Handler>> {
         self.passes.handlers()
-    }
-
-    /// Starts the task that keeps the index complete, with component `dlq_index`. Call it in processes with the
-    /// consumer role; of several, one does the work.
-    pub fn run_index(&self, tasks: &Tasks, health: &Health) {
-        let indexer = Indexer {
-            log: self.passes.log.clone(),
-            index: self.index.clone(),
-            topic: self.passes.topic.clone(),
-            config: self.passes.config.clone(),
-            component: health.component("dlq_index"),
-        };
-        indexer.spawn(tasks);
     }
 
     /// The index of lists and counts.

@@ -105,7 +105,6 @@ async fn bench_with(page_records_max: usize) -> Bench {
         replay_page_records_max: page_records_max,
         replay_page_bytes_max: ByteSize::mib(1),
         recoveries_max: 5,
-        index_batch_records_max: 10,
     };
     let passes = Passes::new(Arc::new(log.clone()), ledger.clone(), DLQ, settings, clock.clone());
     Bench { log, ledger, passes, jobs: Jobs::new(meta, jobs, clock.clone()), clock, _folder: folder }

@@ -97,7 +97,6 @@ metrics! {
 
     JOB_RUNS = "job_runs_total", Kind::Counter, ["kind", "outcome"], "Durable jobs that ended, by kind and outcome.";
     DLQ_REPLAYED = "dlq_replayed_total", Kind::Counter, ["outcome"], "Dead letters handled by replay, by outcome.";
-    DLQ_INDEX_LAG = "dlq_index_lag_messages", Kind::Gauge, [], "Dead letters that lists and counts do not show yet.";
     DLQ_DISCARDED = "dlq_discarded_total", Kind::Counter, [], "Dead letters discarded, each with a logged reason.";
 }
 

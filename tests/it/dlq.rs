@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexflow::config::Config;
+use flexflow::consumer::{self, ConsumerDeps, Control, Warehouse};
 use flexflow::dlq::{DeadLetter, Dlq, Entry, Filter, Index, Ledger as _, Origin, Refusal, Status};
 use flexflow::event::{Clock, ErrorKind, RandomIds, Scope, SystemClock, Timestamp};
 use flexflow::eventlog::{
     EventLog, Header, MemoryLog, Position, Record, Retention, TopicId, TopicPartition, TopicSpec,
 };
-use flexflow::lifecycle::{Stop, Tasks};
+use flexflow::lifecycle::{ComponentState, Policy, Stop, Tasks};
+use flexflow::person::People;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -113,7 +115,7 @@ async fn a_page_of_the_most_rows_goes_in_at_once() {
 }
 
 #[tokio::test]
-async fn the_indexer_catches_up_with_the_topic_and_commits() {
+async fn the_list_catches_up_with_the_topic_passes_over_what_is_foreign_and_commits() {
     let test = TestStore::start().await;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = MemoryLog::new(clock.clone(), Arc::new(RandomIds));
@@ -125,10 +127,23 @@ async fn the_indexer_catches_up_with_the_topic_and_commits() {
         required_groups: vec![flexflow::dlq::index_group(DLQ).into()],
     };
     log.create_topics(&[spec]).await.unwrap();
-    let config: Config = Config::from_overrides(&[]).unwrap();
-    let dlq = Dlq::new(Arc::new(log.clone()), test.store.clone(), &config, clock);
+    let config = Arc::new(Config::from_overrides(&[]).unwrap());
+    let dlq = Dlq::new(Arc::new(log.clone()), test.store.clone(), &config, clock.clone());
     let tasks = Tasks::new(Stop::default());
-    dlq.run_index(&tasks, &test.health);
+    let people = People::new(test.store.clone(), &config, clock.clone(), Arc::new(RandomIds));
+    let warehouse = Warehouse { store: test.store.clone(), people };
+    let deps = ConsumerDeps {
+        log: Arc::new(log.clone()),
+        sink: Arc::new(warehouse),
+        config,
+        clock,
+        ids: Arc::new(RandomIds),
+        health: test.health.clone(),
+        tasks: tasks.clone(),
+        control: Control::default(),
+    };
+    let stop = tasks.stop().clone();
+    tasks.spawn("dlq_index", Policy::Shutdown, move || consumer::run_index(deps.clone(), stop.clone()));
     for batch in 0..3 {
         let records = (batch * 10..batch * 10 + 10)
             .map(|n| letter(n, "proj_a", "bad").to_record(1 << 20))
@@ -150,6 +165,10 @@ async fn the_indexer_catches_up_with_the_topic_and_commits() {
     }
     let listed = dlq.index().list(None, &Filter::default(), None, 100).await.unwrap();
     assert_eq!(listed.len(), 30);
+    assert_eq!(test.health.get("dlq_index").unwrap().state, ComponentState::Up);
+    // Of the records in the topic, the foreign ones made no dead letters of their own.
+    let ends = log.topics().await.unwrap()[0].partitions.iter().map(|ends| ends.end).sum::<i64>();
+    assert_eq!(ends, 33);
     let envelope = dlq.envelope(&listed[0]).await.unwrap().unwrap();
     assert!(envelope.get().contains(r#""source_offset":29"#), "{envelope}");
     tasks.stop().soft();
