@@ -156,7 +156,14 @@ fn the_runbook_explains_every_end_that_an_event_can_come_to() {
 
 #[test]
 fn the_runbook_explains_every_component_and_state() {
-    assert_same("Components", arguments(&product_code(), ".component("));
+    let stages: Vec<String> = sources()
+        .into_iter()
+        .filter(|(path, _)| path.contains("src/consumer/") && !path.ends_with("tests.rs"))
+        .map(|(_, text)| text)
+        .collect();
+    let mut components = arguments(&product_code(), ".component(");
+    components.extend(arguments(&stages, "fn name(&self) -> &'static str {"));
+    assert_same("Components", components);
     let all = [ComponentState::Up, ComponentState::Degraded, ComponentState::Starting, ComponentState::Down];
     for state in all {
         // A state that is added breaks this match.
