@@ -77,7 +77,7 @@ pub(super) struct Gather {
     pub conditions: Vec<Sql>,
     /// Events that match nothing are gathered too: they stand between others.
     pub everything: bool,
-    /// The value of each event as text, `''` for none; several properties as one by [`tuple`].
+    /// The value of each event as text, `''` for none; several properties as one by [`tuple()`].
     pub value: Option<Sql>,
 }
 
