@@ -29,6 +29,8 @@ use crate::store::{
 const ROWS_MAX: u64 = 100;
 /// Corrections after an `as_of` that are taken back; over it the answer is an error, never a wrong total.
 const RESTORED_MAX: usize = 10_000;
+/// Ids that one statement asks for: it stays well below the longest that the store reads (256 KiB).
+const IDS_AT_ONCE: usize = 100;
 /// How far clocks of this process and of the store may differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 /// Times an insert of unknown outcome is tried again under its token.
@@ -312,7 +314,28 @@ impl Metering {
                 }
             }
         }
+        self.drop_those_that_count(scope, as_of, &mut rows).await?;
         Ok(rows)
+    }
+
+    /// A correction is written down before it is made: if the process died in between, its row still counts, and to
+    /// restore it would count it twice.
+    async fn drop_those_that_count(
+        &self,
+        scope: &Scope,
+        as_of: Timestamp,
+        rows: &mut Vec<Snapshot>,
+    ) -> Result<(), Problem> {
+        let ids: Vec<String> = rows.iter().map(|row| row.event_id.clone()).collect();
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            let which = Which { as_of: Some(as_of), ..everything(scope) };
+            let sql = which.select(&Sql::new(COLUMNS)).push(" AND event_id IN ").list(ids);
+            let counting: Vec<Snapshot> = self.select(sql).await?;
+            rows.retain(|row| {
+                !counting.iter().any(|other| other.event_id == row.event_id && key_of(other) == key_of(row))
+            });
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Void, amend, and totals as of an earlier moment.
 
 use flexflow::event::Timestamp;
+use flexflow::store::Sql;
 
 use super::*;
 
@@ -124,5 +125,23 @@ async fn a_final_total_is_swept_and_can_be_had_again() {
     stored(client, &[event("late", "ada", "2026-01-02T00:00:00Z", &json!({"n": 100}))]).await;
     assert_eq!(usage(client, &sum(&[])).await["exact_value"], "101.5");
     assert_eq!(usage(client, &sum(&[("as_of", &as_of)])).await["exact_value"], "1.5");
+    app.stop().await;
+}
+
+/// What a crash between the line of a correction and its tombstone leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_correction_that_was_written_down_and_never_made_counts_its_event_once_in_earlier_totals() {
+    let app = Sandbox::start().await;
+    let client = &app.client;
+    stored(client, &[event("e1", "ada", "2026-01-10T00:00:00Z", &json!({"n": "1.01"}))]).await;
+    let before = a_moment_later(client).await;
+    let (status, _) =
+        client.operator_post("/v1/events/void", &json!({"event_id": "e1", "reason": "a mistake"})).await;
+    assert_eq!(status, 200);
+    assert_eq!(usage(client, &sum(&[("as_of", &before)])).await["exact_value"], "1.01");
+    let undo = Sql::new("ALTER TABLE events DELETE WHERE is_deleted = 1 SETTINGS mutations_sync = 1");
+    app.running.store().unwrap().execute(undo).await.unwrap();
+    assert_eq!(usage(client, &sum(&[])).await["exact_value"], "1.01", "the tombstone is gone");
+    assert_eq!(usage(client, &sum(&[("as_of", &before)])).await["exact_value"], "1.01", "once");
     app.stop().await;
 }
