@@ -1,0 +1,135 @@
+// Data on its way: loading, empty, error, and the answer; each says what to do.
+import { ApiError } from "./api.js";
+import { session } from "./session.js";
+import { html, useCallback, useEffect, useRef, useState } from "./ui.js";
+
+/**
+ * @template T
+ * @typedef {object} Load
+ * @property {T | undefined} data the last answer; it stays while the next one is on its way
+ * @property {any} error
+ * @property {boolean} loading
+ * @property {() => void} reload
+ * @property {number} at when the answer came
+ */
+
+/**
+ * Asks, and asks anew when an input changes, or the project or environment does. A late answer to an old question is
+ * dropped, and so is the answer of another environment.
+ * @template T
+ * @param {(signal: AbortSignal) => Promise<T>} ask
+ * @param {any[]} inputs
+ * @param {{every?: number}} [how] `every`: again after so many milliseconds, while the page is in sight
+ * @returns {Load<T>}
+ */
+export function useLoad(ask, inputs, how = {}) {
+  const { project, environment } = session.scope.value;
+  const where = `${project} ${environment}`;
+  /** @type {[{data: T | undefined, error: any, loading: boolean, at: number, where: string}, any]} */
+  const [state, setState] = useState({ data: undefined, error: null, loading: true, at: 0, where });
+  const [turn, setTurn] = useState(0);
+  const current = useRef(ask);
+  current.current = ask;
+  useEffect(() => {
+    const abort = new AbortController();
+    setState((/** @type {any} */ before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
+    current.current(abort.signal).then(
+      (data) => abort.signal.aborted || setState({ data, error: null, loading: false, at: Date.now(), where }),
+      (error) => {
+        if (!abort.signal.aborted) setState((/** @type {any} */ before) => ({ ...before, error, loading: false }));
+      },
+    );
+    return () => abort.abort();
+  }, [...inputs, where, turn]);
+  useEffect(() => {
+    if (!how.every) return undefined;
+    const timer = setInterval(() => document.hidden || setTurn((turn) => turn + 1), how.every);
+    return () => clearInterval(timer);
+  }, [how.every]);
+  const reload = useCallback(() => setTurn((turn) => turn + 1), []);
+  const { data, error, loading, at } = state;
+  return { data: state.where === where ? data : undefined, error, loading, at, reload };
+}
+
+/**
+ * What of a load can be shown: the answer by `children`, or what stands in its place.
+ * @param {{of: Load<any>, children: (data: any) => any, what?: string}} props `what`: what is loaded, for the reader
+ */
+export function Loaded({ of, children, what }) {
+  if (of.data !== undefined) {
+    return html`<div class=${of.loading ? "stale" : ""} aria-busy=${of.loading}>
+      ${of.error ? html`<${Fault} error=${of.error} retry=${of.reload} />` : null}
+      ${children(of.data)}
+    </div>`;
+  }
+  if (of.error) return html`<${Fault} error=${of.error} retry=${of.reload} />`;
+  return html`<${Loading} what=${what} />`;
+}
+
+/** @param {{what?: string}} props */
+export function Loading({ what }) {
+  return html`<div class="loading" role="status" data-testid="loading">
+    <span class="spinner" aria-hidden="true"></span> Loading${what ? ` ${what}` : ""}…
+  </div>`;
+}
+
+/** What somebody can do about a fault, by its code. @param {any} error */
+function cure(error) {
+  if (!(error instanceof ApiError)) return "This is a fault of the page. Reload it; if it stays, report what stands above.";
+  switch (error.code) {
+    case "unreachable": return "Check that the server runs, then try again. Nothing you did here is lost.";
+    case "service_unavailable": return "A part behind the server does not answer now. Accepted events are safe. The page Pipeline says which part and what to do.";
+    case "permission_denied": return "Your role does not allow this. An owner of the project can change it under Settings, Members.";
+    case "unauthorized": return "Log in again.";
+    case "too_many_requests": return "Wait a little, then try again.";
+    case "internal_error": return "Try again. If it stays, give the operator the request id: the log has the cause under it.";
+    case "validation_error": return error.details.valid ? `What fits: ${[error.details.valid].flat().map((one) => one?.name ?? one?.id ?? one).slice(0, 20).join(", ")}.` : "";
+    default: return "";
+  }
+}
+
+/**
+ * A fault: what it is, what to do, and the id that the log has it under.
+ * @param {{error: any, retry?: () => void}} props
+ */
+export function Fault({ error, retry }) {
+  const todo = cure(error);
+  return html`<div class="fault" role="alert" data-testid="fault" data-code=${error?.code ?? "page"}>
+    <div><strong>${error?.message ?? String(error)}</strong></div>
+    ${todo ? html`<div>${todo}</div>` : null}
+    ${error?.requestId ? html`<div class="muted small">Request <code>${error.requestId}</code></div>` : null}
+    ${retry ? html`<button onClick=${retry}>Try again</button>` : null}
+  </div>`;
+}
+
+/**
+ * Nothing there, and what to do about it.
+ * @param {{title: string, children?: any}} props
+ */
+export function Empty({ title, children }) {
+  return html`<div class="empty" data-testid="empty"><strong>${title}</strong>${children ? html`<div>${children}</div>` : null}</div>`;
+}
+
+/**
+ * Runs something that changes the server: `busy` while it runs, its fault for <Fault>.
+ * @template {any[]} A
+ * @param {(...given: A) => Promise<any>} act
+ * @returns {{run: (...given: A) => Promise<any>, busy: boolean, error: any, clear: () => void}}
+ */
+export function useAction(act) {
+  const [state, setState] = useState(/** @type {{busy: boolean, error: any}} */ ({ busy: false, error: null }));
+  const current = useRef(act);
+  current.current = act;
+  const run = useCallback(async (/** @type {A} */ ...given) => {
+    setState({ busy: true, error: null });
+    try {
+      const answer = await current.current(...given);
+      setState({ busy: false, error: null });
+      return answer;
+    } catch (error) {
+      setState({ busy: false, error });
+      return undefined;
+    }
+  }, []);
+  return { ...state, run, clear: () => setState({ busy: false, error: null }) };
+}
