@@ -1,0 +1,83 @@
+// What the screens about events share: the filters above a list, and the list.
+import { get } from "./api.js";
+import { Time } from "./format.js";
+import { pretty } from "./json.js";
+import { useLoad } from "./load.js";
+import { Field, Input, Select } from "./parts.js";
+import { go, Link, path, place, setQuery } from "./router.js";
+import { Table } from "./table.js";
+import { html } from "./ui.js";
+
+const OPERATORS = [
+  ["exact", "is"], ["is_not", "is not"], ["icontains", "contains"], ["not_icontains", "does not contain"],
+  ["gt", "is greater than"], ["lt", "is less than"], ["is_set", "is there"], ["is_not_set", "is not there"],
+];
+
+/** The names of events and properties there are. */
+export const useNames = () => useLoad((signal) => get("/api/query/names", { limit: 200 }, { signal }), []);
+
+/** The filters that the address holds, as the API takes them. @param {URLSearchParams} query */
+export function eventFilters(query) {
+  const [key, operator] = [query.get("key") ?? "", query.get("operator") ?? "exact"];
+  const bare = operator === "is_set" || operator === "is_not_set";
+  const value = query.get("value") ?? "";
+  const numeric = operator === "gt" || operator === "lt";
+  const usable = key !== "" && (bare || value !== "") && !(numeric && Number.isNaN(Number(value)));
+  /** @type {any} */
+  const filter = { key, operator };
+  if (!bare) filter.value = numeric ? Number(value) : value;
+  return {
+    event: query.getAll("event"),
+    distinct_id: query.get("distinct_id") ?? "",
+    person_id: query.get("person_id") ?? "",
+    properties: usable ? JSON.stringify([filter]) : "",
+  };
+}
+
+/** The filters above a list of events; the address holds them. @param {{children?: any}} props */
+export function EventFilters({ children }) {
+  const { query } = place.value;
+  const names = useNames();
+  const operator = query.get("operator") ?? "exact";
+  const list = (/** @type {string} */ id, /** @type {any[]} */ all) => html`<datalist id=${id}>${all.map((one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`;
+  return html`<div class="filters" role="search" aria-label="Filters">
+    <${Field} label="Event"><${Input} value=${query.get("event") ?? ""} placeholder="any" list="known-events" data-testid="filter-event"
+      onChange=${(/** @type {string} */ event) => setQuery({ event, cursor: null })} /><//>
+    <${Field} label="Person (distinct id)"><${Input} value=${query.get("distinct_id") ?? ""} placeholder="any" data-testid="filter-person"
+      onChange=${(/** @type {string} */ distinct_id) => setQuery({ distinct_id, cursor: null })} /><//>
+    <${Field} label="Property"><${Input} value=${query.get("key") ?? ""} placeholder="any" list="known-properties" data-testid="filter-key"
+      onChange=${(/** @type {string} */ key) => setQuery({ key, cursor: null })} /><//>
+    ${query.get("key")
+      ? html`<${Field} label="Holds if it"><${Select} value=${operator} options=${OPERATORS} data-testid="filter-operator"
+          onChange=${(/** @type {string} */ next) => setQuery({ operator: next, cursor: null })} /><//>`
+      : null}
+    ${query.get("key") && !["is_set", "is_not_set"].includes(operator)
+      ? html`<${Field} label="Value"><${Input} value=${query.get("value") ?? ""} data-testid="filter-value"
+          onChange=${(/** @type {string} */ value) => setQuery({ value, cursor: null })} /><//>`
+      : null}
+    ${list("known-events", names.data?.events ?? [])}${list("known-properties", names.data?.properties ?? [])}
+    ${["event", "distinct_id", "person_id", "key"].some((name) => query.get(name))
+      ? html`<button class="quiet" onClick=${() => setQuery({ event: null, distinct_id: null, person_id: null, key: null, value: null, operator: null, cursor: null })}>Clear</button>`
+      : null}
+    ${children}
+  </div>`;
+}
+
+/** The beginning of a JSON text, on one line. @param {any} properties */
+export function brief(properties) {
+  const text = pretty(properties).replace(/\s*\n\s*/g, " ");
+  return text === "{}" ? "" : text.length > 300 ? `${text.slice(0, 300)}…` : text;
+}
+
+/** @param {{events: any[], label: string, height?: number, testid?: string}} props */
+export function EventTable({ events, label, height, testid }) {
+  const columns = [
+    { key: "timestamp", title: "Time", width: "170px", cell: (/** @type {any} */ one) => html`<span class="nowrap"><${Time} at=${one.timestamp} millis /></span>` },
+    { key: "event", title: "Event", width: "220px", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["events", one.event_id])}><bdi>${one.event}</bdi><//>` },
+    { key: "distinct_id", title: "Person", width: "200px", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["persons"], { distinct_id: one.distinct_id })}><bdi>${one.distinct_id}</bdi><//>` },
+    { key: "properties", title: "Properties", cell: (/** @type {any} */ one) => html`<code class="clip"><bdi>${brief(one.properties)}</bdi></code>` },
+  ];
+  return html`<${Table} columns=${columns} rows=${events} label=${label} height=${height} testid=${testid}
+    rowKey=${(/** @type {any} */ one) => `${one.event_id} ${one.event} ${one.distinct_id} ${one.timestamp}`}
+    onRow=${(/** @type {any} */ one) => go(path(["events", one.event_id]))} />`;
+}

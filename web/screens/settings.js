@@ -1,0 +1,260 @@
+// Settings: /settings (you), /settings/project, /settings/members, /settings/keys, /settings/audit, /settings/people.
+import { get, del, patch, post, request } from "../lib/api.js";
+import { number, setZone, Time, zone, zones } from "../lib/format.js";
+import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
+import { Badge, Card, Confirm, Copy, Dialog, Field, Head, Select, Tabs } from "../lib/parts.js";
+import { session } from "../lib/session.js";
+import { Table } from "../lib/table.js";
+import { setTheme, theme } from "../lib/theme.js";
+import { toast } from "../lib/toast.js";
+import { html, useState } from "../lib/ui.js";
+
+const ROLES = [["owner", "Owner: everything"], ["editor", "Editor: asks and sends"], ["viewer", "Viewer: asks"]];
+
+/** @param {{parts: string[]}} props */
+export default function Settings({ parts }) {
+  const tab = parts[0] ?? "";
+  const { project } = session.scope.value;
+  const owner = session.role() === "owner";
+  const items = /** @type {[string, string, string][]} */ ([
+    ["", "You", "/settings"], ["project", "Project", "/settings/project"], ["members", "Members", "/settings/members"],
+    ...(owner ? [["keys", "API keys", "/settings/keys"], ["audit", "Who did what", "/settings/audit"]] : []),
+    ...(session.user.value?.is_admin ? [["people", "Everybody", "/settings/people"]] : []),
+  ]);
+  const views = /** @type {Record<string, any>} */ ({ project: Project, members: Members, keys: Keys, audit: Audit, people: People });
+  return html`<${Head} title="Settings" />
+    <${Tabs} items=${items} current=${tab} label="Settings" />
+    <${views[tab] ?? You} key=${`${tab} ${project}`} project=${project} owner=${owner} />`;
+}
+
+/** @param {any} event @returns {Record<string, string>} */
+function fields(event) {
+  event.preventDefault();
+  return Object.fromEntries([...new FormData(event.currentTarget)].map(([name, value]) => [name, String(value)]));
+}
+
+function You() {
+  const user = session.user.value;
+  const change = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+    await post("/api/auth/password", { current_password: form.current, new_password: form.next }, { unscoped: true });
+    element.reset();
+    toast("The password was changed; every other session of yours ended");
+  });
+  return html`<div class="grid">
+    <${Card} title="You"><dl class="facts"><dt>Name</dt><dd><bdi>${user?.name}</bdi></dd><dt>Email</dt><dd><bdi>${user?.email}</bdi></dd><dt>Administrator</dt><dd>${user?.is_admin ? "yes" : "no"}</dd><dt>In this project</dt><dd>${session.role()}</dd></dl><//>
+    <${Card} title="This page"><div class="form">
+      <${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} /><//>
+      <${Field} label="Time zone" hint="Times are shown and questions are asked in it; UTC stands in each time's hint."><${Select} value=${zone.value} options=${zones()} onChange=${setZone} /><//>
+    </div><//>
+    <${Card} title="Password"><form class="form" onSubmit=${(/** @type {any} */ event) => change.run(fields(event), event.currentTarget)}>
+      ${change.error ? html`<${Fault} error=${change.error} />` : null}
+      <input type="text" name="user" autocomplete="username" value=${user?.email} hidden />
+      <${Field} label="Now"><input type="password" name="current" autocomplete="current-password" required /><//>
+      <${Field} label="New" hint="At least 12 characters."><input type="password" name="next" autocomplete="new-password" required minlength="12" /><//>
+      <div><button class="primary" disabled=${change.busy}>Change it</button></div>
+    </form><//>
+  </div>`;
+}
+
+/** A form of one name. @param {{label: string, action: string, value?: string, onSave: (name: string) => Promise<any>, testid: string}} props */
+function NameForm({ label, action, value = "", onSave, testid }) {
+  const save = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+    await onSave(form.name ?? "");
+    if (!value) element.reset();
+  });
+  return html`<form class="form" data-testid=${testid} onSubmit=${(/** @type {any} */ event) => save.run(fields(event), event.currentTarget)}>
+    ${save.error ? html`<${Fault} error=${save.error} />` : null}
+    <div class="row"><div class="grow"><${Field} label=${label}><input type="text" name="name" required maxlength="200" defaultValue=${value} value=${value || undefined} /><//></div><button class="primary" disabled=${save.busy}>${action}</button></div>
+  </form>`;
+}
+
+/** @param {{project: string, owner: boolean}} props */
+function Project({ project, owner }) {
+  const at = `/api/projects/${encodeURIComponent(project)}`;
+  const [gone, setGone] = useState(false);
+  const environments = useLoad((signal) => get(`${at}/environments`, {}, { signal, unscoped: true }), [project]);
+  const [renaming, setRenaming] = useState(/** @type {any} */ (null));
+  const shown = session.projects.value.find((one) => one.id === project);
+  const again = async () => {
+    environments.reload();
+    await session.load();
+  };
+  const remove = useAction(async () => {
+    await del(at, { unscoped: true });
+    setGone(false);
+    toast(`${shown?.name} was deleted`);
+    await session.load();
+  });
+  return html`<div class="grid">
+    <${Card} title="Project">
+      <dl class="facts"><dt>Name</dt><dd><bdi>${shown?.name}</bdi></dd><dt>Id</dt><dd><code>${project}</code> <${Copy} text=${project} /></dd></dl>
+      ${owner ? html`<div class="form spaced"><${NameForm} key=${shown?.name} label="Rename it" action="Rename" testid="rename-project" onSave=${async (/** @type {string} */ name) => { await patch(at, { name }, { unscoped: true }); toast("Renamed"); await session.load(); }} />
+        <div><button class="danger" onClick=${() => setGone(true)}>Delete the project…</button></div></div>` : null}
+    <//>
+    <${Card} title="Environments">
+      <${Loaded} of=${environments}>${(/** @type {any} */ found) => html`<${Table} label="Environments" testid="environments" rows=${found.environments} columns=${[
+        { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
+        { key: "id", title: "Id", cell: (/** @type {any} */ one) => html`<code>${one.id}</code>` },
+        { key: "act", title: "", cell: (/** @type {any} */ one) => owner ? html`<button class="small" onClick=${() => setRenaming(one)}>Rename</button>` : null },
+      ]} />`}<//>
+      ${owner ? html`<div class="spaced"><${NameForm} label="Another environment" action="Make it" testid="new-environment" onSave=${async (/** @type {string} */ name) => { await post(`${at}/environments`, { name }, { unscoped: true }); toast(`Environment ${name} was made`); await again(); }} /></div>` : null}
+    <//>
+    ${session.user.value?.is_admin ? html`<${Card} title="Another project"><p>With environments production and development of its own.</p><${NameForm} label="Name" action="Make it" testid="new-project" onSave=${async (/** @type {string} */ name) => {
+      const made = await post("/api/projects", { name }, { unscoped: true });
+      await session.load();
+      session.choose({ project: made.id, environment: made.environments[0].id });
+      toast(`Project ${name} was made; you are in it now`);
+    }} /><//>` : null}
+  </div>
+  ${renaming ? html`<${Dialog} title=${`Rename ${renaming.name}`} onClose=${() => setRenaming(null)}><${NameForm} label="Name" action="Rename" value=${renaming.name} testid="rename-environment" onSave=${async (/** @type {string} */ name) => { await patch(`${at}/environments/${encodeURIComponent(renaming.id)}`, { name }, { unscoped: true }); setRenaming(null); toast("Renamed"); await again(); }} /><//>` : null}
+  ${gone ? html`<${Confirm} title="Delete the project?" action="Delete it" busy=${remove.busy} onClose=${() => setGone(false)} onYes=${remove.run}>
+    ${remove.error ? html`<${Fault} error=${remove.error} />` : null}
+    <p>It is hidden everywhere, and every key of it stops working at once. Programs that still send to it are refused.</p><//>` : null}`;
+}
+
+/** @param {{project: string, owner: boolean}} props */
+function Members({ project, owner }) {
+  const at = `/api/projects/${encodeURIComponent(project)}`;
+  const members = useLoad((signal) => get(`${at}/members`, {}, { signal, unscoped: true }), [project]);
+  const [token, setToken] = useState("");
+  const change = useAction(async (/** @type {any} */ member, /** @type {string} */ role) => {
+    await patch(`${at}/members/${encodeURIComponent(member.user_id)}`, { role }, { unscoped: true });
+    toast(`${member.name} is ${role} now`);
+    members.reload();
+  });
+  const remove = useAction(async (/** @type {any} */ member) => {
+    await del(`${at}/members/${encodeURIComponent(member.user_id)}`, { unscoped: true });
+    toast(`${member.name} is no member any more`);
+    members.reload();
+  });
+  const invitations = useLoad(async (signal) => (owner ? get(`${at}/invitations`, {}, { signal, unscoped: true }) : { invitations: [] }), [project, owner]);
+  const add = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+    const body = { email: form.email, role: form.role };
+    if (form.how === "add") {
+      await post(`${at}/members`, body, { unscoped: true });
+      toast(`${form.email} is a member now`);
+      members.reload();
+    } else {
+      setToken((await post(`${at}/invitations`, body, { unscoped: true })).invitation);
+      invitations.reload();
+    }
+    element.reset();
+  });
+  const back = useAction(async (/** @type {any} */ one) => {
+    await del(`${at}/invitations/${encodeURIComponent(one.id)}`, { unscoped: true });
+    invitations.reload();
+  });
+  const columns = [
+    { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
+    { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` },
+    { key: "role", title: "Role", cell: (/** @type {any} */ one) => owner ? html`<${Select} aria-label=${`Role of ${one.name}`} value=${one.role} options=${ROLES} onChange=${(/** @type {string} */ role) => change.run(one, role)} />` : one.role },
+    { key: "act", title: "", cell: (/** @type {any} */ one) => owner ? html`<button class="small danger" onClick=${() => remove.run(one)}>Remove</button>` : null },
+  ];
+  const open = (invitations.data?.invitations ?? []).filter((/** @type {any} */ one) => !one.accepted_at && !one.revoked_at);
+  return html`${[change, remove, back].map((one, index) => (one.error ? html`<${Fault} key=${index} error=${one.error} />` : null))}
+    <${Card} title="Members"><${Loaded} of=${members} what="members">${(/** @type {any} */ found) => found.members.length === 0 ? html`<${Empty} title="No members">Administrators see every project without being a member.<//>` : html`<${Table} label="Members" testid="members" columns=${columns} rows=${found.members} rowKey=${(/** @type {any} */ one) => one.user_id} />`}<//><//>
+    ${owner ? html`<${Card} title="Somebody new"><form class="form" data-testid="add-member" onSubmit=${(/** @type {any} */ event) => add.run(fields(event), event.currentTarget)}>
+      ${add.error ? html`<${Fault} error=${add.error} />` : null}
+      <div class="row"><div class="grow"><${Field} label="Email"><input type="email" name="email" required /><//></div>
+        <${Field} label="Role"><select name="role">${ROLES.slice().reverse().map(([key, words]) => html`<option key=${key} value=${key}>${words}</option>`)}</select><//>
+        <${Field} label="How"><select name="how"><option value="invite">Invite: they make an account</option><option value="add">Add: they have an account</option></select><//>
+        <button class="primary" disabled=${add.busy}>Do it</button></div>
+    </form>
+    ${token ? html`<div class="note good"><p>Bring them this link; it is shown this once.</p><div class="row"><code class="secret">${`${location.origin}/?invitation=${token}`}</code><${Copy} text=${`${location.origin}/?invitation=${token}`} label="Copy link" /></div></div>` : null}
+    ${open.length > 0 ? html`<h3 class="spaced">Open invitations</h3><${Table} label="Open invitations" rows=${open} columns=${[
+      { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` }, { key: "role", title: "Role" },
+      { key: "expires_at", title: "Until", cell: (/** @type {any} */ one) => html`<${Time} at=${one.expires_at} />` },
+      { key: "act", title: "", cell: (/** @type {any} */ one) => html`<button class="small" onClick=${() => back.run(one)}>Take back</button>` },
+    ]} />` : null}<//>` : null}`;
+}
+
+const SCOPES = [["ingest", "send events"], ["query", "ask questions"], ["admin", "manage the project"]];
+
+/** @param {{project: string}} props */
+function Keys({ project }) {
+  const at = `/api/projects/${encodeURIComponent(project)}/api-keys`;
+  const environments = session.projects.value.find((one) => one.id === project)?.environments ?? [];
+  const keys = useLoad((signal) => get(at, {}, { signal, unscoped: true }), [project]);
+  const [made, setMade] = useState("");
+  const [gone, setGone] = useState(/** @type {any} */ (null));
+  const [old, setOld] = useState(false);
+  const make = useAction(async (/** @type {HTMLFormElement} */ element) => {
+    const form = new FormData(element);
+    const body = /** @type {any} */ ({ name: String(form.get("name") ?? ""), environment_id: form.get("environment"), scopes: form.getAll("scope") });
+    if (form.get("expires")) body.expires_at = new Date(`${form.get("expires")}T00:00:00Z`).toISOString();
+    setMade((await post(at, body, { unscoped: true })).api_key);
+    element.reset();
+    keys.reload();
+  });
+  const revoke = useAction(async () => {
+    await del(`${at}/${encodeURIComponent(gone.id)}`, { unscoped: true });
+    toast(`${gone.name} works no more`);
+    setGone(null);
+    keys.reload();
+  });
+  const state = (/** @type {any} */ one) => one.revoked_at ? html`<${Badge} kind="plain">revoked<//>` : one.expires_at && new Date(one.expires_at) < new Date() ? html`<${Badge} kind="warning">expired<//>` : html`<${Badge} kind="good">good<//>`;
+  const columns = [
+    { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
+    { key: "prefix", title: "Begins", cell: (/** @type {any} */ one) => html`<code>${one.prefix}…</code>` },
+    { key: "environment_id", title: "Environment", cell: (/** @type {any} */ one) => environments.find((it) => it.id === one.environment_id)?.name ?? one.environment_id },
+    { key: "scopes", title: "May", cell: (/** @type {any} */ one) => one.scopes.join(", ") },
+    { key: "last_used_at", title: "Last used", cell: (/** @type {any} */ one) => one.last_used_at ? html`<${Time} at=${one.last_used_at} relative />` : "never" },
+    { key: "expires_at", title: "Until", cell: (/** @type {any} */ one) => one.expires_at ? html`<${Time} at=${one.expires_at} />` : "for ever" },
+    { key: "state", title: "State", cell: state },
+    { key: "act", title: "", cell: (/** @type {any} */ one) => one.revoked_at ? null : html`<button class="small danger" onClick=${() => setGone(one)}>Revoke…</button>` },
+  ];
+  return html`${made ? html`<div class="note good" data-testid="made-key"><p><strong>The new key, shown this once:</strong></p><div class="row"><code class="secret" data-testid="new-key">${made}</code><${Copy} text=${made} label="Copy key" what="Key copied" /><button onClick=${() => setMade("")}>I have it</button></div></div>` : null}
+    <${Card} title="Make a key"><form class="form" data-testid="make-key" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void make.run(event.currentTarget); }}>
+      ${make.error ? html`<${Fault} error=${make.error} />` : null}
+      <div class="row"><div class="grow"><${Field} label="Name"><input type="text" name="name" required maxlength="200" placeholder="What will use it" /><//></div>
+        <${Field} label="Environment"><select name="environment">${environments.map((one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select><//>
+        <${Field} label="Until (optional)"><input type="date" name="expires" /><//></div>
+      <fieldset><legend>It may</legend><div class="row">${SCOPES.map(([key, words]) => html`<label key=${key} class="field inline"><input type="checkbox" name="scope" value=${key} defaultChecked=${key === "ingest"} />${words} <code>${key}</code></label>`)}</div></fieldset>
+      <div><button class="primary" disabled=${make.busy}>Make a key</button></div>
+    </form><//>
+    <${Card} title="API keys" actions=${html`<label class="field inline"><input type="checkbox" checked=${old} onChange=${() => setOld(!old)} />show revoked</label>`}>
+      <${Loaded} of=${keys} what="keys">${(/** @type {any} */ found) => {
+        const rows = found.api_keys.filter((/** @type {any} */ one) => old || !one.revoked_at);
+        return rows.length === 0 ? html`<${Empty} title="No keys">Make one above: programs send it as <code>X-API-Key</code>.<//>` : html`<${Table} label="API keys" testid="keys" columns=${columns} rows=${rows} rowKey=${(/** @type {any} */ one) => one.id} />`;
+      }}<//><//>
+    ${gone ? html`<${Confirm} title=${`Revoke ${gone.name}?`} action="Revoke it" busy=${revoke.busy} onClose=${() => setGone(null)} onYes=${revoke.run}>
+      ${revoke.error ? html`<${Fault} error=${revoke.error} />` : null}<p>Programs that use <code>${gone.prefix}…</code> are refused from now on (other processes notice within half a minute). It cannot be taken back.</p><//>` : null}`;
+}
+
+/** @param {{project: string}} props */
+function Audit({ project }) {
+  const at = `/api/projects/${encodeURIComponent(project)}/audit-log`;
+  const first = useLoad((signal) => get(at, { limit: 100 }, { signal, unscoped: true }), [project]);
+  return html`<${Card} title="Who did what in this project"><${Loaded} of=${first} what="the audit trail">${(/** @type {any} */ found) => found.entries.length === 0 ? html`<${Empty} title="Nothing yet">Changes of keys, members and environments show here.<//>` : html`<${Table} label="Audit trail" testid="audit" rows=${found.entries} rowKey=${(/** @type {any} */ one) => one.id} columns=${[
+    { key: "created_at", title: "When", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+    { key: "actor_name", title: "Who", cell: (/** @type {any} */ one) => html`<bdi>${one.actor_name}</bdi>` },
+    { key: "action", title: "What", cell: (/** @type {any} */ one) => html`<code>${one.action}</code>` },
+    { key: "subject_id", title: "On", cell: (/** @type {any} */ one) => html`<bdi>${one.subject_id}</bdi>` },
+  ]} />`}<//><//>`;
+}
+
+function People() {
+  const people = useLoad((signal) => get("/api/users", {}, { signal, unscoped: true }), []);
+  const [made, setMade] = useState(/** @type {any} */ (null));
+  const set = useAction(async (/** @type {any} */ one, /** @type {string} */ what) => {
+    const answer = await request(`/api/users/${encodeURIComponent(one.id)}/${what}`, { method: "POST", body: what === "reset-password" ? {} : undefined, unscoped: true });
+    if (answer.password) setMade(answer);
+    people.reload();
+  });
+  const add = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+    setMade(await post("/api/users", { email: form.email, name: form.name || undefined, is_admin: form.admin === "on" }, { unscoped: true }));
+    element.reset();
+    people.reload();
+  });
+  return html`${set.error ? html`<${Fault} error=${set.error} />` : null}
+    ${made?.password ? html`<div class="note good"><p>Password of <bdi>${made.email}</bdi>, shown this once:</p><div class="row"><code class="secret">${made.password}</code><${Copy} text=${made.password} /><button onClick=${() => setMade(null)}>I have it</button></div></div>` : null}
+    <${Card} title="A new account"><form class="form" onSubmit=${(/** @type {any} */ event) => add.run(fields(event), event.currentTarget)}>
+      ${add.error ? html`<${Fault} error=${add.error} />` : null}
+      <div class="row"><div class="grow"><${Field} label="Email"><input type="email" name="email" required /><//></div><div class="grow"><${Field} label="Name"><input type="text" name="name" /><//></div><label class="field inline"><input type="checkbox" name="admin" />administrator</label><button class="primary" disabled=${add.busy}>Make it</button></div></form><//>
+    <${Card} title="Everybody"><${Loaded} of=${people} what="accounts">${(/** @type {any} */ found) => html`<${Table} label="Accounts" testid="people" rows=${found.users} rowKey=${(/** @type {any} */ one) => one.id} columns=${[
+      { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` }, { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` },
+      { key: "is_admin", title: "Administrator", cell: (/** @type {any} */ one) => (one.is_admin ? "yes" : "no") },
+      { key: "last_login_at", title: "Last login", cell: (/** @type {any} */ one) => one.last_login_at ? html`<${Time} at=${one.last_login_at} relative />` : "never" },
+      { key: "act", title: "", cell: (/** @type {any} */ one) => one.id === session.user.value?.id ? null : html`<div class="actions"><button class="small" onClick=${() => set.run(one, "reset-password")}>New password</button><button class="small" onClick=${() => set.run(one, one.disabled_at ? "enable" : "disable")}>${one.disabled_at ? "Let in again" : "Let in no more"}</button></div>` },
+    ]} /><p class="muted small">${number(found.users.length)} accounts</p>`}<//><//>`;
+}
