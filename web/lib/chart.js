@@ -105,11 +105,13 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
   return { plot, follow };
 }
 
-/** @param {Series[]} series */
+/** What is below zero stands on its own, downwards. @param {Series[]} series */
 function stack(series) {
-  const below = (series[0]?.values ?? []).map(() => 0);
-  const sums = series.map((one) => one.values.map((value, at) => (below[at] = (below[at] ?? 0) + (value ?? 0))));
-  return sums;
+  const [above, below] = [(series[0]?.values ?? []).map(() => 0), (series[0]?.values ?? []).map(() => 0)];
+  return series.map((one) => one.values.map((value, at) => {
+    const side = (value ?? 0) < 0 ? below : above;
+    return (side[at] = (side[at] ?? 0) + (value ?? 0));
+  }));
 }
 
 /** @param {number[]} across @param {number} low @param {number} high */

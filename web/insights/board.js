@@ -1,0 +1,123 @@
+// One dashboard: its tiles in their order and sizes, how old each answer is, and what can be done with it.
+import { del, patch, post } from "../lib/api.js";
+import { Empty, Fault, useAction } from "../lib/load.js";
+import { Confirm, Dialog, Field, Head } from "../lib/parts.js";
+import { Link, go } from "../lib/router.js";
+import { toast } from "../lib/toast.js";
+import { html, useEffect, useRef, useState } from "../lib/ui.js";
+import { moved, replaced, without } from "./fields.js";
+import { Tile } from "./tile.js";
+
+/**
+ * @typedef {{width?: number, height?: number, view?: string}} Layout
+ * @typedef {{name: string, description?: string, kind: any, question: any, layout?: Layout}} Saved
+ * @typedef {{answer: any, error: any, at: number}} Told what a refresh of the whole dashboard told of a tile
+ */
+
+/** Asked again by itself in full screen, in milliseconds. */
+const EVERY = 60_000;
+
+/** Seconds that pass, so that ages stay true. */
+function useNow() {
+  const [now, setNow] = useState(Date.now());
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), 10_000);
+    return () => clearInterval(timer);
+  }, []);
+  return now;
+}
+
+/** @param {{saved: any, reload: () => void}} props */
+export function Board({ saved, reload }) {
+  const [dashboard, setDashboard] = useState(saved);
+  const [told, setTold] = useState(/** @type {Map<string, Told>} */ (new Map()));
+  const [dialog, setDialog] = useState("");
+  const [dragged, setDragged] = useState(/** @type {number | null} */ (null));
+  const [over, setOver] = useState(/** @type {number | null} */ (null));
+  const whole = useRef(/** @type {HTMLElement | null} */ (null));
+  const now = useNow();
+  const at = `/api/dashboards/${encodeURIComponent(dashboard.id)}`;
+  useEffect(() => setDashboard(saved), [saved]);
+
+  /** Changes stand at once, and are taken back when the server refuses them. */
+  const change = useAction(async (/** @type {any} */ changes) => {
+    const before = dashboard;
+    setDashboard({ ...before, ...changes });
+    try {
+      setDashboard(await patch(at, { ...changes, revision: before.revision }));
+    } catch (error) {
+      setDashboard(before);
+      throw error;
+    }
+  });
+  const refresh = useAction(async () => {
+    const { tiles } = await post(`${at}/refresh`);
+    const when = Date.now();
+    const key = (/** @type {number} */ index) => JSON.stringify([dashboard.tiles[index]?.kind, dashboard.tiles[index]?.question]);
+    setTold(new Map(tiles.map((/** @type {any} */ tile, /** @type {number} */ index) => [key(index), { answer: tile.answer, error: tile.error, at: when }])));
+  });
+  const remove = useAction(async () => {
+    await del(at);
+    toast(`${dashboard.name} is deleted`);
+    go("/dashboards");
+  });
+  const { run } = refresh;
+  useEffect(() => {
+    const timer = setInterval(() => document.fullscreenElement && void run(), EVERY);
+    return () => clearInterval(timer);
+  }, [run]);
+  const tiles = /** @type {Saved[]} */ (dashboard.tiles);
+  const set = (/** @type {Saved[]} */ next) => void change.run({ tiles: next });
+  const drop = (/** @type {number} */ index) => {
+    if (dragged !== null && dragged !== index) set(moved(tiles, dragged, index - dragged));
+    setDragged(null);
+    setOver(null);
+  };
+  const stale = change.error?.status === 409;
+  return html`<section class="whole" ref=${whole} data-testid="dashboard">
+    <${Head} title=${html`<bdi>${dashboard.name}</bdi>`} about=${dashboard.description ? html`<bdi>${dashboard.description}</bdi>` : null}>
+      <${Link} href="/dashboards">All dashboards<//>
+      <button data-testid="refresh-all" disabled=${refresh.busy || tiles.length === 0} onClick=${refresh.run}>${refresh.busy ? "Refreshing…" : "Refresh"}</button>
+      <button data-testid="full-screen" onClick=${() => (document.fullscreenElement ? document.exitFullscreen() : whole.current?.requestFullscreen())}>Full screen</button>
+      <button data-testid="edit" onClick=${() => setDialog("edit")}>Rename</button>
+      <button class="danger" data-testid="delete" onClick=${() => setDialog("delete")}>Delete</button>
+    <//>
+    ${change.error && html`<${Fault} error=${change.error} retry=${stale ? () => { change.clear(); reload(); } : undefined} />`}
+    ${refresh.error && html`<${Fault} error=${refresh.error} retry=${refresh.run} />`}
+    ${tiles.length === 0 && html`<${Empty} title="Nothing on it yet">Ask something under <${Link} href="/insights">Insights<//> and choose “Save to dashboard”.<//>`}
+    <div class="board">${tiles.map((tile, index) => html`<${Tile}
+      key=${`${index} ${tile.kind} ${JSON.stringify(tile.question)}`} tile=${tile} index=${index} count=${tiles.length} now=${now} dropping=${over === index && dragged !== index}
+      told=${told.get(JSON.stringify([tile.kind, tile.question]))}
+      onChange=${(/** @type {Saved} */ next) => set(replaced(tiles, index, next))} onRemove=${() => set(without(tiles, index))} onMove=${(/** @type {number} */ by) => set(moved(tiles, index, by))}
+      onDrag=${(/** @type {"start" | "over" | "drop" | "end"} */ what) => {
+        if (what === "start") setDragged(index);
+        else if (what === "over") setOver(index);
+        else if (what === "drop") drop(index);
+        else { setDragged(null); setOver(null); }
+      }} />`)}</div>
+    ${dialog === "edit" && html`<${Editing} title="Rename the dashboard" of=${dashboard} onClose=${() => setDialog("")} onSave=${async (/** @type {any} */ next) => { await change.run(next); setDialog(""); }} />`}
+    ${dialog === "delete" && html`<${Confirm} title="Delete this dashboard?" action="Delete it" busy=${remove.busy} onYes=${remove.run} onClose=${() => setDialog("")}>
+      <p><bdi>${dashboard.name}</bdi> and its ${tiles.length} answers go away for everybody in the project. Events stay.</p>
+      ${remove.error && html`<${Fault} error=${remove.error} />`}
+    <//>`}
+  </section>`;
+}
+
+/**
+ * Name and description, of a dashboard or a tile.
+ * @param {{title: string, of: {name: string, description?: string}, onSave: (next: {name: string, description: string}) => void, onClose: () => void}} props
+ */
+export function Editing({ title, of, onSave, onClose }) {
+  const submit = (/** @type {any} */ event) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget);
+    onSave({ name: String(form.get("name")).trim(), description: String(form.get("description")).trim() });
+  };
+  return html`<${Dialog} title=${title} onClose=${onClose} testid="edit-dialog">
+    <form class="form" onSubmit=${submit}>
+      <${Field} label="Name"><input name="name" type="text" required maxlength="200" value=${of.name} data-testid="name" /><//>
+      <${Field} label="Description"><textarea name="description" rows="3" maxlength="4000" data-testid="description">${of.description ?? ""}</textarea><//>
+      <div class="buttons"><button class="primary" type="submit" data-testid="save-edit">Save</button></div>
+    </form>
+  <//>`;
+}

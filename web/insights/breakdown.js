@@ -1,0 +1,84 @@
+// What a question is split by.
+import { Field } from "../lib/parts.js";
+import { html, useEffect, useState } from "../lib/ui.js";
+import { Chips } from "./combobox.js";
+import { Check, Choice, PropertyName, Remove, Whole, replaced, without } from "./fields.js";
+import { list } from "./question.js";
+import * as suggestions from "./suggestions.js";
+import { ATTRIBUTIONS, BREAKDOWN_TYPES } from "./words.js";
+
+/** @typedef {{property: any, type?: any, limit?: number, hide_other?: boolean, histogram_bins?: number, attribution?: string, attribution_step?: number}} Split */
+
+const PROPERTIES_MAX = 3;
+
+/** Properties of a breakdown with the type of each. @param {Split | undefined} split @returns {{key: string, type: string}[]} */
+function entries(split) {
+  const types = list(split?.type);
+  return list(split?.property).map((key, index) => ({ key: String(key), type: String(types[index] ?? types[0] ?? "event") }));
+}
+
+/** @param {{key: string, type: string}[]} chosen @param {boolean} oneType */
+function written(chosen, oneType) {
+  const types = [...new Set(chosen.map(({ type }) => type))];
+  const type = types.length === 1 || oneType ? types[0] : chosen.map((one) => one.type);
+  return { property: chosen.length === 1 ? chosen[0]?.key : chosen.map(({ key }) => key), type: type === "event" ? undefined : type };
+}
+
+/**
+ * @param {object} props
+ * @param {Split | undefined} props.value
+ * @param {(split: Split | undefined) => void} props.onChange
+ * @param {"trends" | "funnel" | "retention"} props.kind
+ * @param {number} [props.steps] of a funnel
+ */
+export function Breakdown({ value, onChange, kind, steps = 0 }) {
+  const chosen = entries(value);
+  const cohorts = chosen[0]?.type === "cohort";
+  const types = kind === "trends" ? BREAKDOWN_TYPES : BREAKDOWN_TYPES.filter(([type]) => type !== "cohort");
+  const several = kind === "retention" ? 1 : PROPERTIES_MAX;
+  /** @param {{key: string, type: string}[]} next */
+  const set = (next) => onChange(next.length === 0 ? undefined : { ...value, ...written(next, kind !== "trends") });
+  /** @param {any} change */
+  const change = (change) => onChange({ property: "", ...value, ...change });
+  if (cohorts) return html`<${Cohorts} value=${value} types=${types} onChange=${onChange} />`;
+  return html`
+    ${chosen.map(
+      ({ key, type }, index) => html`<div class="condition" key=${index}>
+        <${Choice} label="Break down by" value=${type} choices=${types} onChange=${(/** @type {string} */ next) => next === "cohort" ? onChange({ property: [], type: "cohort" }) : set(kind === "trends" ? replaced(chosen, index, { key: "", type: next }) : chosen.map(() => ({ key: "", type: next })))} />
+        <${PropertyName} label="Property to break down by" testid="breakdown" type=${type} value=${key} onChange=${(/** @type {string} */ next) => set(replaced(chosen, index, { key: next, type }))} />
+        <${Remove} what="breakdown" onClick=${() => set(without(chosen, index))} />
+      </div>`,
+    )}
+    ${chosen.length < several && html`<button type="button" class="quiet" data-testid="add-breakdown" onClick=${() => set([...chosen, { key: "", type: chosen[0]?.type ?? "event" }])}>+ Breakdown</button>`}
+    ${chosen.length > 0 && html`<div class="row">
+      <${Field} label="Values" inline><${Whole} label="Values with a row of their own" value=${value?.limit} max=${1000} placeholder="25" onChange=${(/** @type {number | undefined} */ limit) => change({ limit })} /><//>
+      ${kind === "trends" && chosen.length === 1 && html`<${Field} label="Bins" inline><${Whole} label="Bins of numbers" value=${value?.histogram_bins} max=${1000} placeholder="none" onChange=${(/** @type {number | undefined} */ histogram_bins) => change({ histogram_bins })} /><//>`}
+      <${Check} label="Hide all others" checked=${value?.hide_other === true} onChange=${(/** @type {boolean} */ hide_other) => change({ hide_other: hide_other || undefined })} />
+    </div>`}
+    ${kind === "funnel" && chosen.length > 0 && html`<${Attribution} value=${value} steps=${steps} change=${change} />`}`;
+}
+
+/** @param {{value: Split | undefined, steps: number, change: (change: any) => void}} props */
+function Attribution({ value, steps, change }) {
+  const attribution = value?.attribution ?? "first_touch";
+  const choices = Array.from({ length: steps }, (_, index) => /** @type {[string, string]} */ ([String(index), `Step ${index + 1}`]));
+  return html`<div class="row">
+    <${Field} label="Value of" inline><${Choice} label="Attribution" value=${attribution} choices=${ATTRIBUTIONS} onChange=${(/** @type {string} */ next) => change({ attribution: next, attribution_step: next === "step" ? 0 : undefined })} /><//>
+    ${attribution === "step" && html`<${Choice} label="Step of the attribution" value=${String(value?.attribution_step ?? 0)} choices=${choices} onChange=${(/** @type {string} */ step) => change({ attribution_step: Number(step) })} />`}
+  </div>`;
+}
+
+/** @param {{value: Split | undefined, types: import("./words.js").Choices, onChange: (split: Split | undefined) => void}} props */
+function Cohorts({ value, types, onChange }) {
+  const [names, setNames] = useState(/** @type {Map<string, string>} */ (new Map([["all", "Everybody"]])));
+  useEffect(() => {
+    suggestions.cohorts().then((all) => setNames(new Map([["all", "Everybody"], ...all.map(({ id, name }) => /** @type {[string, string]} */ ([id, name]))])), () => {});
+  }, []);
+  const source = async () => [{ value: "all", label: "Everybody" }, ...(await suggestions.properties("cohort"))];
+  return html`<div class="condition">
+    <${Choice} label="Break down by" value="cohort" choices=${types} onChange=${(/** @type {string} */ type) => onChange({ property: "", type })} />
+    <${Chips} label="Cohort" placeholder="cohort" values=${list(value?.property).filter(Boolean)} source=${source} nameOf=${(/** @type {string} */ id) => names.get(id) ?? id}
+      onChange=${(/** @type {string[]} */ property) => onChange({ property, type: "cohort" })} />
+    <${Remove} what="breakdown" onClick=${() => onChange(undefined)} />
+  </div>`;
+}

@@ -1,0 +1,68 @@
+// The people behind a number, in pages; each with properties and newest events.
+import { get, post } from "../lib/api.js";
+import { number, Time } from "../lib/format.js";
+import { pretty } from "../lib/json.js";
+import { Empty, Fault, Loading, useLoad } from "../lib/load.js";
+import { copy, save } from "../lib/parts.js";
+import { Link, path } from "../lib/router.js";
+import { html, useLayoutEffect, useRef, useState } from "../lib/ui.js";
+import { curl } from "./share.js";
+
+/** @typedef {import("./grid.js").People} People */
+
+/** What the list says of a person besides who it is. @param {any} person */
+function said(person) {
+  if (person.events !== undefined) return html`${number(person.events)} events`;
+  if (person.count !== undefined) return html`${number(person.count)} paths`;
+  if (person.intervals !== undefined) return html`came in intervals ${person.intervals.join(", ")}`;
+  if (person.steps !== undefined) return person.steps.map((/** @type {string} */ at, /** @type {number} */ index) => html`<span class="nowrap">${index + 1}: <${Time} at=${at} /></span> `);
+  return "";
+}
+
+/** @param {{id: string}} props */
+function PersonFacts({ id }) {
+  const found = useLoad((signal) => get(`/api/persons/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  if (found.error) return html`<${Fault} error=${found.error} retry=${found.reload} />`;
+  if (!found.data) return html`<${Loading} what="the person" />`;
+  const { properties, first_seen, last_seen, events_total, events } = found.data;
+  return html`<div class="person-facts">
+    <p class="muted">${number(events_total)} events, from <${Time} at=${first_seen} /> to <${Time} at=${last_seen} /></p>
+    ${Object.keys(properties).length > 0 && html`<dl class="facts">${Object.entries(properties).map(([key, value]) => html`<dt><bdi>${key}</bdi></dt><dd><bdi>${typeof value === "string" ? value : pretty(value)}</bdi></dd>`)}</dl>`}
+    <ul class="events">${events.slice(0, 10).map((/** @type {any} */ event) => html`<li key=${event.event_id}><${Link} href=${path(["events", event.event_id])}><bdi>${event.event}</bdi><//> <${Time} at=${event.timestamp} /></li>`)}</ul>
+  </div>`;
+}
+
+/** @param {{asked: People, onClose: () => void}} props */
+export function PeoplePanel({ asked, onClose }) {
+  const key = JSON.stringify([asked.path, asked.body]);
+  /** The pages before the one that is asked for, of this list. */
+  const [before, setBefore] = useState(/** @type {{key: string, people: any[], cursor: string | null}} */ ({ key, people: [], cursor: null }));
+  const [open, setOpen] = useState("");
+  const panel = useRef(/** @type {HTMLElement | null} */ (null));
+  const { people: earlier, cursor } = before.key === key ? before : { people: [], cursor: null };
+  const load = useLoad(async (signal) => {
+    const page = await post(asked.path, { ...asked.body, limit: 100, ...(cursor ? { cursor } : {}) }, { signal });
+    return { key, cursor, page };
+  }, [key, cursor]);
+  useLayoutEffect(() => panel.current?.focus(), [key]);
+  const page = load.data?.key === key && load.data.cursor === cursor ? load.data.page : undefined;
+  const people = [...earlier, ...(page?.people ?? [])];
+  const more = () => setBefore({ key, people, cursor: page?.next_cursor ?? null });
+  const csv = async () => save("people.csv", await post(asked.path, { ...asked.body, limit: 500 }, { query: { format: "csv" }, as: "text" }));
+  return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(/** @type {any} */ event) => event.key === "Escape" && onClose()}>
+    <header><div><h2>People</h2><bdi class="muted">${asked.title}</bdi></div><button class="quiet icon" aria-label="Close the people" onClick=${onClose}>×</button></header>
+    <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" onClick=${csv}>CSV</button></div>
+    ${load.error && html`<${Fault} error=${load.error} retry=${load.reload} />`}
+    ${people.length === 0 && load.loading && html`<${Loading} what="the people" />`}
+    ${people.length === 0 && !load.loading && !load.error && html`<${Empty} title="Nobody">The number is of events that no person of this list has, or the events changed meanwhile.<//>`}
+    <ul class="list">${people.map(
+      (person) => html`<li key=${person.id}>
+        <button class="quiet person-name" aria-expanded=${open === person.id} data-testid="person" onClick=${() => setOpen(open === person.id ? "" : person.id)}><bdi class="ellipsis">${person.distinct_ids[0] ?? person.id}</bdi></button>
+        ${person.distinct_ids.length > 1 && html`<span class="muted small" title=${person.distinct_ids.join("\n")}>+${person.distinct_ids.length - 1} ids</span>`}
+        <span class="muted small">${said(person)}</span>
+        ${open === person.id && html`<${PersonFacts} id=${person.id} />`}
+      </li>`,
+    )}</ul>
+    ${page?.next_cursor && html`<button data-testid="more-people" disabled=${load.loading} onClick=${more}>More</button>`}
+  </aside>`;
+}
