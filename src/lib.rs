@@ -10,9 +10,10 @@
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! {capture, consumer, query} < app < cli`
+//! attribution < {capture, consumer, query, webhook} < app < cli`
 
 pub mod app;
+pub mod attribution;
 pub mod auth;
 pub mod capture;
 pub mod cli;
@@ -30,3 +31,4 @@ pub mod person;
 pub mod query;
 pub mod store;
 pub mod telemetry;
+pub mod webhook;

@@ -47,7 +47,7 @@ pub async fn run(millions: u64) {
 }
 
 /// Fills the log without a consumer, and answers how many events it took.
-async fn fill(dir: &Path, key: &str, millions: u64) -> u64 {
+pub async fn fill(dir: &Path, key: &str, millions: u64) -> u64 {
     let filler = Served::start(dir, &["--role", "capture"]).await;
     let wanted = millions * 10_000;
     let started = Instant::now();

@@ -22,6 +22,7 @@ mod parse;
 mod pipeline;
 mod query;
 mod report;
+mod stages;
 
 #[tokio::main]
 async fn main() {
@@ -57,11 +58,12 @@ async fn main() {
         }
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
+        "stages" => stages::run(amount(1)).await,
         "query" => query::query(amount(5)).await,
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, single, bulk, auth, visible, steady, catch-up, query"
+                "no bench {other:?}; there are: all, short, parse, single, bulk, auth, visible, steady, catch-up, query, stages"
             );
             std::process::exit(2);
         }

@@ -84,11 +84,27 @@ impl Served {
     pub async fn lag(&self) -> i64 {
         let answer = self.get("/api/ops/lag").await;
         let rows = answer["groups"].as_array().expect("groups");
-        rows.iter().filter(|row| row["topic"] == "events").filter_map(|row| row["lag"].as_i64()).sum()
+        rows.iter()
+            .filter(|row| row["topic"] == "events" && row["group"] == "event-consumers")
+            .filter_map(|row| row["lag"].as_i64())
+            .sum()
     }
 
     pub async fn caught_up(&self) {
         while self.lag().await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until this group has read the events.
+    pub async fn group_caught_up(&self, group: &str) {
+        loop {
+            let answer = self.get("/api/ops/lag").await;
+            let rows = answer["groups"].as_array().expect("groups");
+            let of_group = rows.iter().filter(|row| row["topic"] == "events" && row["group"] == group);
+            if of_group.filter_map(|row| row["lag"].as_i64()).sum::<i64>() == 0 {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::pools::Pools;
 use super::{Role, audit, doctor, lag, openapi, readiness, topics};
+use crate::attribution;
 use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::metering::{self, Metering};
 use crate::person;
 use crate::query::{self, Query};
 use crate::telemetry::Recorder;
+use crate::webhook;
 
 /// What the routes work with; cheap to clone, one a process.
 #[derive(Clone)]
@@ -101,11 +103,15 @@ impl Shared {
         if let Some(metering) = &self.metering {
             routes.app_data(metering.clone()).configure(metering::http::routes);
         }
+        if let (Some(attribution), Some(_)) = (&self.pools.attribution, &self.query) {
+            routes.app_data(attribution.clone()).configure(attribution::http::routes);
+        }
         if let Some(query) = &self.query {
             routes.app_data(query.clone()).configure(query::http::routes);
         }
         if self.roles.is_empty() || self.roles.contains(&Role::Auth) {
             routes.configure(auth::http::routes);
+            routes.app_data(self.pools.webhook.clone()).configure(webhook::http::routes);
         }
         routes.app_data(self.pools.jobs.clone()).configure(job::http::routes);
         if let Some(dlq) = &self.pools.dlq {

@@ -25,24 +25,22 @@ pub(super) struct PartitionLag {
 pub(super) async fn all(log: &dyn EventLog, config: &Config) -> Result<Vec<PartitionLag>, LogError> {
     let topics = log.topics().await?;
     let mut rows = Vec::new();
-    for spec in super::topics::specs(config) {
-        let Some(topic) = topics.iter().find(|topic| topic.name == spec.name) else { continue };
-        for group in &spec.required_groups {
-            let committed = log.committed(group).await?;
-            for (partition, offsets) in (0i32..).zip(&topic.partitions) {
-                let committed = committed.get(&TopicPartition::new(topic.name.clone(), partition)).copied();
-                // What retention has deleted can no longer be waited for.
-                let from = committed.unwrap_or(offsets.log_start).max(offsets.log_start);
-                rows.push(PartitionLag {
-                    group: group.to_string(),
-                    topic: topic.name.to_string(),
-                    partition,
-                    committed,
-                    log_start: offsets.log_start,
-                    end: offsets.end,
-                    lag: (offsets.end - from).max(0),
-                });
-            }
+    for (name, group) in super::topics::groups(config) {
+        let Some(topic) = topics.iter().find(|topic| topic.name == name) else { continue };
+        let committed = log.committed(&group).await?;
+        for (partition, offsets) in (0i32..).zip(&topic.partitions) {
+            let committed = committed.get(&TopicPartition::new(topic.name.clone(), partition)).copied();
+            // What retention has deleted can no longer be waited for.
+            let from = committed.unwrap_or(offsets.log_start).max(offsets.log_start);
+            rows.push(PartitionLag {
+                group: group.to_string(),
+                topic: topic.name.to_string(),
+                partition,
+                committed,
+                log_start: offsets.log_start,
+                end: offsets.end,
+                lag: (offsets.end - from).max(0),
+            });
         }
     }
     Ok(rows)

@@ -17,6 +17,7 @@ mod readiness;
 mod role;
 mod schema;
 mod topics;
+mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,8 +27,9 @@ use std::time::Duration;
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
+use crate::attribution::Attribution;
 use crate::config::Config;
-use crate::consumer::{self, ConsumerDeps, Control, Warehouse};
+use crate::consumer::{self, ConsumerDeps, Control, PostProcessingLane, Warehouse};
 use crate::event::{Clock, IdSource, ProjectId, RandomIds, SystemClock};
 use crate::eventlog::EventLog;
 use crate::http::server;
@@ -36,6 +38,7 @@ use crate::lifecycle::{Policy, Stop, TaskFailed, Tasks};
 use crate::metering::Metering;
 use crate::store::Store;
 use crate::telemetry::{self, names};
+use crate::webhook::Webhook;
 
 pub use data_dir::{FirstRunFile, ServerFile};
 pub use openapi::{Body, Class, Route, codes, document, routes};
@@ -206,9 +209,9 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         return;
     }
     let (log, component) = (pools.log.clone(), pools.health.component("topics"));
-    let (specs, create) = (topics::specs(config), config.server.migrate_on_start);
+    let settings = config.clone();
     work.spawn_until_stop("topics", restart, move || {
-        topics::watch(log.clone(), specs.clone(), create, component.clone())
+        topics::watch(log.clone(), settings.clone(), component.clone())
     });
     if let Some(store) = &pools.store {
         let (store, component) = (store.clone(), pools.health.component("schema"));
@@ -220,14 +223,15 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
     }
-    if let (Some(control), Some(store), Some(people), Some(dlq)) =
-        (&shared.control, &pools.store, &pools.people, &pools.dlq)
+    if let (Some(control), Some(store), Some(people), Some(dlq), Some(attribution)) =
+        (&shared.control, &pools.store, &pools.people, &pools.dlq, &pools.attribution)
     {
         let warehouse = Warehouse { store: store.clone(), people: people.as_ref().clone() };
         let log = pools.log.clone();
         let metering = Metering::new(store.clone(), pools.meta.clone(), log, config, pools.clock.clone());
-        start_consumer(config, pools, work, warehouse, control, (store, &metering));
-        let handlers = dlq.handlers().into_iter().chain(metering.handlers()).collect();
+        start_consumer(config, pools, work, warehouse, control, (store, &metering, attribution));
+        let handlers = dlq.handlers().into_iter().chain(metering.handlers()).chain(attribution.handlers());
+        let handlers = handlers.collect();
         job::run(&pools.jobs, handlers, &pools.ids, work);
     }
 }
@@ -239,7 +243,7 @@ fn start_consumer(
     work: &Tasks,
     warehouse: Warehouse,
     control: &Control,
-    (store, metering): (&Store, &Metering),
+    (store, metering, attribution): (&Store, &Metering, &Attribution),
 ) {
     let deps = ConsumerDeps {
         log: pools.log.clone(),
@@ -263,10 +267,47 @@ fn start_consumer(
         let tracker = metering.clone();
         work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
     }
+    if config.post_processing.enabled {
+        let (stage, stop) = (deps.clone(), work.stop().clone());
+        work.spawn("post_processing", restart, move || consumer::run_publish(stage.clone(), stop.clone()));
+        start_attribution(&deps, work, restart, attribution);
+    }
+    if config.webhook.enabled {
+        start_webhooks(&deps, pools, restart);
+    }
     let (stage, stop) = (deps.clone(), work.stop().clone());
     work.spawn("dlq_index", restart, move || consumer::run_index(stage.clone(), stop.clone()));
     let stop = work.stop().clone();
     work.spawn("sweep", restart, move || consumer::run_sweep(deps.clone(), stop.clone()));
+}
+
+/// What tells others: from system events to deliveries, and those.
+fn start_webhooks(deps: &ConsumerDeps, pools: &Pools, restart: Policy) {
+    let work = &deps.tasks;
+    let webhook: Webhook = pools.webhook.as_ref().clone();
+    let (stage, meta, queued) = (deps.clone(), pools.meta.clone(), webhook.queued());
+    let stop = work.stop().clone();
+    work.spawn("webhooks", restart, move || {
+        consumer::run_webhooks(stage.clone(), meta.clone(), queued.clone(), stop.clone())
+    });
+    let (tasks, stop) = (work.clone(), work.stop().clone());
+    work.spawn("webhook_dispatch", restart, move || webhook.clone().run(tasks.clone(), stop.clone()));
+    let (config, pools) = (deps.config.clone(), pools.clone());
+    work.spawn_until_stop("watch", restart, move || watch::run(config.clone(), pools.clone()));
+}
+
+/// What reads the events that are handed on.
+fn start_attribution(deps: &ConsumerDeps, work: &Tasks, restart: Policy, attribution: &Attribution) {
+    for (name, lane) in
+        [("attribution", PostProcessingLane::Live), ("attribution_backfill", PostProcessingLane::Backfill)]
+    {
+        let (deps, attribution, stop) = (deps.clone(), attribution.clone(), work.stop().clone());
+        work.spawn(name, restart, move || {
+            consumer::run_attribution(deps.clone(), attribution.clone(), lane, stop.clone())
+        });
+    }
+    let follower = attribution.clone();
+    work.spawn_until_stop("attribution_follow", restart, move || follower.clone().follow());
 }
 
 impl Running {

@@ -7,16 +7,18 @@ use actix_web::web;
 use secrecy::SecretString;
 
 use super::{Options, Role};
+use crate::attribution::Attribution;
 use crate::auth::{self, Keys};
 use crate::config::{Config, EventLogKind};
 use crate::dlq::Dlq;
 use crate::event::{Clock, IdSource};
-use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions};
+use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, SystemEvents};
 use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
 use crate::person::People;
 use crate::store::Store;
+use crate::webhook::Webhook;
 
 /// How often a component that nothing else uses is asked whether it answers.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
@@ -35,10 +37,15 @@ pub(super) struct Pools {
     pub keys: web::Data<Keys>,
     pub jobs: web::Data<Jobs>,
     pub log: Arc<dyn EventLog>,
+    /// What the product tells others of.
+    pub told: SystemEvents,
+    pub webhook: web::Data<Webhook>,
     /// Only where a role needs it.
     pub store: Option<Store>,
     /// Where there is a store.
     pub people: Option<web::Data<People>>,
+    /// Where there is a store.
+    pub attribution: Option<web::Data<Attribution>>,
     /// Where there is a store.
     pub dlq: Option<web::Data<Dlq>>,
 }
@@ -54,8 +61,10 @@ impl Pools {
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
-        let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone());
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
+        let told = SystemEvents::new(log.clone(), &config.topics.system_events, clock.clone(), ids.clone());
+        let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone()).telling(told.clone());
+        let webhook = Webhook::new(meta.clone(), config, clock.clone(), ids.clone());
         let needs_store = roles.is_empty() || roles.contains(&Role::Consumer) || roles.contains(&Role::Query);
         let store = if needs_store {
             Some(Store::open(&config.store, &config.data_dir, &tasks, &health, clock.clone(), ids.clone())?)
@@ -64,6 +73,9 @@ impl Pools {
         };
         let dlq =
             store.clone().map(|store| web::Data::new(Dlq::new(log.clone(), store, config, clock.clone())));
+        let attribution = store.clone().map(|store| {
+            Attribution::new(store, meta.clone(), log.clone(), config, clock.clone(), ids.clone())
+        });
         let people = store.clone().map(|store| People::new(store, config, clock.clone(), ids.clone()));
         let pools = Self {
             clock,
@@ -74,8 +86,11 @@ impl Pools {
             keys: web::Data::new(keys),
             jobs: web::Data::new(jobs),
             log,
+            told,
+            webhook: web::Data::new(webhook),
             store,
             people: people.map(web::Data::new),
+            attribution: attribution.map(web::Data::new),
             dlq,
         };
         pools.watch();

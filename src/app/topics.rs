@@ -35,14 +35,41 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     if config.metering.tracking {
         events.required_groups.push(config.metering.group_id.as_str().into());
     }
-    // Whoever wants to know reads it; nobody has to.
-    let mut system_events = topic(&config.topics.system_events, record_bytes_max, "");
-    system_events.required_groups.clear();
-    vec![
+    let mut system_events = topic(&config.topics.system_events, record_bytes_max, &config.webhook.group_id);
+    if !config.webhook.enabled {
+        system_events.required_groups.clear();
+    }
+    let mut specs = vec![
         events,
         system_events,
         topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), &index_group),
-    ]
+    ];
+    if config.post_processing.enabled {
+        let post_processing = &config.post_processing;
+        specs.push(topic(&config.topics.post_processing, record_bytes_max, &post_processing.group_id));
+        let (backfill, group) = (&config.topics.post_processing_backfill, &post_processing.backfill_group_id);
+        specs.push(topic(backfill, record_bytes_max, group));
+    }
+    specs
+}
+
+/// Every consumer group this product runs, each with its topic. A group that is not among its topic's required ones
+/// holds nothing back: what it has not read in time is gone for it.
+pub(super) fn groups(config: &Config) -> Vec<(Arc<str>, Arc<str>)> {
+    let mut groups: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+    for spec in specs(config) {
+        groups.extend(spec.required_groups.iter().map(|group| (spec.name.clone(), group.clone())));
+    }
+    if config.post_processing.enabled {
+        let group = config.post_processing.publish_group_id.as_str().into();
+        groups.push((config.topics.events.as_str().into(), group));
+    }
+    groups
+}
+
+/// Without these nothing is taken or stored; without the others a part of the product waits, and catches up.
+fn is_vital(config: &Config, topic: &str) -> bool {
+    topic == config.topics.events || topic == config.consumer.dlq_topic
 }
 
 /// How the topics that should be compare with those that are.
@@ -79,10 +106,10 @@ pub(super) fn compare(wanted: &[TopicSpec], there: &[TopicDescription]) -> Compa
 /// later is named, not made again, because whoever deleted it may be about to make it differently.
 pub(super) async fn watch(
     log: Arc<dyn EventLog>,
-    specs: Vec<TopicSpec>,
-    create: bool,
+    config: Arc<Config>,
     component: Component,
 ) -> anyhow::Result<()> {
+    let (specs, create) = (specs(&config), config.server.migrate_on_start);
     let mut complete_once = false;
     let mut told: Vec<String> = Vec::new();
     loop {
@@ -98,10 +125,13 @@ pub(super) async fn watch(
                     complete_once = true;
                     component.up();
                 } else {
-                    component.down(&format!(
-                        "missing: {}; `flexflow topics create` makes them",
-                        comparison.missing.join(", ")
-                    ));
+                    let names = comparison.missing.join(", ");
+                    let reason = format!("missing: {names}; `flexflow topics create` makes them");
+                    if comparison.missing.iter().any(|name| is_vital(&config, name)) {
+                        component.down(&reason);
+                    } else {
+                        component.degraded(&format!("{reason}; events are taken and stored meanwhile"));
+                    }
                 }
             }
             Err(error) => component.down(&error.to_string()),

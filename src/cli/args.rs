@@ -1,6 +1,7 @@
 //! What may be typed: every command, flag and limit, with the words of `--help`.
 
 pub(super) mod people;
+pub(super) mod webhooks;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -85,6 +86,9 @@ pub(super) enum Command {
     /// Dead letters: count, list, show, replay, discard
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Who is told of system events: create, list, test, look at deliveries, replay
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
     /// Properties with a column of their own: list, promote, demote
     #[command(subcommand)]
     Properties(Properties),

@@ -19,6 +19,7 @@ mod settings;
 mod status;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -214,6 +215,7 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
     let nowhere = Remote::default();
     let (scope, remote) = match &command {
         Command::Dlq(command) => (&Scope::default(), dlq::remote(command)),
+        Command::Webhooks(command) => (command.scope(), &nowhere),
         Command::Trace(args) => (&args.scope, &args.remote),
         Command::Tail(args) => (&args.scope, &args.remote),
         Command::Lag(args) => (&Scope::default(), &args.remote),
@@ -249,6 +251,7 @@ async fn ask(
         Command::Lag(args) => return status::lag(args, operator, output).await,
         Command::Audit(_) => return status::audit(operator, output).await,
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
+        Command::Webhooks(command) => return webhooks::run(command, operator, output).await,
         Command::Properties(command) => return properties::run(command, operator, output).await,
         Command::Trace(args) => return events::trace(args, operator, output).await,
         Command::Tail(args) => return events::tail(args, operator, output).await,

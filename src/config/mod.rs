@@ -9,6 +9,7 @@ mod error;
 mod keys;
 mod load;
 mod sections;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -20,6 +21,7 @@ pub use sections::{
     KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query,
     Registration, Server, StaticKey, Store, Topics,
 };
+pub use stages::{Attribution, PostProcessing, Webhook};
 
 /// The defaults file as compiled in.
 pub const REFERENCE: &str = include_str!("../../config/flexflow.toml");

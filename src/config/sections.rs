@@ -8,6 +8,8 @@ use bytesize::ByteSize;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
+use super::stages::{Attribution, PostProcessing, Webhook};
+
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +26,9 @@ pub struct Config {
     pub meta: Meta,
     pub auth: Auth,
     pub topics: Topics,
+    pub post_processing: PostProcessing,
+    pub attribution: Attribution,
+    pub webhook: Webhook,
     pub jobs: Jobs,
     pub dlq: Dlq,
     pub log: Log,
@@ -351,6 +356,8 @@ pub struct StaticKey {
 pub struct Topics {
     pub events: String,
     pub system_events: String,
+    pub post_processing: String,
+    pub post_processing_backfill: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -1,5 +1,7 @@
 //! What the types cannot say: limits that make no sense, alone or beside each other.
 
+mod stages;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -66,6 +68,7 @@ impl Config {
         self.check_pairs(&mut faults);
         self.check_names(&mut faults);
         self.check_people(&mut faults);
+        self.check_stages(&mut faults);
         self.check_static_keys(&mut faults);
         if self.eventlog.kind == EventLogKind::Kafka {
             self.check_kafka(&mut faults);
@@ -236,6 +239,8 @@ impl Config {
         for (key, topic) in [
             ("topics.events", &self.topics.events),
             ("topics.system_events", &self.topics.system_events),
+            ("topics.post_processing", &self.topics.post_processing),
+            ("topics.post_processing_backfill", &self.topics.post_processing_backfill),
             ("consumer.dlq_topic", &self.consumer.dlq_topic),
         ] {
             let fits = (1..=TOPIC_CHARACTERS_MAX).contains(&topic.len())

@@ -111,7 +111,12 @@ impl<S: Stage> Driver<S> {
             jitter: Jitter::new(settings.seed),
             backoff: (settings.backoff_min, settings.backoff_max),
             core: Core::new(settings, now),
-            observer: Observer::new(stage.name(), stage.accounts(), setup.component, setup.control.clone()),
+            observer: Observer::new(
+                (stage.name(), stage.writes_to()),
+                stage.accounts(),
+                setup.component,
+                setup.control.clone(),
+            ),
             work: Arc::new(Work {
                 stage,
                 log: setup.log.clone(),

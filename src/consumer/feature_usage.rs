@@ -18,8 +18,8 @@ use super::decode::{Decoded, Field, Refused, decode};
 use super::events::EventsStage;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, random};
-use crate::event::{Clock, IdSource, Scope, Timestamp};
-use crate::eventlog::{EventLog, NewRecord, Record, TopicId, TopicPartition};
+use crate::event::{Scope, SystemEventKind, Timestamp};
+use crate::eventlog::{Record, SystemEvent, SystemEvents, TopicId, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::metering::Metering;
 use crate::metering::meter::Meter;
@@ -52,10 +52,7 @@ pub enum UsageRecord {
 
 /// Tells of events that no meter counts.
 struct Unmetered {
-    log: Arc<dyn EventLog>,
-    topic: Arc<str>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdSource>,
+    events: SystemEvents,
     told: Cache<(Scope, String), ()>,
 }
 
@@ -72,10 +69,12 @@ pub async fn run(deps: ConsumerDeps, store: Store, metering: Metering, stop: Sto
         events: EventsStage::new(deps.sink.clone(), seed),
         seed,
         unmetered: Unmetered {
-            log: deps.log.clone(),
-            topic: config.topics.system_events.as_str().into(),
-            clock: deps.clock.clone(),
-            ids: deps.ids.clone(),
+            events: SystemEvents::new(
+                deps.log.clone(),
+                &config.topics.system_events,
+                deps.clock.clone(),
+                deps.ids.clone(),
+            ),
             told: Cache::builder()
                 .max_capacity(TOLD_MAX)
                 .time_to_live(config.metering.unmetered_interval)
@@ -142,40 +141,24 @@ impl FeatureUsageStage {
 
 impl Unmetered {
     async fn tell(&self, events: Vec<(Scope, String, String)>) {
-        let mut records = Vec::new();
+        let mut new = Vec::new();
         for (scope, event_name, event_id) in events {
             let key = (scope.clone(), event_name.clone());
             if self.told.contains_key(&key) {
                 continue;
             }
             self.told.insert(key, ());
-            let now = self.clock.now();
-            let value = json!({
-                "id": format!("sys_event_{}", self.ids.uuid_v7(now).simple()),
-                "event_name": "event.unmetered",
-                "project_id": scope.project,
-                "environment_id": scope.environment,
-                "timestamp": now,
-                "payload": {
-                    "event_type": event_name,
-                    "event_id": event_id,
-                    "reason": "no meter of this environment counts it",
-                },
+            let payload = json!({
+                "event_type": event_name,
+                "event_id": event_id,
+                "reason": "no meter of this environment counts it",
             });
-            records.push(NewRecord {
-                key: Some(scope.project.as_str().to_owned().into()),
-                value: value.to_string().into(),
-                headers: Vec::new(),
-                timestamp: now,
-            });
+            new.push(SystemEvent::of_scope(SystemEventKind::EventUnmetered, scope, payload));
         }
-        if records.is_empty() {
-            return;
-        }
-        let count = records.len() as u64;
-        match self.log.produce(&self.topic, records).await.into_iter().find_map(Result::err) {
-            None => names::METERING_UNMETERED.counter(&[]).increment(count),
-            Some(error) => tracing::warn!(%error, "events that no meter counts could not be told of"),
+        let count = new.len() as u64;
+        match self.events.tell(new).await {
+            Ok(()) => names::METERING_UNMETERED.counter(&[]).increment(count),
+            Err(error) => tracing::warn!(%error, "events that no meter counts could not be told of"),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! What to do next is decided in [`core`], without I/O; the simulator there proves it. Every stage of FlexFlow that
 //! reads a topic into a table is a [`Stage`] on this one pipeline.
 
+mod attribution;
 mod control;
 pub mod core;
 mod decode;
@@ -21,23 +22,28 @@ mod events;
 mod feature_usage;
 mod index;
 mod observer;
+mod publish;
 mod sink;
 mod stage;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use attribution::{AttributionStage, PostProcessingLane, run as run_attribution};
 pub use control::{Control, NotStopped};
 pub use decode::{Decoded, Field, Refused, decode};
 pub use events::EventsStage;
 pub use feature_usage::{FeatureUsageStage, run as run_feature_usage};
 pub use index::IndexStage;
+pub use publish::{PublishStage, run as run_publish};
 pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
+pub use webhooks::{WebhookStage, run as run_webhooks};
 
 use crate::config::Config;
 use crate::dlq::index_group;
@@ -150,7 +156,7 @@ fn settings(stage: &impl Stage, config: &Config, seed: u64) -> Settings {
         namespace: "live",
         table: stage.table().into(),
         mapper_version: stage.mapper_version(),
-        lanes: if consumer.lanes == 0 { cores() } else { consumer.lanes },
+        lanes: if consumer.lanes == 0 { cores() } else { consumer.lanes }.min(stage.lanes_max()),
         rows_max: consumer.batch_rows_max,
         bytes_max: consumer.batch_bytes_max.as_u64() as usize,
         age_max: consumer.batch_age_max,

@@ -28,6 +28,8 @@ impl Lag {
 /// See the [module](self).
 pub(super) struct Observer {
     stage: &'static str,
+    /// What its inserts go to.
+    writes_to: &'static str,
     /// Does it count its records? See [`super::Stage::accounts`].
     accounts: bool,
     component: Component,
@@ -41,12 +43,18 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(stage: &'static str, accounts: bool, component: Component, control: Control) -> Self {
+    pub(super) fn new(
+        (stage, writes_to): (&'static str, &'static str),
+        accounts: bool,
+        component: Component,
+        control: Control,
+    ) -> Self {
         for dependency in [Dependency::Store, Dependency::EventLog] {
-            breaker_gauge(stage, dependency).set(0.0);
+            breaker_gauge(stage, named(dependency, writes_to)).set(0.0);
         }
         Self {
             stage,
+            writes_to,
             accounts,
             component,
             control,
@@ -66,6 +74,9 @@ impl Observer {
 
     pub(super) fn note(&mut self, notice: Notice) {
         if !self.accounts && is_accounting(&notice) {
+            if let Notice::Expired { topic_partition, from, to } = notice {
+                tell_expired(self.stage, &topic_partition, from, to);
+            }
             return;
         }
         match notice {
@@ -83,7 +94,13 @@ impl Observer {
                 tracing::info!(stage = self.stage, partition = %topic_partition, records, reason, "range given back");
             }
             Notice::Finished(report) => self.finished(&report),
-            Notice::Expired { topic_partition, from, to } => expired(&topic_partition, from, to),
+            Notice::Expired { topic_partition, from, to } => {
+                let reason = crate::event::DropReason::LogExpired.as_str();
+                let labels = [("topic", &*topic_partition.topic), ("reason", reason)];
+                let lost = u64::try_from(to - from).unwrap_or(0);
+                names::CONSUMER_RECORDS_DROPPED.counter(&labels).increment(lost);
+                tell_expired(self.stage, &topic_partition, from, to);
+            }
             Notice::Breaker { dependency, state, reason } => self.breaker(dependency, state, &reason),
             Notice::Standstill { topic_partition, stopped, reason } => {
                 self.standstill(topic_partition, stopped, reason);
@@ -154,8 +171,9 @@ impl Observer {
     }
 
     fn breaker(&mut self, dependency: Dependency, state: BreakerState, reason: &str) {
-        breaker_gauge(self.stage, dependency).set(state.gauge());
-        let name = breaker_name(self.stage, dependency);
+        let named = named(dependency, self.writes_to);
+        breaker_gauge(self.stage, named).set(state.gauge());
+        let name = breaker_name(self.stage, named);
         match state {
             BreakerState::HalfOpen => return,
             // A failure that did not open it yet has a reason; an answer has none.
@@ -204,7 +222,7 @@ impl Observer {
             return self.component.down(reason);
         }
         if let Some((dependency, reason)) = self.breakers.first_key_value() {
-            let name = dependency.as_str();
+            let name = named(*dependency, self.writes_to);
             return self
                 .component
                 .down(&format!("{name} does not answer, tried again by itself, nothing is lost: {reason}"));
@@ -223,11 +241,19 @@ fn is_accounting(notice: &Notice) -> bool {
     !matches!(notice, Notice::Breaker { .. } | Notice::Standstill { .. } | Notice::TopicMissing { .. })
 }
 
-fn breaker_name(stage: &str, dependency: Dependency) -> String {
-    format!("{stage}.{}", dependency.as_str())
+/// A dependency as it is called in metrics and words.
+fn named(dependency: Dependency, writes_to: &'static str) -> &'static str {
+    match dependency {
+        Dependency::Store => writes_to,
+        Dependency::EventLog => dependency.as_str(),
+    }
 }
 
-fn breaker_gauge(stage: &str, dependency: Dependency) -> Gauge {
+fn breaker_name(stage: &str, dependency: &str) -> String {
+    format!("{stage}.{dependency}")
+}
+
+fn breaker_gauge(stage: &str, dependency: &str) -> Gauge {
     names::BREAKER_STATE.gauge(&[("dependency", &breaker_name(stage, dependency))])
 }
 
@@ -248,15 +274,13 @@ fn count(part: &PartReport) {
     }
 }
 
-fn expired(name: &TopicPartition, from: i64, to: i64) {
-    let reason = crate::event::DropReason::LogExpired.as_str();
-    let lost = u64::try_from(to - from).unwrap_or(0);
-    names::CONSUMER_RECORDS_DROPPED.counter(&[("topic", &*name.topic), ("reason", reason)]).increment(lost);
+fn tell_expired(stage: &str, name: &TopicPartition, from: i64, to: i64) {
     tracing::error!(
+        stage,
         partition = %name,
         from,
         to,
-        error = reason,
+        error = crate::event::DropReason::LogExpired.as_str(),
         "the log's retention deleted records before they were read: going on at the log's start"
     );
 }

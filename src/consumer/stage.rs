@@ -51,6 +51,16 @@ pub trait Stage: Send + Sync + 'static {
     /// The table it writes; part of the insert token.
     fn table(&self) -> &'static str;
 
+    /// What it waits for when its inserts fail, in words and in metrics.
+    fn writes_to(&self) -> &'static str {
+        "store"
+    }
+
+    /// Lanes it may work in at most: one, if others go before it.
+    fn lanes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Counts up whenever the same record would become another row.
     fn mapper_version(&self) -> u32;
 

@@ -215,10 +215,10 @@ impl Stage for Table {
     }
 }
 
-struct Fixture {
-    log: MemoryLog,
+pub(super) struct Fixture {
+    pub(super) log: MemoryLog,
     table: Arc<Table>,
-    health: Health,
+    pub(super) health: Health,
     control: Control,
     config: Arc<Config>,
 }
@@ -236,7 +236,7 @@ impl Running {
     }
 }
 
-fn topic(name: &str) -> TopicSpec {
+pub(super) fn topic(name: &str) -> TopicSpec {
     TopicSpec {
         name: name.into(),
         partitions: 1,
@@ -246,7 +246,7 @@ fn topic(name: &str) -> TopicSpec {
     }
 }
 
-fn event(id: &str, name: &str) -> NewRecord {
+pub(super) fn event(id: &str, name: &str) -> NewRecord {
     let value = format!(
         r#"{{"id":"{id}","project_id":"p","environment_id":"e","event_name":"{name}","distinct_id":"d",
         "timestamp":"2026-01-31T11:00:00Z","received_at":"2026-01-31T11:00:01Z","schema_version":1}}"#
@@ -254,7 +254,7 @@ fn event(id: &str, name: &str) -> NewRecord {
     raw(value)
 }
 
-fn raw(value: impl Into<Bytes>) -> NewRecord {
+pub(super) fn raw(value: impl Into<Bytes>) -> NewRecord {
     let timestamp = Timestamp::from_millis(1_700_000_000_000);
     NewRecord { key: Some("d".into()), value: value.into(), headers: Vec::new(), timestamp }
 }
@@ -264,7 +264,7 @@ impl Fixture {
         Self::with(&[]).await
     }
 
-    async fn with(overrides: &[(&str, &str)]) -> Self {
+    pub(super) async fn with(overrides: &[(&str, &str)]) -> Self {
         let log = MemoryLog::new(Arc::new(SystemClock), Arc::new(RandomIds));
         log.create_topics(&[topic("events"), topic("events-dlq")]).await.unwrap();
         let quick = [
@@ -283,9 +283,8 @@ impl Fixture {
         }
     }
 
-    fn start(&self) -> Running {
-        let tasks = Tasks::new(Stop::default());
-        let deps = ConsumerDeps {
+    pub(super) fn deps(&self, tasks: &Tasks) -> ConsumerDeps {
+        ConsumerDeps {
             log: Arc::new(self.log.clone()),
             sink: self.table.blocks.clone(),
             config: self.config.clone(),
@@ -294,7 +293,12 @@ impl Fixture {
             health: self.health.clone(),
             tasks: tasks.clone(),
             control: self.control.clone(),
-        };
+        }
+    }
+
+    fn start(&self) -> Running {
+        let tasks = Tasks::new(Stop::default());
+        let deps = self.deps(&tasks);
         let (table, stop) = (self.table.clone(), tasks.stop().clone());
         let work = tasks.spawn_bounded(async move {
             run_stage(table, &deps, vec!["events".into()], "event-consumers", &stop).await
@@ -302,7 +306,7 @@ impl Fixture {
         Running { tasks, work }
     }
 
-    async fn produce(&self, records: Vec<NewRecord>) {
+    pub(super) async fn produce(&self, records: Vec<NewRecord>) {
         for outcome in self.log.produce("events", records).await {
             outcome.unwrap();
         }
@@ -327,9 +331,13 @@ impl Fixture {
     }
 
     async fn component_is(&self, state: ComponentState, words: &str) {
+        self.stage_is("consumer", state, words).await;
+    }
+
+    pub(super) async fn stage_is(&self, stage: &str, state: ComponentState, words: &str) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
-            let status = self.health.get("consumer");
+            let status = self.health.get(stage);
             if status.as_ref().is_some_and(|s| s.state == state && s.reason.contains(words)) {
                 return;
             }

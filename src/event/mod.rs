@@ -6,6 +6,7 @@
 //! - [`Scope`] is the project and environment that every row and every question belongs to.
 //! - [`Timestamp`] is UTC milliseconds; [`Clock`] and [`IdSource`] are the only places time and ids come from.
 //! - [`ErrorKind`] and [`DropReason`] are the closed lists of ends an event can come to without being stored.
+//! - [`SystemEventKind`] is the closed list of what the product tells others of.
 
 mod ids;
 mod reason;
@@ -13,6 +14,6 @@ mod record;
 mod time;
 
 pub use ids::{EnvironmentId, IdSource, ProjectId, RandomIds, Scope};
-pub use reason::{DropReason, ErrorKind};
+pub use reason::{DropReason, ErrorKind, SystemEventKind};
 pub use record::{LogEvent, SCHEMA_VERSION};
 pub use time::{Clock, InvalidTimestamp, ManualClock, SystemClock, Timestamp};

@@ -64,6 +64,28 @@ closed_list! {
     }
 }
 
+closed_list! {
+    /// What the product tells others of, in topic `topics.system_events` and by webhooks.
+    SystemEventKind {
+        /// Events of a name came in that no meter of their environment counts.
+        EventUnmetered = "event.unmetered",
+        /// More open dead letters of a scope than `alerts.dead_letters_max`.
+        DeadLettersOverThreshold = "dead_letters.over_threshold",
+        /// A circuit breaker of this process opened or closed.
+        BreakerChanged = "breaker.changed",
+        /// A consumer group is further behind than `alerts.lag_max`, or no more.
+        LagOverThreshold = "lag.over_threshold",
+        /// A durable job ended.
+        JobFinished = "job.finished",
+        /// A bound on what a project may have or do was reached.
+        QuotaReached = "quota.reached",
+        /// A rule of attribution has been applied to a range of the past.
+        AttributionDone = "attribution.done",
+        /// Somebody asked for a test of a webhook.
+        WebhookTest = "webhook.test",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::config;
 use crate::event::{Clock, ProjectId, Timestamp};
+use crate::eventlog::SystemEvents;
 use crate::meta::{self, Job, JobFilter, JobState, Meta, MetaError};
 
 /// A job to start.
@@ -106,13 +107,21 @@ pub struct Jobs {
     pub(super) meta: Meta,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: config::Jobs,
+    /// How it is told that a job has ended.
+    pub(super) told: Option<SystemEvents>,
     /// Tells the workers of this process that a job was queued here.
     pub(super) queued: Arc<Notify>,
 }
 
 impl Jobs {
     pub fn new(meta: Meta, config: config::Jobs, clock: Arc<dyn Clock>) -> Self {
-        Self { meta, clock, config, queued: Arc::new(Notify::new()) }
+        Self { meta, clock, config, told: None, queued: Arc::new(Notify::new()) }
+    }
+
+    /// The same, telling of every job that ends.
+    #[must_use]
+    pub fn telling(self, told: SystemEvents) -> Self {
+        Self { told: Some(told), ..self }
     }
 
     /// Queues a job and answers its id.

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::service::{Jobs, JobsError, Saved};
-use crate::event::{IdSource, ProjectId};
+use crate::event::{IdSource, ProjectId, SystemEventKind};
+use crate::eventlog::SystemEvent;
 use crate::lifecycle::{Policy, Tasks};
 use crate::meta::{Job, JobEnd, MetaError};
 use crate::telemetry::names;
@@ -368,6 +369,7 @@ impl Worker {
                 if finished.is_ok() {
                     names::JOB_RUNS.counter(&[("kind", &job.kind), ("outcome", outcome)]).increment(1);
                     tracing::info!(job_id = job.id, kind = job.kind, outcome, error, "job ended");
+                    self.tell(job, outcome, &error).await;
                 }
                 finished
             }
@@ -390,6 +392,16 @@ impl Worker {
                 Ok(())
             }
             settled => Ok(settled?),
+        }
+    }
+
+    /// Tells that a job has ended; best effort: the job itself has the truth.
+    async fn tell(&self, job: &Job, outcome: &str, error: &str) {
+        let Some(told) = &self.jobs.told else { return };
+        let payload = json!({ "job_id": job.id, "kind": job.kind, "outcome": outcome, "error": error });
+        let event = SystemEvent::of_project(SystemEventKind::JobFinished, job.project_id.clone(), payload);
+        if let Err(error) = told.tell(vec![event]).await {
+            tracing::warn!(job_id = job.id, %error, "the end of a job could not be told of");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use super::quotas::Quotas;
 use crate::event::{Clock, Timestamp};
 use crate::telemetry::names;
 
@@ -37,11 +38,12 @@ pub struct ComponentStatus {
 pub struct Health {
     clock: Arc<dyn Clock>,
     components: Arc<Mutex<BTreeMap<String, ComponentStatus>>>,
+    quotas: Quotas,
 }
 
 impl Health {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, components: Arc::default() }
+        Self { clock, components: Arc::default(), quotas: Quotas::default() }
     }
 
     /// The handle of a component, which begins as [`ComponentState::Starting`]; the same name gives the same component.
@@ -53,6 +55,11 @@ impl Health {
             since: self.clock.now(),
         });
         Component { name: name.to_owned(), health: self.clone() }
+    }
+
+    /// Bounds that were reached.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// Every component, by name.

@@ -8,11 +8,13 @@
 mod breaker;
 mod circuit;
 mod health;
+mod quotas;
 mod stop;
 mod tasks;
 
 pub use breaker::{Breaker, BreakerRules, BreakerState, Jitter};
 pub use circuit::{Circuit, Open, Pass};
 pub use health::{Component, ComponentState, ComponentStatus, Health};
+pub use quotas::{Quotas, ReachedQuota};
 pub use stop::{Stop, wait_for_signal};
 pub use tasks::{Policy, TaskFailed, Tasks};

@@ -128,7 +128,7 @@ impl ApiKeys<'_> {
             .count(&transaction)
             .await;
         if self.0.track(in_force)? >= max {
-            return Err(MetaError::Full { what: "API keys", max, setting: "auth.keys_max" });
+            return Err(self.0.full(Some(project), "API keys", max, "auth.keys_max"));
         }
         let made = self.0.track(insert(self.0, &transaction, project, key).await)?;
         self.0.track(super::commit(transaction).await)?;

@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{ArrayType, ColumnType, Nullable, StringLen, ValueType, ValueTypeErr};
 use sea_orm::{ColIdx, DbErr, IntoActiveValue, QueryResult, TryFromU64, TryGetError, TryGetable, Value};
 
-use super::{JobState, Role};
+use super::{DeliveryState, JobState, Role, WebhookStatus};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 /// A JSON value in a text column.
@@ -88,6 +88,12 @@ text_column!(JobState, |state| state.as_str().to_owned(), |text| JobState::from_
 
 text_column!(Role, |role| role.as_str().to_owned(), |text| Role::from_name(&text)
     .ok_or_else(|| format!("{text:?} is not a role")));
+
+text_column!(WebhookStatus, |status| status.as_str().to_owned(), |text| WebhookStatus::from_name(&text)
+    .ok_or_else(|| format!("{text:?} is not a status of a webhook")));
+
+text_column!(DeliveryState, |state| state.as_str().to_owned(), |text| DeliveryState::from_name(&text)
+    .ok_or_else(|| format!("{text:?} is not a state of a delivery")));
 
 impl From<Timestamp> for Value {
     fn from(at: Timestamp) -> Self {

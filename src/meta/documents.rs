@@ -1,7 +1,7 @@
 //! What people keep in an environment: cohorts, dashboards. The body of each is the business of its room.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ExprTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{ActiveValue, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
 use serde_json::Value as Json;
 
 use super::columns::JsonText;
@@ -59,6 +59,24 @@ impl Documents<'_> {
         self.meta.track(found.all(self.meta.connection()).await)
     }
 
+    /// The scopes that have documents of this kind: of every project, for work that nobody asked for.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn scopes(&self) -> Result<Vec<Scope>, MetaError> {
+        let found = Entity::find()
+            .select_only()
+            .column(Column::ProjectId)
+            .column(Column::EnvironmentId)
+            .filter(Column::Kind.eq(self.kind.name))
+            .distinct()
+            .into_tuple::<(ProjectId, EnvironmentId)>()
+            .all(self.meta.connection())
+            .await;
+        let found = self.meta.track(found)?;
+        Ok(found.into_iter().map(|(project, environment)| Scope { project, environment }).collect())
+    }
+
     /// A document of this scope, if it exists.
     ///
     /// # Errors
@@ -81,7 +99,7 @@ impl Documents<'_> {
     ) -> Result<Document, MetaError> {
         let transaction = self.meta.begin_write().await?;
         if self.meta.track(self.of(scope).count(&transaction).await)? >= max {
-            return Err(MetaError::Full { what: self.kind.plural, max, setting: self.kind.setting });
+            return Err(self.meta.full(Some(&scope.project), self.kind.plural, max, self.kind.setting));
         }
         let now = self.meta.now();
         let made = Model {

@@ -116,7 +116,7 @@ impl Environments<'_> {
         let transaction = self.0.begin_write().await?;
         let found = Entity::find().filter(Column::ProjectId.eq(project.clone())).count(&transaction).await;
         if self.0.track(found)? >= max {
-            return Err(MetaError::Full { what: "environments", max, setting: "auth.environments_max" });
+            return Err(self.0.full(Some(project), "environments", max, "auth.environments_max"));
         }
         let made = self.0.track(insert(self.0, &transaction, project, name).await)?;
         self.0.track(super::commit(transaction).await)?;

@@ -84,7 +84,7 @@ impl Features<'_> {
     pub async fn create(&self, scope: &Scope, new: NewFeature, max: u64) -> Result<Feature, MetaError> {
         let transaction = self.0.begin_write().await?;
         if self.0.track(of(scope).count(&transaction).await)? >= max {
-            return Err(MetaError::Full { what: "features", max, setting: "metering.features_max" });
+            return Err(self.0.full(Some(&scope.project), "features", max, "metering.features_max"));
         }
         let now = self.0.now();
         let made = Model {

@@ -83,7 +83,7 @@ impl Invitations<'_> {
         let transaction = self.0.begin_write().await?;
         let open = open(now).filter(Column::ProjectId.eq(project.clone())).count(&transaction).await;
         if self.0.track(open)? >= max {
-            return Err(MetaError::Full { what: "open invitations", max, setting: "auth.members_max" });
+            return Err(self.0.full(Some(project), "open invitations", max, "auth.members_max"));
         }
         let made = Model {
             id: self.0.new_id("inv_", now),

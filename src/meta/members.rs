@@ -115,7 +115,7 @@ impl Members<'_> {
         let transaction = self.0.begin_write().await?;
         let count = Entity::find().filter(Column::ProjectId.eq(project.clone())).count(&transaction).await;
         if self.0.track(count)? >= max {
-            return Err(MetaError::Full { what: "members", max, setting: "auth.members_max" });
+            return Err(self.0.full(Some(project), "members", max, "auth.members_max"));
         }
         let made = insert(self.0, &transaction, user_id, &NewMember { project, role }).await;
         let made = self.0.track(made)?;

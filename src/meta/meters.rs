@@ -153,7 +153,7 @@ impl Meters<'_> {
         let transaction = self.0.begin_write().await?;
         let found = of(scope).filter(Column::Status.eq(PUBLISHED)).count(&transaction).await;
         if self.0.track(found)? >= max {
-            return Err(MetaError::Full { what: "meters", max, setting: "metering.meters_max" });
+            return Err(self.0.full(Some(&scope.project), "meters", max, "metering.meters_max"));
         }
         let now = self.0.now();
         let id = self.0.new_id("meter_", now);
@@ -192,11 +192,12 @@ impl Meters<'_> {
             version::Entity::find().filter(version::Column::MeterId.eq(id)).count(&transaction).await;
         let versions = self.0.track(versions)?;
         if versions >= max {
-            return Err(MetaError::Full {
-                what: "versions of this meter",
+            return Err(self.0.full(
+                Some(&scope.project),
+                "versions of this meter",
                 max,
-                setting: "metering.versions_max",
-            });
+                "metering.versions_max",
+            ));
         }
         let now = self.0.now();
         let number = i64::try_from(versions).unwrap_or(i64::MAX).saturating_add(1);

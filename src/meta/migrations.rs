@@ -19,8 +19,14 @@ macro_rules! migrations {
 }
 
 /// Every migration, in the order they apply.
-const MIGRATIONS: &[Migration] =
-    migrations!["0001_foundation", "0002_people", "0003_documents", "0007_metering", "0008_meter_coverage"];
+const MIGRATIONS: &[Migration] = migrations![
+    "0001_foundation",
+    "0002_people",
+    "0003_documents",
+    "0007_metering",
+    "0008_meter_coverage",
+    "0020_webhooks",
+];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT NOT NULL PRIMARY KEY, sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";

@@ -33,6 +33,8 @@ mod sessions;
 mod settings;
 mod signing_keys;
 mod users;
+mod webhook_deliveries;
+mod webhooks;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,10 +65,12 @@ pub use projects::{Project, Projects};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
 pub use users::{NewUser, User, Users};
+pub use webhook_deliveries::{Attempted, Deliverable, Deliveries, Delivery, DeliveryFilter, DeliveryState};
+pub use webhooks::{NewWebhook, Webhook, WebhookStatus, Webhooks};
 
 use crate::config;
-use crate::event::{Clock, IdSource, Timestamp};
-use crate::lifecycle::{Component, Health};
+use crate::event::{Clock, IdSource, ProjectId, Timestamp};
+use crate::lifecycle::{Component, Health, Quotas, ReachedQuota};
 
 /// How long a start waits for a database that others hold, and how often it tries.
 const MIGRATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -88,6 +92,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     component: Component,
+    quotas: Quotas,
     /// A statement found the database gone; the next one that works says it is back.
     lost: AtomicBool,
     /// The millisecond of the newest id.
@@ -114,6 +119,7 @@ impl Meta {
             clock,
             ids,
             component,
+            quotas: health.quotas().clone(),
             lost: AtomicBool::new(false),
             last_id: AtomicI64::new(0),
         });
@@ -256,6 +262,16 @@ impl Meta {
         Corrections(self)
     }
 
+    /// The webhooks of a project.
+    pub fn webhooks(&self) -> Webhooks<'_> {
+        Webhooks(self)
+    }
+
+    /// What is to be delivered to webhooks.
+    pub fn deliveries(&self) -> Deliveries<'_> {
+        Deliveries(self)
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
@@ -288,6 +304,19 @@ impl Meta {
             self.track(transaction.execute_unprepared(WRITE_LOCK).await)?;
         }
         Ok(transaction)
+    }
+
+    /// The error for a bound on rows that is reached, which operators are told of.
+    fn full(
+        &self,
+        project: Option<&ProjectId>,
+        what: &'static str,
+        max: u64,
+        setting: &'static str,
+    ) -> MetaError {
+        let project = project.map(ToString::to_string);
+        self.inner.quotas.reached(ReachedQuota { project, setting, max });
+        MetaError::Full { what, max, setting }
     }
 
     /// Tells the component when the database is gone, and when it is back.

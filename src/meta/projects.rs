@@ -75,7 +75,7 @@ impl Projects<'_> {
         let transaction = self.0.begin_write().await?;
         let found = self.0.track(living().count(&transaction).await)?;
         if found >= max {
-            return Err(MetaError::Full { what: "projects", max, setting: "auth.projects_max" });
+            return Err(self.0.full(None, "projects", max, "auth.projects_max"));
         }
         let made = self.0.track(insert(self.0, &transaction, name).await)?;
         self.0.track(super::commit(transaction).await)?;

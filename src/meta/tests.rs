@@ -59,6 +59,7 @@ on_both! {
 }
 
 mod people;
+mod webhooks;
 
 struct Bench {
     meta: Meta,

@@ -94,7 +94,7 @@ impl Users<'_> {
         let transaction = self.0.begin_write().await?;
         let found = self.0.track(Entity::find().count(&transaction).await)?;
         if found >= max {
-            return Err(MetaError::Full { what: "people", max, setting: "auth.users_max" });
+            return Err(self.0.full(None, "people", max, "auth.users_max"));
         }
         let made = self.0.track(insert(self.0, &transaction, new).await)?;
         self.0.track(super::commit(transaction).await)?;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::attributed::Attributed;
 use super::events::List;
 use super::funnel::Funnel;
 use super::funnel::people::FunnelPeople;
@@ -49,6 +50,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/lifecycle/people").post(ask::<LifecyclePeople>))
         .service(resource("/api/query/stickiness").post(ask::<Stickiness>))
         .service(resource("/api/query/stickiness/people").post(ask::<StickinessPeople>))
+        .service(resource("/api/query/attribution").post(ask::<Attributed>))
         .service(resource("/api/query/paths").post(ask::<Paths>))
         .service(resource("/api/query/paths/people").post(ask::<PathsPeople>));
     saved::http::routes(config);
@@ -156,8 +158,8 @@ async fn answer<Q: Question>(
 }
 
 /// The questions that can be kept, by the last part of their path.
-pub(super) const KINDS: [&str; 7] =
-    ["trends", "funnel", "retention", "lifecycle", "stickiness", "paths", "sql"];
+pub(super) const KINDS: [&str; 8] =
+    ["trends", "funnel", "retention", "lifecycle", "stickiness", "paths", "attribution", "sql"];
 
 /// Answers a question that was kept.
 ///
@@ -192,6 +194,7 @@ pub(super) async fn ask_kind(
         "lifecycle" => ask::<Lifecycle>(&sent, query, scope).await,
         "stickiness" => ask::<Stickiness>(&sent, query, scope).await,
         "paths" => ask::<Paths>(&sent, query, scope).await,
+        "attribution" => ask::<Attributed>(&sent, query, scope).await,
         "sql" => ask::<SqlQuestion>(&sent, query, scope).await,
         _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
     }
@@ -210,6 +213,7 @@ pub(super) fn check_kind(kind: &str, sent: &Value) -> Result<(), Problem> {
         "lifecycle" => strict::json::<Lifecycle>(sent.as_bytes()).map(drop),
         "stickiness" => strict::json::<Stickiness>(sent.as_bytes()).map(drop),
         "paths" => strict::json::<Paths>(sent.as_bytes()).map(drop),
+        "attribution" => strict::json::<Attributed>(sent.as_bytes()).map(drop),
         "sql" => strict::json::<SqlQuestion>(sent.as_bytes()).map(drop),
         _ => Err(Problem::invalid("kind", "no such question").with("valid", KINDS.to_vec())),
     }

@@ -28,12 +28,14 @@
 //! | `lifecycle.rs` | who is new, who stayed, who came back, who left |
 //! | `stickiness.rs` | in how many intervals people are active |
 //! | `paths/` | what people do one after the other |
+//! | `attributed.rs` | what a rule of attribution credited |
 //!
 //! A question is a typed request, checked into a plan, rendered as [`crate::store::Sql`], and its rows are made into
 //! the answer; everything before and after the store is pure.
 
 mod activity;
 mod actor;
+pub mod attributed;
 mod backlog;
 mod cache;
 pub mod chosen;

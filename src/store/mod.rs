@@ -6,6 +6,7 @@
 //! What it must not do: name another room's words. It stores rows and answers statements; what they mean is said by
 //! `consumer`, `dlq` and `query`.
 
+mod attributed;
 mod block;
 mod changes;
 mod check;
@@ -46,6 +47,7 @@ use engine::{Endpoint, EngineOptions, Supervisor};
 use persons::Generations;
 use pool::Pool;
 
+pub use attributed::{AttributedRow, CreditedSource};
 pub use block::{EventBlock, EventRow};
 pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, DeadLetterRow};
 pub use error::{Finding, InsertError, StoreError};

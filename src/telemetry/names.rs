@@ -66,6 +66,18 @@ metrics! {
     CONSUMER_PARTITIONS_STOPPED = "consumer_partitions_stopped", Kind::Gauge, ["topic"], "Partitions stopped by the flood rule.";
     CONSUMER_SWEPT = "consumer_sweep_tombstones_total", Kind::Counter, [], "Rows the sweep found stored under a second key and removed.";
 
+    POST_PROCESSING_PUBLISHED = "post_processing_published_total", Kind::Counter, [], "Stored events that were handed on to the post-processing topic.";
+    POST_PROCESSING_FAILURES = "post_processing_failures_total", Kind::Counter, [], "Tries to hand events on, or to find the topic for them, that failed; each is tried again.";
+    POST_PROCESSING_DROPPED = "post_processing_dropped_total", Kind::Counter, [], "Stored events that the post-processing topic takes none of for their size.";
+
+    ATTRIBUTION_ROWS = "attribution_rows_total", Kind::Counter, [], "Rows of attributed conversions that were written or taken away.";
+    ATTRIBUTION_SKIPPED = "attribution_skipped_total", Kind::Counter, [], "Keys that were not attributed because they have too many events.";
+
+    WEBHOOK_DELIVERIES = "webhook_deliveries_total", Kind::Counter, [], "Deliveries of system events that were added.";
+    WEBHOOK_ATTEMPTS = "webhook_attempts_total", Kind::Counter, ["outcome"], "Attempts to deliver, by outcome.";
+    WEBHOOK_ATTEMPT_DURATION = "webhook_attempt_duration_seconds", Kind::Histogram(LATENCY), [], "One attempt to deliver.";
+    WEBHOOK_PENDING = "webhook_deliveries_pending", Kind::Gauge, [], "Deliveries that wait for their first or next attempt.";
+
     PERSON_REFUSED = "person_refused_total", Kind::Counter, ["reason"], "What events said of people and was passed over, by reason.";
 
     STORE_ENGINE_RESTARTS = "store_engine_restarts_total", Kind::Counter, [], "Times the embedded engine was started again after it was lost.";
@@ -87,6 +99,8 @@ metrics! {
     QUERY_LIFECYCLE_DURATION = "query_lifecycle_duration_seconds", Kind::Histogram(LATENCY), [], "Lifecycles.";
     QUERY_STICKINESS_DURATION = "query_stickiness_duration_seconds", Kind::Histogram(LATENCY), [], "Stickiness.";
     QUERY_PATHS_DURATION = "query_paths_duration_seconds", Kind::Histogram(LATENCY), [], "Paths.";
+
+    QUERY_ATTRIBUTION_DURATION = "query_attribution_duration_seconds", Kind::Histogram(LATENCY), [], "Questions for what a rule of attribution credited.";
 
     METERING_ROWS = "metering_rows_stored_total", Kind::Counter, [], "Rows of tracked usage that the store confirmed.";
     METERING_UNMETERED = "metering_unmetered_total", Kind::Counter, [], "System events about events that no meter counts.";

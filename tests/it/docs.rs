@@ -7,7 +7,7 @@ use std::process::Command;
 
 use flexflow::config::REFERENCE;
 use flexflow::dlq::{Outcome, Status};
-use flexflow::event::{DropReason, ErrorKind};
+use flexflow::event::{DropReason, ErrorKind, SystemEventKind};
 use flexflow::http::ErrorCode;
 use flexflow::lifecycle::ComponentState;
 use flexflow::meta::{AuditAction, JobState};
@@ -151,6 +151,7 @@ fn the_runbook_explains_every_end_that_an_event_can_come_to() {
     assert_same("Dead-letter status", Status::ALL.iter().map(|status| status.as_str()));
     assert_same("Replay outcomes", Outcome::ALL.iter().map(|outcome| outcome.as_str()));
     assert_same("Audit trail", AuditAction::ALL.iter().map(|action| action.as_str()));
+    assert_same("System events", SystemEventKind::ALL.iter().map(|kind| kind.as_str()));
     assert_same("Job states", JobState::ALL.iter().map(|state| state.as_str()));
 }
 
@@ -205,6 +206,9 @@ fn settings_that_the_documents_name_exist() {
             let plain =
                 word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
             let Some((group, name)) = word.split_once('.').filter(|_| plain) else { continue };
+            if SystemEventKind::from_name(&word).is_some() {
+                continue;
+            }
             let is_file = ["rs", "md", "toml", "json", "sql", "sqlite", "lock", "yml", "so"].contains(&name);
             if groups.contains(group) && !is_file {
                 assert!(

@@ -1,6 +1,8 @@
 //! The integration suite: starts the real application (in process, port 0, any split of roles) against real engines.
 
 #[cfg(test)]
+mod attribution;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod bad_days;
@@ -16,6 +18,8 @@ mod crash;
 mod dlq;
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod incidents;
 #[cfg(test)]
 mod kafka;
 #[cfg(test)]
@@ -48,3 +52,5 @@ mod support;
 mod sweep;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod webhooks;

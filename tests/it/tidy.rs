@@ -19,7 +19,8 @@ const ROOMS: &[&[&str]] = &[
     &["dlq"],
     &["person"],
     &["metering"],
-    &["capture", "consumer", "query"],
+    &["attribution"],
+    &["capture", "consumer", "query", "webhook"],
     &["app"],
     &["cli"],
 ];
@@ -37,6 +38,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("rskafka", &["src/eventlog/kafka/"]),
     ("tokio_rustls", &["src/eventlog/kafka/"]),
     ("clap", &["src/cli/"]),
+    ("reqwest", &["src/webhook/", "src/cli/"]),
     ("libloading", &["src/store/engine/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
 ];

@@ -74,6 +74,10 @@ const NAME: Body = Body::Fields("name:string!");
 const EVENTS: Body = Body::Json("one event, an array of them, or {\"batch\":[…]}");
 const QUESTION: Body = Body::Json("the question; its fields are in the answer to a wrong one");
 const KEPT: Body = Body::Json("name and definition; its fields are in the answer to a wrong one");
+const RULE: Body = Body::Fields(
+    "name:string! sources:string[]! target:string! join:object! look_back:string! model:string! dimension:string \
+     value:string environment_id:string",
+);
 const METERING: Body = Body::Json("as FlexPrice's SDKs send it");
 
 /// Routes of surfaces that have one address each.
@@ -123,6 +127,29 @@ const ROWS: &[Row] = &[
     ("POST", "/api/query/stickiness/people", Class::Query, QUESTION, 200, "Who stands behind a number of it"),
     ("POST", "/api/query/paths", Class::Query, QUESTION, 200, "What comes after what"),
     ("POST", "/api/query/paths/people", Class::Query, QUESTION, 200, "Who stands behind a number of it"),
+    ("POST", "/api/query/attribution", Class::Query, QUESTION, 200, "What a rule of attribution credited"),
+    ("GET", "/api/attribution/rules", Class::Query, Body::None, 200, "Rules of attribution"),
+    ("POST", "/api/attribution/rules", Class::Admin, RULE, 201, "Make a rule; its past is computed by a job"),
+    ("GET", "/api/attribution/rules/{rule_id}", Class::Query, Body::None, 200, "One rule"),
+    ("PATCH", "/api/attribution/rules/{rule_id}", Class::Admin, RULE, 200, "Change it: another version"),
+    ("DELETE", "/api/attribution/rules/{rule_id}", Class::Admin, Body::None, 200, "Delete it"),
+    ("GET", "/api/attribution/rules/{rule_id}/versions", Class::Query, Body::None, 200, "Its versions"),
+    (
+        "GET",
+        "/api/attribution/rules/{rule_id}/conversions",
+        Class::Query,
+        Body::None,
+        200,
+        "Its conversions, newest first, in pages",
+    ),
+    (
+        "POST",
+        "/api/attribution/rules/{rule_id}/recompute",
+        Class::Admin,
+        Body::Fields("from:string! to:string environment_id:string"),
+        202,
+        "Compute it anew for a range, as a job",
+    ),
     ("GET", "/api/cohorts", Class::Query, Body::None, 200, "Cohorts"),
     ("POST", "/api/cohorts", Class::Query, KEPT, 201, "Make a cohort"),
     ("GET", "/api/cohorts/{id}", Class::Query, Body::None, 200, "One cohort"),
@@ -171,6 +198,61 @@ const ROWS: &[Row] = &[
         "Give dead letters up",
     ),
     ("GET", "/api/dlq/{dead_letter_id}", Class::Admin, Body::None, 200, "One dead letter whole"),
+    ("GET", "/api/webhooks", Class::Admin, Body::None, 200, "Webhooks"),
+    (
+        "POST",
+        "/api/webhooks",
+        Class::Admin,
+        Body::Fields("url:string! events:string[] description:string ordered:boolean environment_id:string"),
+        201,
+        "Make a webhook; the answer has the secret that signs",
+    ),
+    ("GET", "/api/webhooks/events", Class::Admin, Body::None, 200, "The kinds of system events"),
+    ("GET", "/api/webhooks/{webhook_id}", Class::Admin, Body::None, 200, "One webhook"),
+    (
+        "PATCH",
+        "/api/webhooks/{webhook_id}",
+        Class::Admin,
+        Body::Fields("url:string events:string[] description:string ordered:boolean enabled:boolean"),
+        200,
+        "Change it",
+    ),
+    ("DELETE", "/api/webhooks/{webhook_id}", Class::Admin, Body::None, 200, "Delete it with its deliveries"),
+    ("GET", "/api/webhooks/{webhook_id}/secret", Class::Admin, Body::None, 200, "What signs its deliveries"),
+    (
+        "POST",
+        "/api/webhooks/{webhook_id}/rotate-secret",
+        Class::Admin,
+        Body::Fields("keep:string"),
+        200,
+        "Sign with another secret; the one so far signs beside it for a while",
+    ),
+    ("POST", "/api/webhooks/{webhook_id}/test", Class::Admin, Body::None, 202, "Send it a test event"),
+    ("POST", "/api/webhooks/{webhook_id}/replay", Class::Admin, Body::None, 202, "Deliver dead ones again"),
+    (
+        "GET",
+        "/api/webhooks/{webhook_id}/deliveries",
+        Class::Admin,
+        Body::None,
+        200,
+        "Its deliveries, in pages",
+    ),
+    (
+        "GET",
+        "/api/webhooks/{webhook_id}/deliveries/{delivery_id}",
+        Class::Admin,
+        Body::None,
+        200,
+        "One delivery with its attempts",
+    ),
+    (
+        "POST",
+        "/api/webhooks/{webhook_id}/deliveries/{delivery_id}/replay",
+        Class::Admin,
+        Body::None,
+        202,
+        "Deliver it again",
+    ),
     ("GET", "/api/jobs", Class::Admin, Body::None, 200, "Durable jobs, newest first, in pages"),
     ("GET", "/api/jobs/{job_id}", Class::Admin, Body::None, 200, "One job"),
     ("POST", "/api/jobs/{job_id}/cancel", Class::Admin, Body::None, 200, "Ask it to end"),

@@ -45,6 +45,12 @@ impl LogSettings {
             topic("consumer.group_id", "consumers"),
             topic("metering.group_id", "metering"),
             topic("consumer.dlq_topic", "dlq"),
+            topic("topics.post_processing", "post-processing"),
+            topic("topics.post_processing_backfill", "post-processing-backfill"),
+            topic("post_processing.publish_group_id", "publish"),
+            topic("post_processing.group_id", "post-processing-group"),
+            topic("post_processing.backfill_group_id", "backfill-group"),
+            topic("webhook.group_id", "webhooks"),
         ];
         Self { pairs, events_topic: names.name("events"), group_id: names.name("consumers") }
     }
@@ -57,6 +63,18 @@ impl LogSettings {
     pub(crate) fn get(&self, key: &str) -> &str {
         let found = self.pairs.iter().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{key} is set"))
+    }
+
+    /// What `topics.post_processing` and `topics.post_processing_backfill` are.
+    pub(crate) fn post_processing_topics(&self) -> [String; 2] {
+        let named = |key: &str, default: &str| {
+            let found = self.pairs.iter().find(|(name, _)| name == key);
+            found.map_or_else(|| default.to_owned(), |(_, value)| value.clone())
+        };
+        [
+            named("topics.post_processing", "events_post_processing"),
+            named("topics.post_processing_backfill", "events_post_processing_backfill"),
+        ]
     }
 
     pub(crate) fn group_id(&self) -> &str {

@@ -1,0 +1,82 @@
+//! What the stages behind the store ask of the configuration.
+
+use std::collections::BTreeMap;
+
+use super::Faults;
+use crate::config::Config;
+
+impl Config {
+    pub(super) fn check_stages(&self, faults: &mut Faults) {
+        let stages = &self.post_processing;
+        let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
+        groups.insert(self.consumer.group_id.trim(), "consumer.group_id");
+        groups.insert(self.metering.group_id.trim(), "metering.group_id");
+        for (key, group) in [
+            ("post_processing.publish_group_id", stages.publish_group_id.trim()),
+            ("post_processing.group_id", stages.group_id.trim()),
+            ("post_processing.backfill_group_id", stages.backfill_group_id.trim()),
+            ("webhook.group_id", self.webhook.group_id.trim()),
+        ] {
+            if let Some(other) = groups.insert(group, key) {
+                faults.add(key, format!("is {other}'s"), "a consumer group's own name");
+            } else if group.is_empty() {
+                faults.add(key, "is empty", "a consumer group's name");
+            }
+        }
+        let attribution = &self.attribution;
+        faults.positive(&[
+            ("attribution.versions_max", attribution.versions_max),
+            ("attribution.sources_max", attribution.sources_max),
+            ("attribution.touches_max", attribution.touches_max),
+            ("attribution.gather_events_max", attribution.gather_events_max),
+        ]);
+        faults.lasting(&[
+            ("attribution.look_back_max", attribution.look_back_max),
+            ("attribution.follow_interval", attribution.follow_interval),
+        ]);
+        let webhook = &self.webhook;
+        faults.positive(&[
+            ("webhook.concurrency", webhook.concurrency),
+            ("webhook.webhook_concurrency", webhook.webhook_concurrency),
+            ("webhook.log_attempts_max", webhook.log_attempts_max),
+        ]);
+        faults.lasting(&[
+            ("webhook.connect_timeout", webhook.connect_timeout),
+            ("webhook.timeout", webhook.timeout),
+            ("webhook.backoff_min", webhook.backoff_min),
+            ("webhook.retry_for", webhook.retry_for),
+            ("webhook.poll_interval", webhook.poll_interval),
+            ("webhook.watch_interval", webhook.watch_interval),
+        ]);
+        if webhook.lease <= webhook.timeout {
+            let valid =
+                format!("longer than webhook.timeout, {}", humantime::format_duration(webhook.timeout));
+            faults.add("webhook.lease", "could end while an attempt is under way", valid);
+        }
+        if webhook.backoff_max < webhook.backoff_min {
+            let valid =
+                format!("at least webhook.backoff_min, {}", humantime::format_duration(webhook.backoff_min));
+            faults.add("webhook.backoff_max", "is shorter than webhook.backoff_min", valid);
+        }
+        // The version stands in the highest bits of a row's version.
+        if attribution.versions_max > 4000 {
+            faults.add("attribution.versions_max", "is more than a row can tell apart", "at most 4000");
+        }
+        let topics = &self.topics;
+        let mut named: BTreeMap<&str, &str> = BTreeMap::new();
+        for (key, topic) in [
+            ("topics.events", topics.events.as_str()),
+            ("consumer.dlq_topic", self.consumer.dlq_topic.as_str()),
+            ("topics.system_events", topics.system_events.as_str()),
+            ("topics.post_processing", topics.post_processing.as_str()),
+            ("topics.post_processing_backfill", topics.post_processing_backfill.as_str()),
+        ] {
+            // That the dead letters have a topic of their own is checked for itself.
+            if let Some(other) = named.insert(topic, key)
+                && key != "consumer.dlq_topic"
+            {
+                faults.add(key, format!("is {other}"), "a topic of its own");
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The stage that attributes: topic `events_post_processing` (and the lane of the past, behind it) → table
+//! `attributed_conversions`. Every event of its topic is in the store, so it reads from there what hangs on those of a
+//! batch, and writes that anew; doing so again changes nothing. It refuses nothing: a record that is no event is passed
+//! over.
+//!
+//! Records are decoded only where some scope has rules at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::decode::{Decoded, Field, Refused, decode};
+use super::sink::Sink;
+use super::stage::{Read, Stage, StageBatch};
+use super::{ConsumerDeps, run_stage};
+use crate::attribution::{Attribution, AttributionError, Taken};
+use crate::event::{Scope, Timestamp};
+use crate::eventlog::{Record, TopicId, TopicPartition};
+use crate::lifecycle::Stop;
+use crate::store::{InsertError, StoreError};
+
+/// Counts up whenever the same record would be taken otherwise.
+const MAPPER_VERSION: u32 = 1;
+
+/// Which events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PostProcessingLane {
+    /// As they are stored.
+    Live,
+    /// Of the past: they go behind, one batch at a time.
+    Backfill,
+}
+
+/// See the [module](self).
+pub struct AttributionStage {
+    name: &'static str,
+    attribution: Attribution,
+    sink: Arc<dyn Sink>,
+    lanes_max: usize,
+}
+
+/// Runs the stage until a stop is through. The components `attribution` and `attribution_backfill` tell how it is doing.
+///
+/// # Errors
+/// Only a fault of this program ends it; the supervisor starts it again.
+pub async fn run(
+    deps: ConsumerDeps,
+    attribution: Attribution,
+    lane: PostProcessingLane,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let (topics, groups) = (&deps.config.topics, &deps.config.post_processing);
+    let (component, name, topic, group, lanes_max) = match lane {
+        PostProcessingLane::Live => (
+            deps.health.component("attribution"),
+            "attribution",
+            &topics.post_processing,
+            &groups.group_id,
+            usize::MAX,
+        ),
+        PostProcessingLane::Backfill => (
+            deps.health.component("attribution_backfill"),
+            "attribution_backfill",
+            &topics.post_processing_backfill,
+            &groups.backfill_group_id,
+            1,
+        ),
+    };
+    drop(component);
+    let stage = Arc::new(AttributionStage { name, attribution, sink: deps.sink.clone(), lanes_max });
+    run_stage(stage, &deps, vec![topic.as_str().into()], group, &stop).await
+}
+
+/// The events of these rows whose scope has rules, by scope.
+type ByScope<'a> = BTreeMap<Scope, Vec<(&'a Decoded, &'a [u8])>>;
+
+impl AttributionStage {
+    async fn take(&self, batch: &StageBatch<()>, rows: &[RowRef]) -> Result<(), AttributionError> {
+        let scopes = self.attribution.rules().scopes().await?;
+        if scopes.is_empty() {
+            return Ok(());
+        }
+        let decoded: Vec<(Decoded, &[u8])> = rows
+            .iter()
+            .filter_map(|row| {
+                let record = &batch.item(*row).payload.record;
+                Some((decode(record).ok()?, record.value.as_deref()?))
+            })
+            .collect();
+        let mut by_scope = ByScope::new();
+        for (event, value) in &decoded {
+            let text = |field| event.text(value, field);
+            let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
+            if scopes.contains(&scope) {
+                by_scope.entry(scope).or_default().push((event, value));
+            }
+        }
+        for (scope, events) in by_scope {
+            let taken: Vec<Taken<'_>> = events
+                .iter()
+                .map(|(event, value)| Taken {
+                    event_id: event.text(value, Field::Id),
+                    event: event.text(value, Field::EventName),
+                    distinct_id: event.text(value, Field::DistinctId),
+                    session_id: event.text(value, Field::SessionId),
+                    at: event.timestamp,
+                })
+                .collect();
+            self.attribution.take(&scope, &taken).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Stage for AttributionStage {
+    /// Nothing: records are read as events when their batch is taken, if at all.
+    type Row = ();
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn table(&self) -> &'static str {
+        "attributed_conversions"
+    }
+
+    fn lanes_max(&self) -> usize {
+        self.lanes_max
+    }
+
+    fn mapper_version(&self) -> u32 {
+        MAPPER_VERSION
+    }
+
+    fn has_id_window(&self) -> bool {
+        false
+    }
+
+    fn makes_events_visible(&self) -> bool {
+        false
+    }
+
+    fn read(&self, record: &Record) -> Result<Read<()>, Refused> {
+        let id = IdHash(u128::from(record.offset.cast_unsigned()));
+        Ok(Read { row: (), id, remember: false, received_at: record.timestamp })
+    }
+
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<()>>,
+        rows: &Arc<[RowRef]>,
+        _: &str,
+    ) -> Result<(), InsertError> {
+        self.take(batch, rows).await.map_err(|error| match error {
+            // What is refused here was made here: no record is to blame, so none becomes a dead letter.
+            AttributionError::Insert(InsertError::Rejected(message)) => {
+                InsertError::Schema { message, cure: "flexflow doctor" }
+            }
+            AttributionError::Insert(error) => error,
+            AttributionError::Store(StoreError::Schema { message, cure }) => {
+                InsertError::Schema { message, cure }
+            }
+            other => InsertError::Unavailable(other.to_string()),
+        })
+    }
+
+    async fn stored_offsets(
+        &self,
+        _: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        // What is read again is computed again, to the same rows.
+        Ok(BTreeMap::new())
+    }
+
+    async fn recent_ids(
+        &self,
+        _: &[(TopicPartition, TopicId)],
+        _: Timestamp,
+        _: usize,
+        _: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.sink.probe().await
+    }
+}
