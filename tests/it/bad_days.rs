@@ -265,7 +265,7 @@ async fn connections_that_break_after_the_rows_double_nothing(log: Log) {
     let app = Sandbox::on_with(log, &settings).await;
     app.client.accept(&batch("before", 10)).await;
     app.client.settled(10).await;
-    proxy.cut_after_data();
+    proxy.cut_after_insert();
     let mut rng = StdRng::seed_from_u64(1);
     let mut rows = batch("during", 500);
     for row in rows.as_array_mut().unwrap() {

@@ -95,7 +95,7 @@ async fn a_connection_cut_after_the_data_is_an_unknown_outcome_and_the_retry_lea
     through.store.wait_ready(CLOSE).await.unwrap();
     let properties = noise(100_000);
     let rows = block([row("a", 0, &properties)]);
-    proxy.cut_after_data();
+    proxy.cut_after_insert();
     let outcome = through.store.insert_events(&rows, "t").await;
     assert!(matches!(outcome, Err(InsertError::OutcomeUnknown(_))), "{outcome:?}");
     assert_eq!(proxy.cut(), 1, "the cut was after the data");

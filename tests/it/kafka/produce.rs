@@ -96,7 +96,7 @@ async fn a_produce_whose_answer_is_cut_off_stands_once() {
         let value = format!("{round}:{filler}");
         produce_one(&log, "events", &format!("key-{round}"), &value).await.unwrap();
         told.push(value);
-        proxy.cut_after_data();
+        proxy.cut_at_answer();
         let cut = proxy.cut();
         let (key, value) = (format!("key-{round}"), format!("cut {round}:{filler}"));
         let (answer, ()) = tokio::join!(produce_one(&log, "events", &key, &value), async {

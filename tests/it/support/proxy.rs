@@ -18,8 +18,10 @@ pub(crate) struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// While set, what the server answers is thrown away and the client is cut off once the server has answered.
+    /// While set, what the server answers to rows is thrown away and the client is cut off.
     swallow_answers: AtomicBool,
+    /// What the answer has to end with for the cut; none: it may be cut anywhere.
+    answer_end: Mutex<Option<u8>>,
     /// How long an answer to rows is kept back, in ms.
     delay: AtomicU64,
     /// Connections cut so far.
@@ -64,8 +66,15 @@ impl Proxy {
         Self { address, state, accept }
     }
 
-    /// From now on the answer to rows does not reach the client: the connection ends instead.
-    pub(crate) fn cut_after_data(&self) {
+    /// From now on the answer to rows does not reach the client: the connection ends instead, as soon as there is one.
+    pub(crate) fn cut_at_answer(&self) {
+        self.state.swallow_answers.store(true, Ordering::SeqCst);
+    }
+
+    /// The same with an engine, at the end of its answer: it reports progress before the rows are written, and gives up
+    /// an insert whose client is gone.
+    pub(crate) fn cut_after_insert(&self) {
+        *self.state.answer_end.lock().unwrap() = Some(END_OF_STREAM);
         self.state.swallow_answers.store(true, Ordering::SeqCst);
     }
 
@@ -93,7 +102,7 @@ impl Drop for Proxy {
 }
 
 /// The client's bytes go to the server at once. The server's come back, but while answers are swallowed and rows have
-/// been sent (more than `ROWS` bytes in one go) the first answer ends the connection.
+/// been sent (more than `ROWS` bytes in one go) none does, and the connection ends.
 async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -115,12 +124,18 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     };
     let down = async {
         let mut buffer = vec![0; 1 << 16];
+        let mut swallowing = false;
         loop {
             match from_server.read(&mut buffer).await {
                 Ok(0) | Err(_) => return,
                 Ok(length) => {
                     let rows_sent = sent_since.swap(0, Ordering::SeqCst) > ROWS;
-                    if state.swallow_answers.load(Ordering::SeqCst) && rows_sent {
+                    swallowing |= rows_sent && state.swallow_answers.load(Ordering::SeqCst);
+                    if swallowing {
+                        let end = *state.answer_end.lock().unwrap();
+                        if end.is_some_and(|end| buffer[length - 1] != end) {
+                            continue;
+                        }
                         state.cut.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
@@ -145,6 +160,9 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     };
     tokio::time::timeout(Duration::from_secs(5), rest).await.ok();
 }
+
+/// The packet that closes an engine's answer; it has no body, so it is the last byte.
+const END_OF_STREAM: u8 = 5;
 
 /// More than a query's text and settings take, less than the rows of the tests.
 const ROWS: u64 = 8192;

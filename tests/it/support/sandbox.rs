@@ -206,6 +206,15 @@ impl Client {
 
     /// Records that the store stage has not committed.
     pub(crate) async fn lag(&self) -> Result<i64, String> {
+        self.lag_where(|group| group == &self.group_id).await
+    }
+
+    /// How many events any group has left, those that are stored and not yet tracked among them.
+    pub(crate) async fn lag_of_all(&self) -> Result<i64, String> {
+        self.lag_where(|_| true).await
+    }
+
+    async fn lag_where(&self, counts: impl Fn(&Value) -> bool) -> Result<i64, String> {
         let (status, answer) = self.operator_get("/api/ops/lag").await;
         if status != 200 {
             return Err(answer.to_string());
@@ -213,7 +222,7 @@ impl Client {
         let groups = answer["groups"].as_array().ok_or("no groups")?;
         Ok(groups
             .iter()
-            .filter(|row| row["topic"] == self.events_topic && row["group"] == self.group_id)
+            .filter(|row| row["topic"] == self.events_topic && counts(&row["group"]))
             .filter_map(|row| row["lag"].as_i64())
             .sum())
     }
