@@ -85,7 +85,13 @@ impl Control {
     pub(super) async fn sweep_asked_for(&self) -> Timestamp {
         let mut unswept = self.0.unswept.subscribe();
         loop {
-            if let Some(since) = self.0.unswept.send_replace(None) {
+            // Taking is no change that anybody waits for: told of, it would wake this very loop without end.
+            let mut taken = None;
+            self.0.unswept.send_if_modified(|unswept| {
+                taken = unswept.take();
+                false
+            });
+            if let Some(since) = taken {
                 return since;
             }
             if unswept.changed().await.is_err() {
@@ -96,5 +102,38 @@ impl Control {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, String>> {
         self.0.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use super::*;
+
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn nobody_who_waits_for_a_sweep_is_woken_before_one_is_asked_for() {
+        let control = Control::default();
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut waiting = pin!(control.sweep_asked_for());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0, "it waits without turning");
+        control.ask_for_sweep(Timestamp::from_millis(2));
+        control.ask_for_sweep(Timestamp::from_millis(1));
+        assert!(woken.0.load(Ordering::SeqCst) > 0);
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Timestamp::from_millis(1)));
+        assert!(pin!(control.sweep_asked_for()).poll(&mut context).is_pending(), "the wish was taken");
     }
 }
