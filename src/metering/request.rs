@@ -221,9 +221,13 @@ fn groups(names: &[String], extra: &[&'static str]) -> Result<Vec<Group>, Proble
                 Group::Property(key.to_owned())
             }
             None if name == "source" => Group::Source,
+            None if name == "external_customer_id" => Group::ExternalCustomer,
+            None if name == "customer_id" => Group::Customer,
             None if extra.contains(&name.as_str()) => continue,
             None => {
-                let message = format!("{field} is {name:?}, but must be source or properties.NAME");
+                let message = format!(
+                    "{field} is {name:?}, but must be source, external_customer_id, customer_id or properties.NAME"
+                );
                 return Err(Problem::invalid(&field, message).with("given", name.as_str()));
             }
         };

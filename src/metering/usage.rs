@@ -20,6 +20,9 @@ use crate::store::{Property, Row, RowCells, Sql, StoreError};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Group {
     Source,
+    /// Who the event is of: its distinct id.
+    ExternalCustomer,
+    Customer,
     Property(String),
 }
 
@@ -28,6 +31,8 @@ impl Group {
     pub fn name(&self) -> String {
         match self {
             Self::Source => "source".to_owned(),
+            Self::ExternalCustomer => "external_customer_id".to_owned(),
+            Self::Customer => "customer_id".to_owned(),
             Self::Property(key) => format!("properties.{key}"),
         }
     }
@@ -35,6 +40,8 @@ impl Group {
     fn sql(&self) -> Sql {
         match self {
             Self::Source => Sql::new("CAST(source, 'String')"),
+            Self::ExternalCustomer => Sql::new("distinct_id"),
+            Self::Customer => Sql::new("CAST(customer_id, 'String')"),
             Self::Property(key) => Sql::new("ifNull(").append(&Property::new(key).text()).push(", '')"),
         }
     }
@@ -419,6 +426,8 @@ impl Plan {
         let at = bounds.partition_point(|bound| bound.as_millis() <= millis);
         let group = self.group_by.iter().map(|group| match group {
             Group::Source => row.source.clone(),
+            Group::ExternalCustomer => row.distinct_id.clone(),
+            Group::Customer => row.customer_id.clone(),
             Group::Property(key) => text(key).unwrap_or_default(),
         });
         Some(Found {

@@ -138,6 +138,10 @@ async fn windows_groups_and_buckets_add_up() {
     let group = |region: &str| json!({"properties.region": region, "source": "api"});
     assert_eq!(of_group, [&group("eu"), &group("us")]);
     assert_eq!(points(&groups), [pair("", "0.5"), pair("", "0.5")]);
+    let customers = usage(client, &question("COUNT", json!({"group_by": ["external_customer_id"]}))).await;
+    let named = customers["results"].as_array().unwrap().iter();
+    let named: Vec<&str> = named.map(|one| one["group"]["external_customer_id"].as_str().unwrap()).collect();
+    assert!(named.contains(&"ada") && named.is_sorted(), "{named:?}");
     // The largest of each hour, summed; of each hour and region, summed.
     let hours = json!({"external_customer_id": "ada", "bucket_size": "12HOUR"});
     let hours = usage(client, &question("MAX", hours)).await;
