@@ -2,8 +2,9 @@
 //!
 //! The answer's rows are its `results` (`events` or `persons` of a list). A row that is an object gives a column for each
 //! of its scalars; lists of one length in it (`labels`, `days`, `data`, …) are turned so that each place is a line of its
-//! own. Nested values are JSON. A text that a spreadsheet would take for a formula gets an apostrophe before it.
+//! own; tables and edges (of retention, stickiness, funnels, paths) become such rows first. Nested values are JSON. A text that a spreadsheet would take for a formula gets an apostrophe before it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
@@ -14,7 +15,7 @@ pub(super) fn csv(answer: &Value) -> String {
     if let Some(columns) = answer.get("columns").and_then(Value::as_array) {
         let names = columns.iter().filter_map(|column| column.get("name"));
         line(&mut out, names.map(cell));
-        for row in rows(answer) {
+        for row in rows(answer).iter() {
             line(&mut out, row.as_array().into_iter().flatten().map(cell));
         }
         return out;
@@ -28,12 +29,79 @@ pub(super) fn csv(answer: &Value) -> String {
     out
 }
 
-fn rows(answer: &Value) -> &[Value] {
-    ["results", "events", "persons"]
-        .iter()
-        .find_map(|name| answer.get(name)?.as_array())
-        .map(Vec::as_slice)
-        .unwrap_or_default()
+fn rows(answer: &Value) -> Cow<'_, [Value]> {
+    if let Some(results) = answer.get("results").and_then(Value::as_object) {
+        return Cow::Owned(records(results));
+    }
+    let found =
+        ["results", "events", "persons", "people"].iter().find_map(|name| answer.get(name)?.as_array());
+    Cow::Borrowed(found.map(Vec::as_slice).unwrap_or_default())
+}
+
+/// The rows of results that are one object.
+fn records(results: &Map<String, Value>) -> Vec<Value> {
+    let list = |name: &str| results.get(name).and_then(Value::as_array);
+    if let Some(links) = list("links") {
+        return links.clone();
+    }
+    if let Some(series) = list("series") {
+        return series.iter().map(|line| numbered(line, "data", "intervals", 1)).collect();
+    }
+    let days = list("days").map(Vec::as_slice).unwrap_or_default();
+    if let Some(tables) = list("breakdowns") {
+        return tables.iter().flat_map(|table| table_rows(days, table)).collect();
+    }
+    match list("rows") {
+        Some(rows) if rows.iter().all(Value::is_array) => {
+            table_rows(days, &Value::Object(results.clone())).collect()
+        }
+        Some(rows) => rows.iter().filter_map(Value::as_object).map(|row| funnel_row(results, row)).collect(),
+        None => vec![funnel_row(results, results)],
+    }
+}
+
+/// The rows of a table of retention: people by the interval they began in and how many intervals later.
+fn table_rows<'a>(days: &'a [Value], table: &'a Value) -> impl Iterator<Item = Value> + 'a {
+    let rows = table.get("rows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    days.iter().zip(rows).map(|(day, people)| {
+        let mut row =
+            Map::from_iter([("day".to_owned(), day.clone()), ("people".to_owned(), people.clone())]);
+        row.extend(table.get("breakdown").map(|value| ("breakdown".to_owned(), value.clone())));
+        numbered(&Value::Object(row), "people", "interval", 0)
+    })
+}
+
+/// With a list beside the list `of` that counts its places.
+fn numbered(row: &Value, of: &str, name: &str, first: usize) -> Value {
+    let mut row = row.clone();
+    let count = row.get(of).and_then(Value::as_array).map_or(0, Vec::len);
+    row[name] = (first..first + count).map(Value::from).collect();
+    row
+}
+
+/// The numbers of one value of a funnel, or of all, beside the steps or the days that they are of.
+fn funnel_row(results: &Map<String, Value>, row: &Map<String, Value>) -> Value {
+    let mut row = row.clone();
+    for shared in ["steps", "labels", "days"] {
+        row.remove(shared);
+    }
+    if let Some(Value::Array(bins)) = row.remove("bins") {
+        let column = |at: usize| bins.iter().map(|bin| bin.get(at).cloned().unwrap_or_default()).collect();
+        row.insert("seconds".to_owned(), column(0));
+        row.insert("people".to_owned(), column(1));
+    } else {
+        let shared: &[&str] = if results.contains_key("days") { &["days", "labels"] } else { &["steps"] };
+        row.extend(shared.iter().filter_map(|name| Some(((*name).to_owned(), results.get(*name)?.clone()))));
+    }
+    if let Some(Value::Array(texts)) = row.get("breakdown") {
+        let text = if let [one] = texts.as_slice() {
+            one.clone()
+        } else {
+            Value::from(Value::from(texts.clone()).to_string())
+        };
+        row.insert("breakdown".to_owned(), text);
+    }
+    Value::Object(row)
 }
 
 /// The lines of one row.
@@ -107,6 +175,32 @@ mod tests {
             "results": [[-1, "=1+1"], [null, "a \"b\""], [true, {"x": 1}]],
         });
         assert_eq!(csv(&answer), "n,t\r\n-1,'=1+1\r\n,\"a \"\"b\"\"\"\r\ntrue,\"{\"\"x\"\":1}\"\r\n");
+    }
+
+    #[test]
+    fn answers_of_every_kind_have_their_numbers_in_lines() {
+        let lines = |results: Value| csv(&json!({ "results": results }));
+        let steps = json!({"steps": ["a", "b"], "counts": [2, 1], "conversion_rates": [100, 50]});
+        assert_eq!(lines(steps), "conversion_rates,counts,steps\r\n100,2,a\r\n50,1,b\r\n");
+        let rows = json!({"steps": ["a", "b"], "rows": [{"breakdown": ["x"], "counts": [2, 1]},
+                                                        {"breakdown": ["y"], "counts": [1, 0]}]});
+        assert_eq!(lines(rows), "breakdown,counts,steps\r\nx,2,a\r\nx,1,b\r\ny,1,a\r\ny,0,b\r\n");
+        let trends =
+            json!({"steps": ["a", "b"], "labels": ["1"], "days": ["2026-01-01"], "reached_from_step": [3]});
+        assert_eq!(lines(trends), "days,labels,reached_from_step\r\n2026-01-01,1,3\r\n");
+        let times = json!({"steps": ["a", "b"], "bins": [[0, 2], [60, 1]], "average": 9});
+        assert_eq!(lines(times), "average,people,seconds\r\n9,2,0\r\n9,1,60\r\n");
+        let retention = json!({"days": ["d1", "d2"], "rows": [[2, 1], [3]]});
+        assert_eq!(lines(retention), "day,interval,people\r\nd1,0,2\r\nd1,1,1\r\nd2,0,3\r\n");
+        let tables = json!({"days": ["d1"], "breakdowns": [{"breakdown": "x", "rows": [[2]]}]});
+        assert_eq!(lines(tables), "breakdown,day,interval,people\r\nx,d1,0,2\r\n");
+        let lifecycle = json!({"new": [1, 0], "dormant": [0, -1], "days": ["d1", "d2"]});
+        assert_eq!(lines(lifecycle), "days,dormant,new\r\nd1,0,1\r\nd2,-1,0\r\n");
+        let stickiness = json!({"data": [5, 2], "series": [{"event": "a", "data": [5, 2]}]});
+        assert_eq!(lines(stickiness), "data,event,intervals\r\n5,a,1\r\n2,a,2\r\n");
+        let paths =
+            json!({"edges": [["1_a", "2_b", 3]], "links": [{"source": "1_a", "target": "2_b", "value": 3}]});
+        assert_eq!(lines(paths), "source,target,value\r\n1_a,2_b,3\r\n");
     }
 
     #[test]

@@ -23,7 +23,9 @@ use super::retention::people::RetentionPeople;
 use super::sql::SqlQuestion;
 use super::stickiness::{Stickiness, StickinessPeople};
 use super::trends::Trends;
-use super::{Query, csv, events, extraction, names, persons, saved, trace, v1};
+use super::trends::people::TrendsPeople;
+use super::values::Values;
+use super::{Query, csv, events, extraction, names, persons, saved, trace, v1, values};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
@@ -38,9 +40,11 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/events").get(list_events))
         .service(resource("/api/query/events/{event_id}/trace").get(trace_event))
         .service(resource("/api/query/names").get(list_names))
+        .service(resource("/api/query/values").get(list_values))
         .service(resource("/api/persons").get(list_persons))
         .service(resource("/api/persons/{person_id}").get(show_person))
         .service(resource("/api/query/trends").post(ask::<Trends>))
+        .service(resource("/api/query/trends/people").post(ask::<TrendsPeople>))
         .service(resource("/api/query/sql").post(ask::<SqlQuestion>))
         .service(resource("/api/query/funnel").post(ask::<Funnel>))
         .service(resource("/api/query/funnel/people").post(ask::<FunnelPeople>))
@@ -249,6 +253,15 @@ async fn list_names(request: HttpRequest, query: Data<Query>) -> Result<HttpResp
         let access = allowed(&request, &query).await?;
         let asked = Names::parse(request.query_string())?;
         names::names(&query.for_question(false), &access.scope, &asked).await
+    })
+    .await
+}
+
+async fn list_values(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    measured("values", &metric::QUERY_VALUES_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let asked = Values::parse(request.query_string())?;
+        values::values(&query.for_question(false).within(&access.scope), &access.scope, &asked).await
     })
     .await
 }

@@ -16,6 +16,7 @@
 //! | `events.rs` | the list of events |
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
+//! | `values.rs` | which values a property has |
 //! | `persons.rs` | who there is |
 //! | `cohorts.rs` | sets of people, to filter by |
 //! | `extraction/` | which properties have a column of their own |
@@ -69,6 +70,7 @@ mod tests;
 pub mod trace;
 pub mod trends;
 pub mod v1;
+pub mod values;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

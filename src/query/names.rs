@@ -27,7 +27,7 @@ const LIMIT: usize = 100;
 
 /// Reading every event's properties takes seconds for every ten million of them. In a range of more events than this,
 /// properties are looked for in one event of every `n`, so that about this many are read.
-const EVENTS_READ_MAX: u64 = 1_000_000;
+pub(super) const EVENTS_READ_MAX: u64 = 1_000_000;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -87,28 +87,40 @@ impl Names {
 
     fn plan(&self, limits: &config::Query, now: Timestamp) -> Result<(Range, usize), Problem> {
         let limit = events::page_limit(self.limit, LIMIT, limits)?;
-        let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
-        let from = match self.date_from.as_deref() {
-            None => utc.start_of_day(utc.date(now) - chrono::TimeDelta::days(DAYS)),
-            Some(text) => match range::parse("date_from", text, &utc, now)? {
-                Moment::Day(date) => utc.start_of_day(date),
-                Moment::Exact(at) | Moment::Relative(at) => at,
-            },
-        };
-        let end = match self.date_to.as_deref() {
-            // Events may be dated ahead of the clock.
-            None => utc.next(Interval::Day, utc.next(Interval::Day, now)),
-            Some(text) => match range::parse("date_to", text, &utc, now)? {
-                Moment::Day(date) => utc.next(Interval::Day, utc.start_of_day(date)),
-                Moment::Exact(at) | Moment::Relative(at) => Timestamp::from_millis(at.as_millis() + 1),
-            },
-        };
-        let range = Range { from, end };
-        if from >= end {
-            return Err(range::backwards(from, range.last()));
-        }
-        Ok((range, limit))
+        Ok((recent(self.date_from.as_deref(), self.date_to.as_deref(), now)?, limit))
     }
+}
+
+/// A range of days in UTC: the last 30 and what is dated ahead, unless said.
+///
+/// # Errors
+/// 400: it cannot be read, or is backwards.
+pub(super) fn recent(
+    date_from: Option<&str>,
+    date_to: Option<&str>,
+    now: Timestamp,
+) -> Result<Range, Problem> {
+    let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
+    let from = match date_from {
+        None => utc.start_of_day(utc.date(now) - chrono::TimeDelta::days(DAYS)),
+        Some(text) => match range::parse("date_from", text, &utc, now)? {
+            Moment::Day(date) => utc.start_of_day(date),
+            Moment::Exact(at) | Moment::Relative(at) => at,
+        },
+    };
+    let end = match date_to {
+        // Events may be dated ahead of the clock.
+        None => utc.next(Interval::Day, utc.next(Interval::Day, now)),
+        Some(text) => match range::parse("date_to", text, &utc, now)? {
+            Moment::Day(date) => utc.next(Interval::Day, utc.start_of_day(date)),
+            Moment::Exact(at) | Moment::Relative(at) => Timestamp::from_millis(at.as_millis() + 1),
+        },
+    };
+    let range = Range { from, end };
+    if from >= end {
+        return Err(range::backwards(from, range.last()));
+    }
+    Ok(range)
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use serde_json::value::RawValue;
 
 use super::actor::Actors;
 use super::events::{self, Event, List};
+use super::filter::Ground;
+use super::interval::{Calendar, WeekStart};
 use super::statement::{self, View};
-use super::{Meta, Query};
+use super::{Meta, Query, cohorts};
 use crate::event::{Scope, Timestamp};
 use crate::http::{ErrorCode, Problem, cursor, strict};
 use crate::person::PersonId;
@@ -19,6 +21,8 @@ use crate::store::{Row, RowCells, Sql, StoreError};
 pub struct Persons {
     /// Only the person that this distinct id belongs to.
     pub distinct_id: Option<String>,
+    /// Only members of this cohort; then the page says how many there are.
+    pub cohort_id: Option<String>,
     /// Persons in the page; 100 when absent, at most `query.page_rows_max`.
     #[serde(skip)]
     pub limit: Option<usize>,
@@ -26,7 +30,7 @@ pub struct Persons {
     pub cursor: Option<String>,
 }
 
-const NAMES: [&str; 3] = ["distinct_id", "limit", "cursor"];
+const NAMES: [&str; 4] = ["distinct_id", "cohort_id", "limit", "cursor"];
 
 /// Persons in a page, unless the question says otherwise.
 const PAGE: usize = 100;
@@ -53,6 +57,9 @@ pub struct Person {
 #[derive(Debug, Serialize)]
 pub struct Page {
     pub persons: Vec<Person>,
+    /// Of a cohort: its members who have an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
     /// Give it as `cursor` to get the next page; null: there are no more.
     pub next_cursor: Option<String>,
     pub meta: Meta,
@@ -109,6 +116,7 @@ impl Persons {
         for (name, value) in pairs {
             match name.as_str() {
                 "distinct_id" => persons.distinct_id = Some(value),
+                "cohort_id" => persons.cohort_id = Some(value),
                 "limit" => persons.limit = Some(events::number("limit", &value)?),
                 "cursor" => persons.cursor = Some(value),
                 // The key's environment was held against it already.
@@ -138,13 +146,22 @@ pub(super) async fn list(query: &Query, scope: &Scope, asked: &Persons) -> Resul
         Some(id) => Some(vec![actor_of(query, &actors, id).await?]),
         None => None,
     };
-    let mut seen: Vec<Seen> = query.select(who(scope, &actors, only.as_deref(), after, limit + 1)).await?;
+    let member = asked.cohort_id.as_deref().map(|id| member(query, &actors, id)).transpose()?;
+    let which: Vec<Sql> = only.iter().map(|only| is_one_of(&actors, only)).chain(member.clone()).collect();
+    let mut seen: Vec<Seen> = query.select(who(scope, &actors, which, after, limit + 1)).await?;
+    let total = match member {
+        Some(member) => {
+            let rows: Vec<(u64,)> = query.select(count(scope, &actors, member)).await?;
+            Some(rows.first().map_or(0, |(people,)| *people))
+        }
+        None => None,
+    };
     let more = seen.len() > limit;
     seen.truncate(limit);
     let end = seen.last().map(|last| Place { millis: last.last_seen.as_millis(), actor: last.actor });
     let next_cursor = end.filter(|_| more).map(|place| cursor::encode(&question, &place)).transpose()?;
     let persons = complete(query, scope, &actors, seen).await?;
-    Ok(Page { persons, next_cursor, meta: turn.meta() })
+    Ok(Page { persons, total, next_cursor, meta: turn.meta() })
 }
 
 /// One person by id; an id from before a merge finds the person that it became.
@@ -156,7 +173,8 @@ pub(super) async fn show(query: &Query, scope: &Scope, id: &str) -> Result<Shown
     let (person, meta) = {
         let turn = query.begin().await?;
         let actors = query.actors(scope).await?;
-        let mut seen: Vec<Seen> = query.select(who(scope, &actors, Some(&[actor]), None, 1)).await?;
+        let mut seen: Vec<Seen> =
+            query.select(who(scope, &actors, vec![is_one_of(&actors, &[actor])], None, 1)).await?;
         if seen.is_empty() {
             // Known by a merge alone.
             let never = Timestamp::EPOCH;
@@ -212,8 +230,28 @@ async fn actor_of(query: &Query, actors: &Actors, distinct_id: &str) -> Result<u
         .ok_or_else(|| Problem::internal(StoreError::Query("no hash".to_owned())))
 }
 
+/// Holds for the events of the cohort's members.
+///
+/// # Errors
+/// 400: no such cohort.
+fn member(query: &Query, actors: &Actors, cohort_id: &str) -> Result<Sql, Problem> {
+    let calendar = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
+    let ground = Ground { calendar: &calendar, now: query.clock.now(), limits: &query.limits, actors };
+    cohorts::member(cohort_id, "cohort_id", &ground)
+}
+
+fn is_one_of(actors: &Actors, people: &[u64]) -> Sql {
+    Sql::new("").append(&actors.id()).push(" IN ").list(people)
+}
+
+/// One row: how many people this holds for.
+fn count(scope: &Scope, actors: &Actors, member: Sql) -> Sql {
+    let columns = Sql::new("uniqExact(").append(&actors.id()).push(") AS people");
+    statement::events(scope, View::Deduplicated, &columns).actors(actors).and(member).sql()
+}
+
 /// Rows of [`Seen`], those seen last first.
-fn who(scope: &Scope, actors: &Actors, only: Option<&[u64]>, after: Option<Place>, limit: usize) -> Sql {
+fn who(scope: &Scope, actors: &Actors, which: Vec<Sql>, after: Option<Place>, limit: usize) -> Sql {
     let columns = Sql::new("")
         .append(&actors.id())
         .push(
@@ -222,10 +260,7 @@ fn who(scope: &Scope, actors: &Actors, only: Option<&[u64]>, after: Option<Place
         )
         .arg(IDS_SHOWN)
         .push(")(distinct_id)) AS ids");
-    let mut select = statement::events(scope, View::Deduplicated, &columns).actors(actors);
-    if let Some(only) = only {
-        select = select.and(Sql::new("").append(&actors.id()).push(" IN ").list(only));
-    }
+    let select = statement::events(scope, View::Deduplicated, &columns).actors(actors).and_all(which);
     let mut tail = Sql::new("GROUP BY acting");
     if let Some(after) = after {
         tail = tail

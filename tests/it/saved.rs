@@ -61,6 +61,19 @@ async fn bad_cohorts_are_refused(client: &Client) {
     assert_eq!((status, &answer["details"]["field"]), (400, &json!("filters[0].value")), "{answer}");
 }
 
+/// Everybody in a cohort, in pages, with how many they are.
+async fn members_are_listed(client: &Client, cohort: &Value) {
+    let path = format!("/api/persons?limit=1&cohort_id={}", cohort["id"].as_str().unwrap());
+    let (status, first) = client.get(&path).await;
+    assert_eq!((status, &first["total"]), (200, &json!(2)), "{first}");
+    let (_, second) = client.get(&format!("{path}&cursor={}", first["next_cursor"].as_str().unwrap())).await;
+    let ids = |page: &Value| page["persons"][0]["distinct_ids"].clone();
+    assert_eq!((ids(&first), ids(&second)), (json!(["bob", "bob-phone"]), json!(["eve"])));
+    assert_eq!(second["next_cursor"], Value::Null);
+    let (status, refused) = client.get("/api/persons?cohort_id=cohort_x").await;
+    assert_eq!((status, &refused["details"]["field"]), (400, &json!("cohort_id")), "{refused}");
+}
+
 #[tokio::test]
 async fn cohorts_are_static_dynamic_and_behavioural() {
     let sandbox = Sandbox::start().await;
@@ -98,6 +111,7 @@ async fn cohorts_are_static_dynamic_and_behavioural() {
     .await;
     assert_eq!(status, 200);
     assert_eq!(count(client, &not).await, 1, "ada is out and eve is in");
+    members_are_listed(client, &chosen).await;
 
     let pro = json!({"name": "pro", "filters": [{"type": "person", "key": "plan", "value": "pro"}]});
     let pro = made(client, "/api/cohorts", &pro).await;

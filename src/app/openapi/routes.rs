@@ -101,7 +101,9 @@ const ROWS: &[Row] = &[
     ("GET", "/api/query/events", Class::Query, Body::None, 200, "Events, newest first, in pages"),
     ("GET", "/api/query/events/{event_id}/trace", Class::Query, Body::None, 200, "Where one event is"),
     ("GET", "/api/query/names", Class::Query, Body::None, 200, "Names of events and of properties"),
+    ("GET", "/api/query/values", Class::Query, Body::None, 200, "Values of a property"),
     ("POST", "/api/query/trends", Class::Query, QUESTION, 200, "How often, over time"),
+    ("POST", "/api/query/trends/people", Class::Query, QUESTION, 200, "Who stands behind a number of it"),
     ("POST", "/api/query/sql", Class::Query, QUESTION, 200, "SQL over the caller's own events"),
     ("POST", "/api/query/funnel", Class::Query, QUESTION, 200, "How many get how far"),
     (

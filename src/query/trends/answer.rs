@@ -93,6 +93,9 @@ impl Value {
 /// A line of the answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
+    /// Which series of the question, counted from 0. Absent of a formula.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series: Option<usize>,
     /// The series' event; null: every event, or a formula.
     pub event: Option<String>,
     /// Absent of a formula.
@@ -122,7 +125,7 @@ pub struct Line {
 /// What the buckets are called; every line of a period has the same.
 pub(super) struct BucketNames {
     labels: Arc<[String]>,
-    days: Arc<[String]>,
+    pub(super) days: Arc<[String]>,
 }
 
 impl BucketNames {
@@ -178,7 +181,9 @@ pub(super) fn lines(plan: &Plan, rows: &[SeriesRows]) -> Vec<Line> {
         for (index, series) in plan.series.iter().enumerate() {
             for (period, names, parts) in &periods {
                 let parts = parts.get(index).cloned().unwrap_or_default();
-                lines.extend(parts.into_iter().map(|part| of_series(plan, series, period, names, part)));
+                let line =
+                    |part| Line { series: Some(index), ..of_series(plan, series, period, names, part) };
+                lines.extend(parts.into_iter().map(line));
             }
         }
         return lines;
@@ -338,6 +343,7 @@ fn line(plan: &Plan, label: String, period: &Period, names: &BucketNames, part: 
         }
     }
     Line {
+        series: None,
         event: None,
         math: None,
         label,

@@ -85,7 +85,7 @@ impl<T: Default> Default for OneOrMany<T> {
 }
 
 impl<T> OneOrMany<T> {
-    fn as_slice(&self) -> &[T] {
+    pub(super) fn as_slice(&self) -> &[T] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
             Self::Many(many) => many,
@@ -230,6 +230,14 @@ impl PlannedBreakdown {
     /// Is it the same for all events of a person, who may have several values?
     pub(super) fn of_people(&self) -> bool {
         !self.cohorts.is_empty()
+    }
+
+    /// Of cohorts: holds for the members of this one.
+    pub(super) fn member(&self, cohort: &str) -> Option<Sql> {
+        self.of_people().then(|| {
+            let found = self.cohorts.iter().find(|(id, _)| id == cohort);
+            found.map_or_else(|| Sql::new("0"), |(_, member)| member.clone())
+        })
     }
 
     /// The numbers that are put into bins.

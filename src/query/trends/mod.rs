@@ -18,11 +18,13 @@
 //! | `sql.rs` | plan → statements |
 //! | `formula.rs` | arithmetic over series |
 //! | `answer.rs` | rows → lines |
+//! | `people.rs` | who is behind a number |
 
 mod answer;
 mod breakdown;
 mod formula;
 mod math;
+pub mod people;
 mod plan;
 mod sql;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
 use crate::telemetry::{Metric, names as metric};
 use answer::{Row, SeriesRows};
-use plan::{Period, Plan, PlannedBreakdown};
+use plan::{Period, Plan};
 
 pub use answer::{Line, Number, OTHER, Value, WITHOUT};
 pub use breakdown::{Breakdown, BreakdownKind, OneOrMany};
@@ -199,12 +201,7 @@ pub(super) async fn trends(query: &Query, scope: &Scope, question: &Trends) -> R
     let asked = query.begin().await?;
     let actors = query.actors(scope).await?;
     let checked = question.check(&query.limits, now, &actors)?;
-    let first = if checked.begin == Begin::FirstEvent {
-        let rows: Vec<(Option<Timestamp>,)> = query.select(sql::first_event(scope)).await?;
-        rows.into_iter().find_map(|(first,)| first)
-    } else {
-        None
-    };
+    let first = first_event(query, scope, checked.begin).await?;
     let plan = checked.plan(question, first, &query.limits)?;
     let mut rows = Vec::with_capacity(plan.series.len() * plan.periods.len());
     for period in &plan.periods {
@@ -222,6 +219,15 @@ pub(super) async fn trends(query: &Query, scope: &Scope, question: &Trends) -> R
     Ok(Answer { results: answer::lines(&plan, &rows), meta })
 }
 
+/// The time of the scope's first event, where the range hangs on it.
+async fn first_event(query: &Query, scope: &Scope, begin: Begin) -> Result<Option<Timestamp>, Problem> {
+    if begin != Begin::FirstEvent {
+        return Ok(None);
+    }
+    let rows: Vec<(Option<Timestamp>,)> = query.select(sql::first_event(scope)).await?;
+    Ok(rows.into_iter().find_map(|(first,)| first))
+}
+
 /// The rows of every series in one period.
 async fn of_period(
     query: &Query,
@@ -229,13 +235,8 @@ async fn of_period(
     plan: &Plan,
     period: &Period,
 ) -> Result<Vec<SeriesRows>, Problem> {
-    let bins = match plan.breakdown.as_ref().and_then(PlannedBreakdown::number) {
-        Some(number) => {
-            let extremes = sql::extremes(scope, plan, period, &number);
-            let rows: Vec<(Option<f64>, Option<f64>)> = query.select(extremes).await?;
-            let found = rows.into_iter().find_map(|(least, greatest)| Some((least?, greatest?)));
-            plan.breakdown.as_ref().map(|breakdown| breakdown.bins(found))
-        }
+    let bins = match &plan.breakdown {
+        Some(breakdown) => people::bins(query, scope, plan, (period, breakdown)).await?,
         None => None,
     };
     let label = plan.breakdown.as_ref().map(|breakdown| breakdown.label(bins.as_deref()));
@@ -265,7 +266,7 @@ impl Trends {
         }
         let plan = checked.plan(self, None, limits)?;
         for period in &plan.periods {
-            let number = plan.breakdown.as_ref().and_then(PlannedBreakdown::number);
+            let number = plan.breakdown.as_ref().and_then(plan::PlannedBreakdown::number);
             statements.extend(number.as_ref().map(|number| sql::extremes(scope, &plan, period, number)));
             let bins = number.and(plan.breakdown.as_ref()).map(|breakdown| breakdown.bins(Some((0.0, 10.0))));
             let label = plan.breakdown.as_ref().map(|breakdown| breakdown.label(bins.as_deref()));

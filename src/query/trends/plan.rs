@@ -251,6 +251,17 @@ impl Plan {
         days
     }
 
+    /// The days of a sliding window that a bucket of the period shows: as many as `length`, up to the one that the bucket
+    /// begins in; of one number for the whole range, up to its last. All buckets together show all their windows.
+    pub(super) fn window_before(&self, length: usize, bucket: Range, period: &Period) -> Range {
+        let at = if self.display.of_whole() { bucket.last() } else { bucket.from };
+        let back = chrono::Days::new(length.saturating_sub(1) as u64);
+        let first = self.calendar.date(at).checked_sub_days(back);
+        let from = first.map_or(bucket.from, |date| self.calendar.start_of_day(date));
+        let end = if bucket == period.range { bucket.end } else { self.calendar.next(Interval::Day, at) };
+        Range { from, end: end.min(period.range.end) }
+    }
+
     /// What a series calls the bucket at `index` in its rows.
     pub(super) fn key(&self, period: &Period, series: &PlannedSeries, index: usize) -> i64 {
         match series.shape {

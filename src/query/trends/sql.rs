@@ -1,6 +1,7 @@
 //! One statement for each series and period.
 
 use super::math::{Aggregate, PEOPLE, ROWS, Shape};
+use super::people::Wanted;
 use super::plan::{Period, Plan, PlannedBreakdown, PlannedSeries};
 use crate::event::{Scope, Timestamp};
 use crate::query::actor::Actors;
@@ -24,6 +25,50 @@ pub(super) fn statement(
         Some(breakdown) => reading.broken_down(&series.shape, breakdown),
         None => reading.plain(&series.shape),
     }
+}
+
+/// A statement whose rows are (person, events), and the range that the events are in.
+pub(super) struct PeopleOf {
+    pub(super) sql: Sql,
+    pub(super) range: Range,
+}
+
+/// Who is behind a series in `within`, which is a bucket of the period or all of them; `wanted`: of one value alone.
+pub(super) fn people(
+    scope: &Scope,
+    plan: &Plan,
+    (period, series): (&Period, &PlannedSeries),
+    within: Range,
+    wanted: Option<&Wanted>,
+) -> PeopleOf {
+    let reading = Reading { scope, plan, period, series, label: wanted.map(|wanted| &wanted.label) };
+    if let Shape::First { with_filters } = series.shape {
+        let mut sql = Sql::new("SELECT person, toUInt64(1) AS events FROM (")
+            .append(&reading.first_times(with_filters))
+            .push(") WHERE first >= ")
+            .arg(within.from.as_millis())
+            .push(" AND first < ")
+            .arg(within.end.as_millis());
+        if let Some(wanted) = wanted {
+            sql = sql.push(" AND ").append(&wanted.of_column(&Sql::new("label")));
+        }
+        return PeopleOf { sql, range: within };
+    }
+    let range = match series.shape {
+        Shape::Sliding(length) => plan.window_before(length, within, period),
+        _ => within,
+    };
+    let columns = Sql::new("").append(&plan.actors.id()).push(" AS person, count() AS events");
+    let mut select = reading.rows(&columns, range);
+    if let Shape::Events(_, argument) = &series.shape
+        && !argument.is_empty()
+    {
+        select = select.and(Sql::new("(").append(argument).push(") IS NOT NULL"));
+    }
+    if let Some(wanted) = wanted {
+        select = select.and(wanted.condition());
+    }
+    PeopleOf { sql: select.then(Sql::new("GROUP BY person")).sql(), range }
 }
 
 /// One row: the time of the scope's first event, null without any.
@@ -244,6 +289,14 @@ impl Reading<'_> {
 
     /// Rows (bucket, label), one for each person whose first event counts.
     fn firsts(&self, with_filters: bool) -> Sql {
+        let people = self.first_times(with_filters);
+        let columns = Sql::new("SELECT ").append(&self.bucket_of(&Sql::new("first"))).push(" AS bucket");
+        let columns = columns.push(self.by_label()).push(" FROM (").append(&people);
+        columns.push(") WHERE first >= ").arg(self.period.range.from.as_millis())
+    }
+
+    /// Rows (person, first, …, label), one for each person whose first event counts, however long ago.
+    fn first_times(&self, with_filters: bool) -> Sql {
         let at = View::Deduplicated.time();
         let all = Sql::new("1").push(if self.series.conditions.is_empty() { "" } else { " AND " });
         let passes = all.join(" AND ", &self.series.conditions);
@@ -271,10 +324,7 @@ impl Reading<'_> {
         if with_filters {
             rows = rows.and_all(self.series.conditions.iter().cloned());
         }
-        let people = rows.then(by.push(" HAVING passing > 0 AND passed = first")).sql();
-        let columns = Sql::new("SELECT ").append(&self.bucket_of(&Sql::new("first"))).push(" AS bucket");
-        let columns = columns.push(self.by_label()).push(" FROM (").append(&people);
-        columns.push(") WHERE first >= ").arg(self.period.range.from.as_millis())
+        rows.then(by.push(" HAVING passing > 0 AND passed = first")).sql()
     }
 
     fn rows(&self, columns: &Sql, range: Range) -> Select {
