@@ -31,13 +31,20 @@ export function useAnswer(kind, question, anew = 0) {
   return { ...load, data, open };
 }
 
+/** A moment by the question's clocks, with UTC on hover. @param {{at: string, zone: string}} props */
+function Moment({ at, zone }) {
+  const moment = new Date(at);
+  const text = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short", timeZone: zone }).format(moment);
+  return html`<time datetime=${moment.toISOString()} title=${moment.toISOString()}>${text}</time>`;
+}
+
 /** Which range was meant, and how whole it is. @param {{kind: Kind, answer: any, sent: any, at: number}} props */
 export function About({ kind, answer, at }) {
   const { meta, results } = answer;
   const days = kind === "trends" ? (results[0]?.days ?? []) : (results.days ?? []);
   const open = kind === "retention" ? 0 : unfinished(days, meta);
   return html`<p class="about muted small" data-testid="about">
-    <${Time} at=${meta.date_from} /> to <${Time} at=${meta.date_to} />, ${meta.timezone}
+    <${Moment} at=${meta.date_from} zone=${meta.timezone} /> to <${Moment} at=${meta.date_to} zone=${meta.timezone} />, ${meta.timezone}
     · ${number(meta.rows_read)} rows read in ${number(meta.elapsed_ms)} ms${meta.cached ? ", remembered" : ""}
     · answered <${Time} at=${at} relative />
     ${meta.complete_to ? html` · everything accepted before <${Time} at=${meta.complete_to} /> is in it` : html` · <strong>the event log could not be asked how much is still to come</strong>`}
@@ -68,13 +75,14 @@ export function Answer({ kind, load, onPeople, parts = "both", height }) {
   const { sent, answer } = load.data;
   const fault = load.error ? html`<${Fault} error=${load.error} retry=${load.reload} />` : null;
   if (isEmpty(kind, answer)) return html`${fault}<${Nothing} kind=${kind} />`;
+  const told = grid(kind, sent, answer);
   const tableOnly = kind === "trends" && sent.display === "table";
-  const wide = kind === "paths" || kind === "retention" || (kind === "trends" && isWhole(sent.display));
+  const wide = kind === "paths" || kind === "retention" || (kind === "trends" && isWhole(sent.display)) || told.heads.length > 4;
   return html`<div class=${load.loading ? "stale" : ""} aria-busy=${load.loading} data-testid="answer">
     ${fault}
     <div class=${parts === "both" && !wide ? "split answer" : "answer stacked"}>
       ${parts !== "table" && !(tableOnly && parts === "both") && html`<${Picture} kind=${kind} question=${sent} answer=${answer} onPeople=${onPeople} height=${height} />`}
-      ${(parts !== "picture" || tableOnly) && html`<${GridTable} grid=${grid(kind, sent, answer)} label="The numbers" onPeople=${onPeople} height=${height ?? 420} />`}
+      ${(parts !== "picture" || tableOnly) && html`<${GridTable} grid=${told} label="The numbers" onPeople=${onPeople} height=${height ?? 420} />`}
     </div>
   </div>`;
 }

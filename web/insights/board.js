@@ -17,6 +17,17 @@ import { Tile } from "./tile.js";
 /** Asked again by itself in full screen, in milliseconds. */
 const EVERY = 60_000;
 
+/** Names of tiles that stay theirs when the order changes; equal ones are counted. @param {Saved[]} tiles */
+function keysOf(tiles) {
+  const seen = new Map();
+  return tiles.map(({ kind, question }) => {
+    const content = JSON.stringify([kind, question]);
+    const count = seen.get(content) ?? 0;
+    seen.set(content, count + 1);
+    return `${count} ${content}`;
+  });
+}
+
 /** Seconds that pass, so that ages stay true. */
 function useNow() {
   const [now, setNow] = useState(Date.now());
@@ -67,6 +78,7 @@ export function Board({ saved, reload }) {
     return () => clearInterval(timer);
   }, [run]);
   const tiles = /** @type {Saved[]} */ (dashboard.tiles);
+  const keys = keysOf(tiles);
   const set = (/** @type {Saved[]} */ next) => void change.run({ tiles: next });
   const drop = (/** @type {number} */ index) => {
     if (dragged !== null && dragged !== index) set(moved(tiles, dragged, index - dragged));
@@ -86,7 +98,7 @@ export function Board({ saved, reload }) {
     ${refresh.error && html`<${Fault} error=${refresh.error} retry=${refresh.run} />`}
     ${tiles.length === 0 && html`<${Empty} title="Nothing on it yet">Ask something under <${Link} href="/insights">Insights<//> and choose “Save to dashboard”.<//>`}
     <div class="board">${tiles.map((tile, index) => html`<${Tile}
-      key=${`${index} ${tile.kind} ${JSON.stringify(tile.question)}`} tile=${tile} index=${index} count=${tiles.length} now=${now} dropping=${over === index && dragged !== index}
+      key=${keys[index]} tile=${tile} index=${index} count=${tiles.length} now=${now} dropping=${over === index && dragged !== index}
       told=${told.get(JSON.stringify([tile.kind, tile.question]))}
       onChange=${(/** @type {Saved} */ next) => set(replaced(tiles, index, next))} onRemove=${() => set(without(tiles, index))} onMove=${(/** @type {number} */ by) => set(moved(tiles, index, by))}
       onDrag=${(/** @type {"start" | "over" | "drop" | "end"} */ what) => {

@@ -51,7 +51,7 @@ function Exclusion({ excluded, index, steps, onChange, onRemove }) {
 export function FunnelForm({ question, onChange }) {
   const steps = list(question.steps);
   const exclusions = list(question.exclusions);
-  const names = steps.map((step, index) => /** @type {[string, string]} */ ([String(index), `step ${index + 1}`]));
+  const names = steps.map((_, index) => /** @type {[string, string]} */ ([String(index), `step ${index + 1}`]));
   const [count = "14", unit = "day"] = String(question.window ?? "14 day").split(" ");
   /** @param {any[]} next */
   const setSteps = (next) => onChange({ steps: next });

@@ -41,6 +41,9 @@ export function lineNames(question, lines) {
   });
 }
 
+/** @param {string} interval */
+const capital = (interval) => interval.charAt(0).toUpperCase() + interval.slice(1);
+
 /** @param {any} series */
 function mathName({ math = "total", math_property: property }) {
   const name = MATHS.flatMap(({ choices }) => choices).find(([value]) => value === math)?.[1] ?? math;
@@ -76,7 +79,7 @@ function trends(question, answer) {
   // Each period has days of its own; a row is the n-th bucket of both.
   const at = (/** @type {number} */ line, /** @type {number} */ bucket) => cell(lines[line].data[bucket], people(line, lines[line].days[bucket]));
   if (lines.length <= 12) {
-    const heads = [{ title: interval }, ...names.map((title) => ({ title, align: /** @type {const} */ ("right") }))];
+    const heads = [{ title: capital(interval) }, ...names.map((title) => ({ title, align: /** @type {const} */ ("right") }))];
     const rows = days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(bucketName(day, interval, zone), utc(day, zone)), ...lines.map((/** @type {any} */ _, /** @type {number} */ line) => at(line, bucket))]);
     rows.unshift([text("Sum"), ...lines.map((/** @type {any} */ line) => cell(line.count))]);
     return { heads, rows };
@@ -88,7 +91,7 @@ function trends(question, answer) {
   }
   const rows = lines.flatMap((/** @type {any} */ line, /** @type {number} */ index) =>
     line.days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(names[index] ?? ""), text(bucketName(day, interval, zone), utc(day, zone)), at(index, bucket)]));
-  return { heads: [{ title: "Series" }, { title: interval }, { title: "Number", align: "right" }], rows };
+  return { heads: [{ title: "Series" }, { title: capital(interval) }, { title: "Number", align: "right" }], rows };
 }
 
 /** @param {any} question @param {number} step @param {string} outcome @param {any} row @param {string} title @returns {People | null} */
@@ -124,7 +127,7 @@ function funnel(question, answer) {
       const [from, to] = [question.from_step ?? 0, question.to_step ?? list(question.steps).length - 1];
       return [...lead(row), text(bucketName(day, interval, meta.timezone), utc(day, meta.timezone)), cell(row.reached_from_step[at], people(from)), cell(row.reached_to_step[at], people(to)), { value: row.conversion_rate[at], as: /** @type {const} */ ("percent") }];
     }));
-    return { heads: [...value, { title: interval }, right("Began"), right("Converted"), right("Rate")], rows: cells };
+    return { heads: [...value, { title: capital(interval) }, right("Began"), right("Converted"), right("Rate")], rows: cells };
   }
   if (question.viz === "time_to_convert") {
     const cells = rows.flatMap((row) => row.bins.map((/** @type {[number, number]} */ [start, count]) => [...lead(row), { value: start, as: /** @type {const} */ ("seconds") }, cell(count)]));
@@ -164,7 +167,7 @@ function retention(question, answer) {
 /** @param {any} question @param {any} answer @returns {Grid} */
 function lifecycle(question, answer) {
   const { results, meta } = answer;
-  const heads = [{ title: meta.interval }, ...STATES.map((title) => ({ title, align: /** @type {const} */ ("right") }))];
+  const heads = [{ title: capital(meta.interval) }, ...STATES.map((state) => ({ title: capital(state), align: /** @type {const} */ ("right") }))];
   const rows = results.days.map((/** @type {string} */ day, /** @type {number} */ at) => {
     const name = bucketName(day, meta.interval, meta.timezone);
     return [text(name, utc(day, meta.timezone)), ...STATES.map((state) => cell(results[state][at], lifecyclePeople(question, day, state, name)))];
@@ -197,7 +200,7 @@ function stickiness(question, answer) {
     cell(at + 1),
     ...results.series.map((/** @type {any} */ line, /** @type {number} */ index) => cell(line.data[at] ?? null, line.compare_label === "previous" ? null : stickinessPeople(question, of[index], at + 1, names[index]))),
   ]);
-  return { heads: [{ title: `${meta.interval}s`, align: "right" }, ...names.map((/** @type {string} */ title) => ({ title, align: /** @type {const} */ ("right") }))], rows };
+  return { heads: [{ title: `${capital(meta.interval)}s`, align: "right" }, ...names.map((/** @type {string} */ title) => ({ title, align: /** @type {const} */ ("right") }))], rows };
 }
 
 /** A node of a path without its place. @param {string} node */

@@ -2,11 +2,13 @@
 import { get, post } from "../lib/api.js";
 import { number, Time } from "../lib/format.js";
 import { pretty } from "../lib/json.js";
-import { Empty, Fault, Loading, useLoad } from "../lib/load.js";
-import { copy, save } from "../lib/parts.js";
+import { Empty, Fault, Loading, useAction, useLoad } from "../lib/load.js";
+import { Dialog, Field, copy, save } from "../lib/parts.js";
 import { Link, path } from "../lib/router.js";
+import { toast } from "../lib/toast.js";
 import { html, useLayoutEffect, useRef, useState } from "../lib/ui.js";
 import { curl } from "./share.js";
+import { forget } from "./suggestions.js";
 
 /** @typedef {import("./grid.js").People} People */
 
@@ -38,6 +40,7 @@ export function PeoplePanel({ asked, onClose }) {
   /** The pages before the one that is asked for, of this list. */
   const [before, setBefore] = useState(/** @type {{key: string, people: any[], cursor: string | null}} */ ({ key, people: [], cursor: null }));
   const [open, setOpen] = useState("");
+  const [keeping, setKeeping] = useState(false);
   const panel = useRef(/** @type {HTMLElement | null} */ (null));
   const { people: earlier, cursor } = before.key === key ? before : { people: [], cursor: null };
   const load = useLoad(async (signal) => {
@@ -49,20 +52,57 @@ export function PeoplePanel({ asked, onClose }) {
   const people = [...earlier, ...(page?.people ?? [])];
   const more = () => setBefore({ key, people, cursor: page?.next_cursor ?? null });
   const csv = async () => save("people.csv", await post(asked.path, { ...asked.body, limit: 500 }, { query: { format: "csv" }, as: "text" }));
-  return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(/** @type {any} */ event) => event.key === "Escape" && onClose()}>
+  return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(/** @type {any} */ event) => event.key === "Escape" && !event.target.closest("dialog") && onClose()}>
     <header><div><h2>People</h2><bdi class="muted">${asked.title}</bdi></div><button class="quiet icon" aria-label="Close the people" onClick=${onClose}>×</button></header>
-    <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" onClick=${csv}>CSV</button></div>
+    <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" onClick=${csv}>CSV</button><button class="small" data-testid="keep-people" onClick=${() => setKeeping(true)}>Keep as cohort</button></div>
     ${load.error && html`<${Fault} error=${load.error} retry=${load.reload} />`}
     ${people.length === 0 && load.loading && html`<${Loading} what="the people" />`}
     ${people.length === 0 && !load.loading && !load.error && html`<${Empty} title="Nobody">The number is of events that no person of this list has, or the events changed meanwhile.<//>`}
     <ul class="list">${people.map(
-      (person) => html`<li key=${person.id}>
-        <button class="quiet person-name" aria-expanded=${open === person.id} data-testid="person" onClick=${() => setOpen(open === person.id ? "" : person.id)}><bdi class="ellipsis">${person.distinct_ids[0] ?? person.id}</bdi></button>
+      (person) => html`<li key=${person.id} data-testid="person-of">
+        <button class="quiet person-name" aria-expanded=${open === person.id} data-testid="person-name" onClick=${() => setOpen(open === person.id ? "" : person.id)}><bdi class="ellipsis">${person.distinct_ids[0] ?? person.id}</bdi></button>
         ${person.distinct_ids.length > 1 && html`<span class="muted small" title=${person.distinct_ids.join("\n")}>+${person.distinct_ids.length - 1} ids</span>`}
         <span class="muted small">${said(person)}</span>
         ${open === person.id && html`<${PersonFacts} id=${person.id} />`}
       </li>`,
     )}</ul>
     ${page?.next_cursor && html`<button data-testid="more-people" disabled=${load.loading} onClick=${more}>More</button>`}
+    ${keeping && html`<${Keeping} asked=${asked} onClose=${() => setKeeping(false)} />`}
   </aside>`;
+}
+
+/** A cohort takes so many people at once. */
+const COHORT_MAX = 10_000;
+
+/** Everybody in a list, by one of their distinct ids. @param {People} asked */
+async function everybody(asked) {
+  /** @type {string[]} */
+  const ids = [];
+  let cursor = null;
+  do {
+    /** @type {any} */
+    const page = await post(asked.path, { ...asked.body, limit: 500, ...(cursor ? { cursor } : {}) });
+    ids.push(...page.people.flatMap((/** @type {any} */ person) => person.distinct_ids.slice(0, 1)));
+    cursor = page.next_cursor;
+  } while (cursor && ids.length < COHORT_MAX);
+  return ids.slice(0, COHORT_MAX);
+}
+
+/** These people as a cohort, to filter and to break down by. @param {{asked: People, onClose: () => void}} props */
+function Keeping({ asked, onClose }) {
+  const { run, busy, error } = useAction(async (/** @type {FormData} */ form) => {
+    const distinct_ids = await everybody(asked);
+    const made = await post("/api/cohorts", { name: String(form.get("name")).trim(), distinct_ids });
+    forget();
+    toast(`${made.name} is a cohort of ${number(distinct_ids.length)} now: filter or break down by it`);
+    onClose();
+  });
+  return html`<${Dialog} title="Keep these people as a cohort" onClose=${onClose} testid="keep-dialog">
+    <form class="form" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void run(new FormData(event.currentTarget)); }}>
+      <p class="muted">Everybody in the list now, ${number(COHORT_MAX)} at most. Who comes later is not added.</p>
+      <${Field} label="Name"><input name="name" type="text" required maxlength="200" data-testid="cohort-name" /><//>
+      ${error && html`<${Fault} error=${error} />`}
+      <div class="buttons"><button class="primary" type="submit" disabled=${busy} data-testid="keep">Keep them</button></div>
+    </form>
+  <//>`;
 }

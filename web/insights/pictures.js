@@ -1,10 +1,11 @@
 // An answer as a picture. The table beside it has every number; a point, a bar or a cell leads to its people.
 import { Chart } from "../lib/chart.js";
 import { duration, number, percent } from "../lib/format.js";
+import { Link } from "../lib/router.js";
 import { html } from "../lib/ui.js";
 import { bucketName, unfinished, utc } from "./buckets.js";
 import { float, funnelPeople, funnelRowName, funnelRows, lifecyclePeople, lineNames, retentionTables, stickinessName, stickinessPeople, stickinessSeries, trendPeople } from "./grid.js";
-import { list } from "./question.js";
+import { address, list } from "./question.js";
 import { Sankey } from "./sankey.js";
 import { Bars, Value } from "./values.js";
 import { OTHER, STATES, valueName } from "./words.js";
@@ -73,10 +74,17 @@ function Funnel({ question, answer, onPeople, height }) {
   }
   return html`<ol class="funnel" data-testid="funnel">${results.steps.map(
     (/** @type {string} */ name, /** @type {number} */ step) => html`<li key=${step}>
-      <div class="step"><span class="letter" aria-hidden="true">${step + 1}</span> <bdi><strong>${name}</strong></bdi></div>
+      <div class="step"><span class="letter" aria-hidden="true">${step + 1}</span> <bdi><strong>${name}</strong></bdi>
+        ${onPeople && html`<span class="small"><${Link} href=${around(question, step, "before")}>paths before<//> · <${Link} href=${around(question, step, "after")}>paths after<//>${step > 0 && html` · <${Link} href=${around(question, step, "between")}>in between<//>`}</span>`}</div>
       ${rows.map((row, at) => html`<${FunnelBar} key=${at} question=${question} name=${name} row=${row} step=${step} at=${at} onPeople=${onPeople} />`)}
     </li>`,
   )}</ol>`;
+}
+
+/** What people did around a step of the funnel. @param {any} question @param {number} step @param {string} part */
+function around(question, step, part) {
+  const { date_from, date_to, timezone } = question;
+  return address("paths", { date_from, date_to, timezone, funnel: { funnel: question, step, part } });
 }
 
 /** @param {any} props */

@@ -72,8 +72,12 @@ export function layout(links, height) {
   return { nodes: [...nodes.values()], bands, width: Math.max(1, places.length) * COLUMN, height: Math.max(lowest, 60) };
 }
 
-/** @param {string} text */
-const short = (text) => (text.length > 26 ? `${text.slice(0, 25)}…` : text);
+/** Of an address the end tells most, of a name the beginning. @param {string} text */
+function short(text) {
+  const bare = text.replace(/^https?:\/\//, "");
+  if (bare.length <= 26) return bare;
+  return bare.includes("/") ? `…${bare.slice(-25)}` : `${bare.slice(0, 25)}…`;
+}
 
 /** @param {{question: any, links: Link[], onPeople?: import("./values.js").OnPeople, height?: number}} props */
 export function Sankey({ question, links, onPeople, height = 360 }) {

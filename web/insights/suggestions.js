@@ -10,6 +10,9 @@ const KEPT_MILLIS = 60_000;
 /** @type {Map<string, {at: number, found: Promise<any>}>} */
 const kept = new Map();
 
+/** Asks anew next time: something was made. */
+export const forget = () => kept.clear();
+
 /** @template T @param {string} name @param {() => Promise<T>} ask @returns {Promise<T>} */
 function once(name, ask) {
   const { project, environment } = session.scope.peek();

@@ -68,23 +68,28 @@ export function Tile({ tile, index, count, now, dropping, told, onChange, onRemo
   const height = Number(tile.layout?.height ?? 260);
   const view = tile.layout?.view ?? "picture";
   const layout = (/** @type {any} */ next) => onChange({ ...tile, layout: { ...tile.layout, ...next } });
+  /** What a button of the menu does, and the menu closes. @param {() => void} run */
+  const act = (run) => (/** @type {any} */ event) => {
+    event.currentTarget.closest("details").open = false;
+    run();
+  };
   const href = isKind(kind) ? address(kind, tile.question) : path(["insights"]);
   return html`<section class="card ${dropping ? "drop" : ""}" style=${{ gridColumn: `span ${width}` }} aria-label=${tile.name} data-testid="tile" data-at=${shown.at}
     onDragOver=${(/** @type {Event} */ event) => { event.preventDefault(); onDrag("over"); }} onDrop=${(/** @type {Event} */ event) => { event.preventDefault(); onDrag("drop"); }}>
     <header draggable="true" onDragStart=${() => onDrag("start")} onDragEnd=${() => onDrag("end")}>
       <h2>${isKind(kind) ? html`<${Link} href=${href}><bdi>${tile.name}</bdi><//>` : html`<bdi>${tile.name}</bdi>`}</h2>
       <details class="menu-of"><summary aria-label=${`What to do with ${tile.name}`} data-testid="tile-menu">⋯</summary><div class="panel">
-        <div class="row"><button class="small" disabled=${index === 0} data-testid="tile-earlier" onClick=${() => onMove(-1)}>← Earlier</button><button class="small" disabled=${index === count - 1} data-testid="tile-later" onClick=${() => onMove(1)}>Later →</button></div>
+        <div class="row"><button class="small" disabled=${index === 0} data-testid="tile-earlier" onClick=${act(() => onMove(-1))}>← Earlier</button><button class="small" disabled=${index === count - 1} data-testid="tile-later" onClick=${act(() => onMove(1))}>Later →</button></div>
         <div class="field"><span class="label">Width</span><${Choice} label="Width" testid="tile-width" value=${width} choices=${WIDTHS} onChange=${(/** @type {string} */ next) => layout({ width: Number(next) })} /></div>
         <div class="field"><span class="label">Height</span><${Choice} label="Height" testid="tile-height" value=${String(height)} choices=${HEIGHTS} onChange=${(/** @type {string} */ next) => layout({ height: Number(next) })} /></div>
         <div class="field"><span class="label">Shows</span><${Choice} label="Shows" testid="tile-view" value=${view} choices=${VIEWS} onChange=${(/** @type {string} */ next) => layout({ view: next })} /></div>
-        <button data-testid="tile-edit" onClick=${() => setEditing(true)}>Rename</button>
-        <button class="danger" data-testid="tile-remove" onClick=${onRemove}>Take off</button>
+        <button data-testid="tile-edit" onClick=${act(() => setEditing(true))}>Rename</button>
+        <button class="danger" data-testid="tile-remove" onClick=${act(onRemove)}>Take off</button>
       </div></details>
     </header>
     ${tile.description && html`<p class="muted small"><bdi>${tile.description}</bdi></p>`}
     <div class="tile-body">${isKind(kind) ? html`<${Answer} kind=${kind} load=${{ ...shown, open: "" }} parts=${view} height=${height} />` : html`<${Rows} load=${shown} height=${height} />`}</div>
-    <p class="age muted small" data-testid="age">${shown.at > 0 ? `answered ${ago(shown.at, now)}` : ""}${shown.data?.answer?.meta?.cached ? ", remembered" : ""}</p>
+    <p class="age muted small" data-testid="age">${shown.at > 0 ? `answered ${ago(shown.at, Math.max(now, shown.at))}` : ""}${shown.data?.answer?.meta?.cached ? ", remembered" : ""}</p>
     ${editing && html`<${Editing} title="Rename this answer" of=${tile} onClose=${() => setEditing(false)} onSave=${(/** @type {any} */ next) => { setEditing(false); onChange({ ...tile, ...next }); }} />`}
   </section>`;
 }

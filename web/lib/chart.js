@@ -89,7 +89,7 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
     cursor: { focus: { prox: 24 }, points: { size: 8 }, drag: { x: false, y: false } },
     scales: { x: { time: moments, range: bars ? (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => pad(across, low, high) : undefined }, y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
     axes: [
-      { stroke: ink, grid: { show: false }, ticks: { stroke: grid }, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (moments ? axis ? axis(at * 1000) : time(at * 1000, tick(across)) : Number.isInteger(at) ? words(at) : "")) },
+      { stroke: ink, grid: { show: false }, ticks: { stroke: grid }, space: moments ? 60 : 24 + 6.5 * Math.max(3, ...x.map((/** @type {any} */ one) => String(one).length)), values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (moments ? axis ? axis(at * 1000) : time(at * 1000, tick(across)) : Number.isInteger(at) ? words(at) : "")) },
       { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 56, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(short) },
     ],
     series: [{ label: "", value: (/** @type {any} */ _, /** @type {number | null} */ at) => (at === null ? "–" : words(at)) }, ...lines],

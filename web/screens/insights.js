@@ -1,5 +1,4 @@
 // Insights: a question, and its answer as picture and table. The address holds the whole of it.
-import { Fault } from "../lib/load.js";
 import { Head } from "../lib/parts.js";
 import { Link, go, setQuery } from "../lib/router.js";
 import { useShortcut } from "../lib/keyboard.js";
@@ -58,7 +57,7 @@ function Insight({ kind, query }) {
     <nav class="tabs" aria-label="Kinds of questions">${KINDS.map(
       (one) => html`<${Link} key=${one.kind} href=${address(one.kind, one.kind === kind ? question : carried(kind, question, one.kind))} aria-current=${one.kind === kind ? "page" : undefined} data-testid=${`kind-${one.kind}`}>${one.name}<//>`,
     )}</nav>
-    ${broken && html`<${Fault} error=${new Error("The question in this address cannot be read. What stands below is a new one.")} />`}
+    ${broken && html`<div class="note warning" role="alert" data-testid="broken">The question in this address cannot be read: it may have been cut. What stands below is a new one.</div>`}
     <${When} kind=${kind} question=${question} onChange=${change} />
     <div class="insight">
       <${Form} kind=${kind} question=${question} onChange=${change} />

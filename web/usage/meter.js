@@ -85,7 +85,7 @@ function Total({ meter, answer, onShow }) {
   const lost = [["missing_count", "have no value"], ["not_numeric_count", "have a value that is no number"], ["too_precise_count", "have a value with too many digits"]];
   return html`<section class="card" aria-label="Total" data-testid="total">
     <div class="exact"><bdi data-testid="total-value">${answer.has_value ? digits(answer.exact_value) : "–"}</bdi> <span class="muted small">${meter.unit}</span></div>
-    <p class="muted small"><time datetime=${answer.start_time}><${Time} at=${answer.start_time} /></time> to <${Time} at=${answer.end_time} /> ·
+    <p class="muted small"><${Time} at=${answer.start_time} /> to <${Time} at=${answer.end_time} /> ·
       <button class="quiet value" data-testid="drill-total" onClick=${onShow}>${number(answer.event_count)} events</button>
       · read from ${answer.read_from === "feature_usage" ? "tracked usage" : "events"}</p>
     ${meter.reset_usage === "NEVER" && html`<p class="muted small">This meter never begins anew: its total counts all of history; the windows are of the range.</p>`}
@@ -106,7 +106,7 @@ function Windows({ answer, state, by, onShow }) {
     { key: "value", title: "Value", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.exact_value}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
     { key: "events", title: "Events", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket) => number(bucket.event_count) },
   ];
-  return html`<div class="split">
+  return html`<div class="split answer">
     <section class="card" aria-label="Picture">${state.window ? html`<${Picture} results=${results} by=${by} named=${named} />` : html`<p class="muted">Choose a window to see usage over time.</p>`}</section>
     <${Table} label="Usage by window" columns=${columns} rows=${results} testid="usage-table" height=${480} />
   </div>`;
