@@ -80,7 +80,7 @@ enum Play {
     Fail(JobError),
     Panic,
     /// Somebody asks to cancel the job while the step runs.
-    Cancel(Jobs),
+    Cancel(Box<Jobs>),
     /// Goes on after this wait.
     Pause(Duration),
 }
@@ -251,7 +251,7 @@ async fn a_lease_from_before_the_clock_jumped_back_does_not_hold() {
 #[tokio::test]
 async fn a_cancelled_job_ends_between_two_steps_and_can_be_resumed_where_it_stood() {
     let bench = bench().await;
-    let handler = Script::new([Play::Cancel(bench.jobs.clone())]);
+    let handler = Script::new([Play::Cancel(Box::new(bench.jobs.clone()))]);
     let id = bench.start(json!({ "to": 3 })).await;
     assert!(bench.run_one(&handler).await);
     assert_eq!(bench.job(&id).await.state, JobState::Cancelled);

@@ -170,17 +170,17 @@ async fn works_on(version: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_broker_works() {
-    works_on("2.8.2").await;
+    Box::pin(works_on("2.8.2")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_of_version_3_works() {
-    works_on("3.9.1").await;
+    Box::pin(works_on("3.9.1")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_broker_works() {
-    works_on("4.2.0").await;
+    Box::pin(works_on("4.2.0")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,9 +20,12 @@ on_every_log! {
 const PYTHON: &str = "standardwebhooks==1.0.0";
 const TYPESCRIPT: &str = "standardwebhooks@1.0.0";
 
+/// Headers and body of a request.
+type Came = (serde_json::Map<String, Value>, String);
+
 /// A receiver on this machine that takes everything: headers in lower case, and the body.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<Vec<(serde_json::Map<String, Value>, String)>>>);
+struct Receiver(Arc<Mutex<Vec<Came>>>);
 
 impl Receiver {
     async fn start() -> (Self, String) {
@@ -89,9 +92,8 @@ impl Receiver {
     /// A line for the verifiers.
     fn lines(&self, secret: &str) -> String {
         let all = self.0.lock().unwrap().clone();
-        let line = |(headers, body): (serde_json::Map<String, Value>, String)| {
-            json!({ "headers": headers, "body": body, "secret": secret }).to_string()
-        };
+        let line =
+            |(headers, body): Came| json!({ "headers": headers, "body": body, "secret": secret }).to_string();
         all.into_iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
