@@ -18,7 +18,7 @@ serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install n
     exec "${CARGO_TARGET_DIR:-target}/release/flexflow" serve {{ args }}
 
 # Install what the tests need and run all of them.
-test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)") postgres
+test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)") postgres chromium
     @{{ just }} timed build cargo build --locked --tests --bins
     @{{ just }} timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
     @{{ just }} timed kafka {{ just }} kafka
@@ -29,6 +29,7 @@ test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install np
 check:
     @{{ just }} timed fmt cargo fmt --check
     @{{ just }} timed clippy cargo clippy --locked --all-targets -- -D warnings
+    @{{ just }} timed web {{ just }} web
     @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
@@ -64,6 +65,18 @@ kafka:
 [private]
 postgres:
     @ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq postgresql; } || { echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
+
+# The tests of the page drive a real browser.
+[private]
+chromium:
+    @command -v chromedriver >/dev/null || { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || { echo "Chromium and its driver are needed: apt-get install chromium chromium-driver" >&2; exit 1; }
+
+# The types of the page's modules; the checker is kept outside of the tree.
+[private]
+web: (needs "npm" "apt-get install npm")
+    @mkdir -p "$HOME/.cache/flexflow/web" && cp scripts/web/package.json scripts/web/package-lock.json "$HOME/.cache/flexflow/web/"
+    @cd "$HOME/.cache/flexflow/web" && { cmp -s package-lock.json installed.json || { npm ci --silent --no-audit --no-fund --ignore-scripts >&2 && cp package-lock.json installed.json; }; }
+    "$HOME/.cache/flexflow/web/node_modules/.bin/tsc" --project web/tsconfig.json
 
 [private]
 needs tool cure:

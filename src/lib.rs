@@ -5,12 +5,12 @@
 //! A client posts to [`capture`], which answers 202 only once the [`eventlog`] has the event durably. The
 //! [`consumer`] reads the log in exact batches and inserts each into the [`store`] once, or writes a dead letter
 //! ([`dlq`]) with a named reason. [`query`] answers from the store, [`metering`] with what customers used. [`auth`] says who may, in which project and
-//! environment; [`app`] assembles the roles; [`cli`] is how people start them.
+//! environment; [`web`] is the page for people; [`app`] assembles the roles; [`cli`] is how people start them.
 //!
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! attribution < {capture, consumer, query, webhook} < app < cli`
+//! attribution < {capture, consumer, query, web, webhook} < app < cli`
 
 pub mod app;
 pub mod attribution;
@@ -31,4 +31,5 @@ pub mod person;
 pub mod query;
 pub mod store;
 pub mod telemetry;
+pub mod web;
 pub mod webhook;

@@ -23,6 +23,7 @@ use crate::metering::{self, Metering};
 use crate::person;
 use crate::query::{self, Query};
 use crate::telemetry::Recorder;
+use crate::web::{self as page, Pages};
 use crate::webhook;
 
 /// What the routes work with; cheap to clone, one a process.
@@ -38,11 +39,21 @@ pub(super) struct Shared {
     metering: Option<web::Data<Metering>>,
     /// How operators reach this process's consumer.
     pub control: Option<Control>,
+    /// The page.
+    pages: Option<web::Data<Pages>>,
 }
 
 impl Shared {
     /// Makes the services of these roles; no roles: those an operator's command needs.
-    pub(super) fn new(config: &Arc<Config>, roles: &[Role], pools: &Pools, recorder: Recorder) -> Self {
+    ///
+    /// # Errors
+    /// The page cannot be read.
+    pub(super) fn new(
+        config: &Arc<Config>,
+        roles: &[Role],
+        pools: &Pools,
+        recorder: Recorder,
+    ) -> anyhow::Result<Self> {
         let runs = |role: Role| roles.contains(&role);
         let (log, clock, ids) = (&pools.log, &pools.clock, &pools.ids);
         let capture = runs(Role::Capture)
@@ -61,7 +72,9 @@ impl Shared {
             .map(|store| Metering::new(store, pools.meta.clone(), log.clone(), config, clock.clone()))
             .map(web::Data::new);
         let control = runs(Role::Consumer).then(Control::default);
-        Self {
+        let shown = config.server.web && (runs(Role::Query) || runs(Role::Auth));
+        let pages = shown.then(Pages::load).transpose()?.map(web::Data::new);
+        Ok(Self {
             config: config.clone(),
             roles: roles.into(),
             pools: pools.clone(),
@@ -70,7 +83,8 @@ impl Shared {
             query,
             metering,
             control,
-        }
+            pages,
+        })
     }
 
     /// Every route of this process.
@@ -116,6 +130,9 @@ impl Shared {
         routes.app_data(self.pools.jobs.clone()).configure(job::http::routes);
         if let Some(dlq) = &self.pools.dlq {
             routes.app_data(dlq.clone()).configure(dlq::http::routes);
+        }
+        if let Some(pages) = &self.pages {
+            routes.app_data(pages.clone()).configure(page::http::routes);
         }
     }
 }

@@ -52,6 +52,7 @@ pub struct Server {
     pub keep_alive: Duration,
     pub connections_max: usize,
     pub trusted_proxies: Vec<IpAddr>,
+    pub web: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -100,6 +101,12 @@ pub struct Query {
     pub gather_values_max: usize,
     pub gather_people_max: u64,
     pub trace_records_max: u32,
+    pub live_clients_max: usize,
+    pub live_rows_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub live_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub live_time_max: Duration,
     pub sql_rows_max: usize,
     pub promoted_max: usize,
     pub cohorts_max: u64,

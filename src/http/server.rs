@@ -41,8 +41,11 @@ where
         time_max: config.body_timeout,
     };
     let proxies = web::Data::new(TrustedProxies(config.trusted_proxies.clone()));
+    // Answers that would not end by themselves watch it.
+    let stopping = web::Data::new(stop.clone());
     let mut server = HttpServer::new(move || {
         App::new()
+            .app_data(stopping.clone())
             .app_data(web::Data::new(limits))
             .app_data(proxies.clone())
             .configure(routes.clone())

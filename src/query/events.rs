@@ -49,6 +49,11 @@ pub struct List {
 const NAMES: [&str; 8] =
     ["event", "distinct_id", "person_id", "date_from", "date_to", "properties", "limit", "cursor"];
 
+/// The columns of an [`Event`], in its order.
+pub(super) const COLUMNS: &str = "event_id, event_name, distinct_id, timestamp, received_at, properties, \
+    session_id, source, customer_id, source_topic, source_partition, source_offset, \
+    cityHash64(distinct_id) AS person";
+
 /// Events in a page, unless the question says otherwise.
 const PAGE: usize = 100;
 
@@ -133,6 +138,30 @@ impl List {
         serde_json::to_string(&("events", scope, self)).map_err(Problem::internal)
     }
 
+    /// What its filters ask of a row.
+    ///
+    /// # Errors
+    /// 400 for what cannot be meant.
+    pub(super) fn conditions(
+        &self,
+        limits: &config::Query,
+        now: Timestamp,
+        actors: &Actors,
+    ) -> Result<Vec<Sql>, Problem> {
+        let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
+        let ground = Ground { calendar: &utc, now, limits, actors };
+        let mut conditions = filter::conditions(&self.properties, "properties", &ground)?;
+        if !self.event.is_empty() {
+            conditions.push(Sql::new("event_name IN ").list(&self.event));
+        }
+        if let Some(id) = &self.distinct_id {
+            // The hash stands in the table's key, the id itself does not.
+            conditions.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(id).push(")"));
+            conditions.push(Sql::new("distinct_id = ").arg(id));
+        }
+        Ok(conditions)
+    }
+
     fn search(
         &self,
         scope: &Scope,
@@ -163,16 +192,7 @@ impl List {
             None => None,
             Some(text) => Some(cursor::decode::<Place>(&self.question(scope)?, text)?),
         };
-        let ground = Ground { calendar: &utc, now, limits, actors };
-        let mut conditions = filter::conditions(&self.properties, "properties", &ground)?;
-        if !self.event.is_empty() {
-            conditions.push(Sql::new("event_name IN ").list(&self.event));
-        }
-        if let Some(id) = &self.distinct_id {
-            // The hash stands in the table's key, the id itself does not.
-            conditions.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(id).push(")"));
-            conditions.push(Sql::new("distinct_id = ").arg(id));
-        }
+        let conditions = self.conditions(limits, now, actors)?;
         let range = Range { from: from.max(Timestamp::EPOCH), end };
         let (scope, actors) = (scope.clone(), actors.clone());
         Ok(Search { scope, actors, range, conditions, after, limit, now })
@@ -340,11 +360,7 @@ impl Search {
         persons.dedup();
         let ids = unique(places.iter().map(|place| place.event_id.clone()).collect());
         let days = set(days.iter().map(|day| Sql::new("toDate(").arg(day).push(")")).collect());
-        let columns = Sql::new(
-            "event_id, event_name, distinct_id, timestamp, received_at, properties, session_id, source, \
-             customer_id, source_topic, source_partition, source_offset, cityHash64(distinct_id) AS person",
-        );
-        let select = statement::events(&self.scope, View::Deduplicated, &columns)
+        let select = statement::events(&self.scope, View::Deduplicated, &Sql::new(COLUMNS))
             .actors(&self.actors)
             .key(Sql::new("toDate(timestamp) IN ").append(&days))
             .key(Sql::new("event_name IN ").list(names))

@@ -25,7 +25,7 @@ use super::stickiness::{Stickiness, StickinessPeople};
 use super::trends::Trends;
 use super::trends::people::TrendsPeople;
 use super::values::Values;
-use super::{Query, csv, events, extraction, names, persons, saved, trace, v1, values};
+use super::{Query, csv, events, extraction, live, names, persons, saved, trace, v1, values};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
@@ -57,6 +57,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/attribution").post(ask::<Attributed>))
         .service(resource("/api/query/paths").post(ask::<Paths>))
         .service(resource("/api/query/paths/people").post(ask::<PathsPeople>));
+    live::http::routes(config);
     saved::http::routes(config);
     extraction::http::routes(config);
     v1::http::routes(config);
@@ -300,7 +301,7 @@ pub(super) async fn measured<T: Serialize>(
     timed(question, duration, asked).await.map(|answer| HttpResponse::Ok().json(answer))
 }
 
-async fn timed<T>(
+pub(super) async fn timed<T>(
     question: &'static str,
     duration: &Metric,
     asked: impl Future<Output = Result<T, Problem>>,

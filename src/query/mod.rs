@@ -14,6 +14,7 @@
 //! | file | question |
 //! |---|---|
 //! | `events.rs` | the list of events |
+//! | `live.rs` | events as they arrive |
 //! | `trace.rs` | what became of one event |
 //! | `names.rs` | which events and properties there are |
 //! | `values.rs` | which values a property has |
@@ -53,6 +54,7 @@ pub mod http;
 pub mod interval;
 mod journal;
 pub mod lifecycle;
+mod live;
 pub mod names;
 pub mod paths;
 mod people;
@@ -104,6 +106,8 @@ pub struct Query {
     dlq_topic: Arc<str>,
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
+    /// Places for streams.
+    live: Arc<Semaphore>,
     merged: Arc<Merged>,
     answers: Answers,
     uses: Arc<Uses>,
@@ -159,6 +163,7 @@ impl Query {
             BacklogReader::new(log, &config.topics.events, &config.consumer.group_id, clock.clone());
         let limits = config.query.clone();
         let turns = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        let live = Arc::new(Semaphore::new(limits.live_clients_max));
         let dlq_topic = config.consumer.dlq_topic.as_str().into();
         let journal = Arc::new(Journal::new(false));
         let answers = Answers::new(&limits);
@@ -169,6 +174,7 @@ impl Query {
             dlq_topic,
             clock,
             turns,
+            live,
             merged: Arc::default(),
             answers,
             uses: Arc::default(),

@@ -87,6 +87,9 @@ metrics! {
     QUERY_REQUESTS = "query_requests_total", Kind::Counter, ["question", "status"], "Questions by kind and HTTP status.";
     QUERY_ERRORS = "query_errors_total", Kind::Counter, ["question", "code"], "Questions that failed, by error code.";
     QUERY_EVENTS_DURATION = "query_events_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of events.";
+    QUERY_LIVE_DURATION = "query_live_duration_seconds", Kind::Histogram(LATENCY), [], "Looks of the streams of arriving events, their opening included.";
+    QUERY_LIVE_CLIENTS = "query_live_clients", Kind::Gauge, [], "Streams of arriving events that are open.";
+    QUERY_LIVE_DROPPED = "query_live_dropped_total", Kind::Counter, [], "Events that arrived faster than a stream tells them, and were only counted in it.";
     QUERY_TREND_DURATION = "query_trend_duration_seconds", Kind::Histogram(LATENCY), [], "Trends.";
     QUERY_TRACE_DURATION = "query_trace_duration_seconds", Kind::Histogram(LATENCY), [], "Traces of one event.";
     QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";

@@ -23,6 +23,8 @@ mod incidents;
 #[cfg(test)]
 mod kafka;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
 mod meta_outage;
 #[cfg(test)]
 mod metering;
@@ -52,5 +54,7 @@ mod support;
 mod sweep;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod web;
 #[cfg(test)]
 mod webhooks;

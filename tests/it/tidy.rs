@@ -20,7 +20,7 @@ const ROOMS: &[&[&str]] = &[
     &["person"],
     &["metering"],
     &["attribution"],
-    &["capture", "consumer", "query", "webhook"],
+    &["capture", "consumer", "query", "web", "webhook"],
     &["app"],
     &["cli"],
 ];

@@ -1,7 +1,8 @@
 // Who is logged in, and which project and environment they look at.
 //
-// The access token stays in memory; the refresh token, which is used up by its first use, is in localStorage, so that a
-// reload, a second tab and tomorrow morning need no password (ARCHITECTURE, "Where the page keeps its session").
+// The refresh token, which is used up by its first use, is in localStorage, so that a second tab and tomorrow morning need
+// no password; the access token is in sessionStorage, so that a reload uses up none (ARCHITECTURE, "Where the page keeps
+// its session").
 import { ApiError, request } from "./api.js";
 import { setQuery } from "./router.js";
 import { signal } from "./ui.js";
@@ -14,10 +15,11 @@ import { toast } from "./toast.js";
  * @typedef {{project: string, environment: string}} Scope
  */
 
+const ACCESS = "flexflow.access";
 const REFRESH = "flexflow.refresh";
 const SCOPE = "flexflow.scope";
 
-let accessToken = "";
+let accessToken = sessionStorage.getItem(ACCESS) ?? "";
 /** @type {Promise<boolean> | null} */
 let refreshing = null;
 
@@ -51,6 +53,7 @@ function choose(next) {
 /** @param {any} pair */
 function take(pair) {
   accessToken = pair.access_token;
+  sessionStorage.setItem(ACCESS, accessToken);
   localStorage.setItem(REFRESH, pair.refresh_token);
   user.value = pair.user;
 }
@@ -86,6 +89,7 @@ function refresh() {
 /** The session is over: the log-in page comes up, and leads back to where the person was. */
 function ended() {
   accessToken = "";
+  sessionStorage.removeItem(ACCESS);
   localStorage.removeItem(REFRESH);
   user.value = null;
   state.value = "out";
@@ -163,11 +167,8 @@ async function begin() {
     choose({ project, environment });
     setQuery({ project: null, environment: null });
   }
-  if (!(await refresh())) {
-    state.value = "out";
-    return;
-  }
-  await load();
+  if (accessToken || (await refresh())) await load();
+  else state.value = "out";
 }
 
 /** @param {string} email @param {string} password */

@@ -72,6 +72,7 @@ function Traced({ trace }) {
     <div class="split">
       <div>
         ${counts.map((/** @type {any} */ row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
+        ${trace.status === "stored" ? html`<${Meters} id=${trace.event_id} />` : null}
         ${trace.dead_letters.length > 0 ? html`<${Letters} letters=${trace.dead_letters} />` : null}
         ${trace.rows.length > counts.length ? html`<${Versions} rows=${trace.rows} />` : null}
       </div>
@@ -104,6 +105,27 @@ function Fields({ id, row }) {
       ${event ? html`<${Properties} of=${event.properties} /><${Code} text=${pretty(event.properties)} label="Properties as JSON" />` : html`<p class="muted">The event was deleted or amended in the meantime: refresh.</p>`}
     `}<//>
   <//>`;
+}
+
+/** Which meters count it, and why the others do not. @param {{id: string}} props */
+function Meters({ id }) {
+  const found = useLoad(async (signal) => (await get("/v1/events/lookup", { id }, { signal })).meters, [id]);
+  return html`<${Card} title="Meters"><${Loaded} of=${found}>${(/** @type {any[]} */ meters) => meters.length === 0
+    ? html`<p class="muted">This environment has no meters.</p>`
+    : html`<${Table} label="Meters and this event" testid="event-meters" rows=${meters} columns=${[
+        { key: "name", title: "Meter", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
+        { key: "matched", title: "Counts it", cell: (/** @type {any} */ one) => html`<${Badge} kind=${one.matched ? "good" : "plain"}>${one.matched ? "yes" : "no"}<//>` },
+        { key: "quantity", title: "As", align: "right", cell: (/** @type {any} */ one) => (one.quantity === null ? "–" : number(one.quantity)) },
+        { key: "why", title: "Because", cell: (/** @type {any} */ one) => html`<bdi>${because(one.why)}</bdi>` },
+      ]} />`}<//><//>`;
+}
+
+/** @param {any} why */
+function because(why) {
+  if (!why) return "";
+  if (why.reason === "event_name") return `it counts ${why.wanted}`;
+  if (why.reason === "filter") return `${why.key} is ${why.given ?? "absent"}, and it counts ${why.wanted.join(", ")}`;
+  return why.reason;
 }
 
 /** Properties, one a line. @param {{of: any}} props */

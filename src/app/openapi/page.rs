@@ -1,7 +1,7 @@
 //! The contract as a page: plain HTML, made here, that loads nothing but its own style.
 
 use super::routes::Body;
-use super::{codes, routes};
+use super::{api_routes, codes};
 
 /// How it looks; served beside it, so that a strict content security policy lets it through.
 pub(in crate::app) const STYLE: &str = "\
@@ -15,7 +15,7 @@ small{color:#57606a}
 /// The page.
 pub(in crate::app) fn page() -> String {
     let mut rows = String::new();
-    for route in routes() {
+    for route in api_routes() {
         let codes: Vec<&str> = codes(&route).iter().map(|code| code.as_str()).collect();
         let body = match route.body {
             Body::None => String::new(),

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::web::SCREENS;
+
 /// Who may ask a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -26,6 +28,8 @@ pub enum Class {
     Operator,
     /// A person who is logged in.
     Person,
+    /// Anybody: a part of the page, and none of the API.
+    Page,
 }
 
 impl Class {
@@ -42,6 +46,7 @@ impl Class {
             Self::Lists => "scope admin; any person",
             Self::Operator => "administrators",
             Self::Person => "a person who is logged in",
+            Self::Page => "anybody",
         }
     }
 }
@@ -99,6 +104,7 @@ const ROWS: &[Row] = &[
     ("POST", "/capture", Class::Ingest, EVENTS, 202, "Send events; 202 once they are durable in the log"),
     ("POST", "/capture/batch", Class::Ingest, EVENTS, 202, "The same"),
     ("GET", "/api/query/events", Class::Query, Body::None, 200, "Events, newest first, in pages"),
+    ("GET", "/api/query/events/live", Class::Query, Body::None, 200, "Events as they arrive: server-sent events"),
     ("GET", "/api/query/events/{event_id}/trace", Class::Query, Body::None, 200, "Where one event is"),
     ("GET", "/api/query/names", Class::Query, Body::None, 200, "Names of events and of properties"),
     ("GET", "/api/query/values", Class::Query, Body::None, 200, "Values of a property"),
@@ -509,6 +515,11 @@ const VERSIONED: &[Row] = &[
     ("DELETE", "/v1/features/{feature_id}", Class::Admin, Body::None, 200, "Delete it"),
 ];
 
+/// Every route of the API: what the document and its page tell.
+pub(super) fn api_routes() -> Vec<Route> {
+    routes().into_iter().filter(|route| route.class != Class::Page).collect()
+}
+
 /// Every route.
 pub fn routes() -> Vec<Route> {
     let route = |row: &Row, path: Cow<'static, str>| {
@@ -519,5 +530,13 @@ pub fn routes() -> Vec<Route> {
     let versioned = VERSIONED
         .iter()
         .flat_map(|row| [route(row, row.1.into()), route(row, format!("/api{}", row.1).into())]);
-    plain.chain(versioned).collect()
+    let page = |path: String| {
+        let summary = "The page";
+        Route { method: "GET", path: path.into(), class: Class::Page, body: Body::None, status: 200, summary }
+    };
+    let pages = ["/".to_owned(), "/web/{version}/{file}".to_owned()]
+        .into_iter()
+        .chain(SCREENS.iter().flat_map(|screen| [format!("/{screen}"), format!("/{screen}/{{rest}}")]))
+        .map(page);
+    plain.chain(versioned).chain(pages).collect()
 }

@@ -1,6 +1,7 @@
 //! What the tests share: the real application in process or as a child, an engine alone, faulty networks, and conditions
 //! with a deadline.
 
+pub(crate) mod browser;
 pub(crate) mod kafka;
 pub(crate) mod log;
 pub(crate) mod postgres;
@@ -10,6 +11,7 @@ pub(crate) mod sandbox;
 pub(crate) mod store;
 pub(crate) mod wait;
 
+pub(crate) use browser::Browser;
 pub(crate) use log::{Log, on_every_log};
 pub(crate) use process::Process;
 pub(crate) use sandbox::Sandbox;

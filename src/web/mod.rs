@@ -1,0 +1,200 @@
+//! The page: `web/` as it is written, kept in the binary, and served compressed.
+//!
+//! Promises:
+//! - Every file stands below a path that names the content of all of them (`/web/<version>/…`), so that relative imports
+//!   between them keep working, a browser may keep them for ever, and one page never mixes two versions.
+//! - The address of a screen answers the page, and no address of the API does.
+//! - Nothing but the page's own files runs in it (see `POLICY`).
+//!
+//! Must not: know any other room of the product. The page asks the public API, as any script can.
+
+pub mod http;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+
+/// The first parts of the addresses that are the page's: `web/screens/<name>.js` draws each. `start` stands at `/`.
+pub const SCREENS: &[&str] = &[
+    "dashboards",
+    "dead-letters",
+    "events",
+    "insights",
+    "live",
+    "persons",
+    "pipeline",
+    "settings",
+    "usage",
+];
+
+/// What the page may do: run and show its own files, ask its own server, and be framed by nobody.
+pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                          connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; \
+                          frame-ancestors 'none'";
+
+/// The files; in a debug build they are read from disk, so that an edit shows with the next reload.
+#[derive(rust_embed::Embed)]
+#[folder = "web/"]
+#[include = "*.html"]
+#[include = "*.js"]
+#[include = "*.css"]
+#[include = "*.svg"]
+struct Files;
+
+/// One version of the page.
+#[derive(Debug)]
+pub struct Site {
+    /// Names the content of every file.
+    version: String,
+    index: File,
+    files: BTreeMap<String, File>,
+}
+
+/// A file as it is served.
+#[derive(Debug)]
+pub struct File {
+    kind: &'static str,
+    plain: Bytes,
+    packed: Bytes,
+}
+
+/// The page, as it is now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pages(Arc<Mutex<Arc<Site>>>);
+
+impl Pages {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn load() -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Arc::new(Site::read()?)))))
+    }
+
+    /// What is served.
+    pub fn site(&self) -> Arc<Site> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, after a look whether somebody edits the files, in a debug build.
+    fn newest(&self) -> Arc<Site> {
+        if cfg!(debug_assertions)
+            && let Ok((version, _)) = contents()
+            && self.site().version != version
+            && let Ok(site) = Site::read()
+        {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+        }
+        self.site()
+    }
+}
+
+type Contents = BTreeMap<String, Cow<'static, [u8]>>;
+
+fn contents() -> anyhow::Result<(String, Contents)> {
+    let mut found = Contents::new();
+    let mut hash = Sha256::new();
+    for name in Files::iter() {
+        let file = Files::get(&name).ok_or_else(|| anyhow::anyhow!("web/{name} is gone"))?;
+        hash.update(name.as_bytes());
+        hash.update((file.data.len() as u64).to_le_bytes());
+        hash.update(&file.data);
+        found.insert(name.into_owned(), file.data);
+    }
+    let version = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok((version, found))
+}
+
+impl Site {
+    fn read() -> anyhow::Result<Self> {
+        let (version, mut contents) = contents()?;
+        let index = contents.remove("index.html").ok_or_else(|| anyhow::anyhow!("web/index.html is gone"))?;
+        let index = String::from_utf8(index.into_owned())?.replace("\"/web/", &format!("\"/web/{version}/"));
+        let index = File::new("index.html", index.into_bytes())?;
+        let files = contents
+            .into_iter()
+            .map(|(name, content)| Ok((name.clone(), File::new(&name, content.into_owned())?)))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self { version, index, files })
+    }
+
+    /// The part of the address that every file of this version stands below.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The files, by their name below `web/`.
+    pub fn files(&self) -> &BTreeMap<String, File> {
+        &self.files
+    }
+
+    /// What all of it weighs on its way to a browser.
+    pub fn packed_bytes(&self) -> usize {
+        self.index.packed.len() + self.files.values().map(|file| file.packed.len()).sum::<usize>()
+    }
+}
+
+impl File {
+    fn new(name: &str, plain: Vec<u8>) -> anyhow::Result<Self> {
+        let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+        packer.write_all(&plain)?;
+        Ok(Self { kind: kind(name), packed: packer.finish()?.into(), plain: plain.into() })
+    }
+
+    /// As it is written.
+    pub fn plain(&self) -> &[u8] {
+        &self.plain
+    }
+}
+
+fn kind(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_screen_has_its_file_and_every_file_of_a_screen_its_address() {
+        let site = Site::read().unwrap();
+        let files = site.files().keys().filter_map(|name| name.strip_prefix("screens/")?.strip_suffix(".js"));
+        // `start` stands at `/`; `login` comes up wherever nobody is logged in.
+        let mut files: Vec<&str> = files.filter(|name| !["start", "login"].contains(name)).collect();
+        files.retain(|name| !name.contains('/'));
+        assert_eq!(files, SCREENS);
+    }
+
+    #[test]
+    fn the_whole_page_is_light() {
+        let bytes = Site::read().unwrap().packed_bytes();
+        assert!(bytes < 150 * 1024, "the page weighs {bytes} bytes compressed");
+    }
+
+    #[test]
+    fn the_page_names_its_files_by_their_version_and_nothing_of_others() {
+        let site = Site::read().unwrap();
+        let index = std::str::from_utf8(site.index.plain()).unwrap();
+        assert!(index.contains(&format!("src=\"/web/{}/app.js\"", site.version())), "{index}");
+        assert!(!index.contains("<script>") && !index.contains("http"), "{index}");
+        for (name, file) in site.files() {
+            let text = std::str::from_utf8(file.plain()).unwrap();
+            let own = !name.starts_with("vendor/");
+            assert!(!own || !text.contains("innerHTML"), "{name} writes markup");
+            assert!(!own || !text.contains("https://"), "{name} names another origin");
+            assert!(!text.contains("new Function(") && !text.contains("eval("), "{name} runs text");
+        }
+    }
+}
