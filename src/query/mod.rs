@@ -54,7 +54,7 @@ pub mod http;
 pub mod interval;
 mod journal;
 pub mod lifecycle;
-mod live;
+pub mod live;
 pub mod names;
 pub mod paths;
 mod people;

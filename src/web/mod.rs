@@ -13,11 +13,13 @@ pub mod http;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
 /// The first parts of the addresses that are the page's: `web/screens/<name>.js` draws each. `start` stands at `/`.
@@ -38,14 +40,11 @@ pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self
                           connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; \
                           frame-ancestors 'none'";
 
-/// The files; in a debug build they are read from disk, so that an edit shows with the next reload.
-#[derive(rust_embed::Embed)]
-#[folder = "web/"]
-#[include = "*.html"]
-#[include = "*.js"]
-#[include = "*.css"]
-#[include = "*.svg"]
-struct Files;
+/// The files, as they were when this was built.
+static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/web");
+
+/// What of them is served: the licences too, and neither notes nor what only checks types.
+const SERVED: [&str; 5] = [".html", ".js", ".css", ".svg", "LICENSE"];
 
 /// One version of the page.
 #[derive(Debug)]
@@ -97,18 +96,43 @@ impl Pages {
 
 type Contents = BTreeMap<String, Cow<'static, [u8]>>;
 
+/// The files and what names them all; in a debug build those on disk, so that an edit shows with the next reload.
 fn contents() -> anyhow::Result<(String, Contents)> {
     let mut found = Contents::new();
+    let disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+    if cfg!(debug_assertions) && disk.is_dir() {
+        on_disk(&disk, &disk, &mut found)?;
+    } else {
+        built_in(&FILES, &mut found);
+    }
+    found.retain(|name, _| SERVED.iter().any(|end| name.ends_with(end)));
     let mut hash = Sha256::new();
-    for name in Files::iter() {
-        let file = Files::get(&name).ok_or_else(|| anyhow::anyhow!("web/{name} is gone"))?;
+    for (name, file) in &found {
         hash.update(name.as_bytes());
-        hash.update((file.data.len() as u64).to_le_bytes());
-        hash.update(&file.data);
-        found.insert(name.into_owned(), file.data);
+        hash.update((file.len() as u64).to_le_bytes());
+        hash.update(file);
     }
     let version = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok((version, found))
+}
+
+fn built_in(folder: &Dir<'static>, found: &mut Contents) {
+    for file in folder.files() {
+        found.insert(file.path().display().to_string(), Cow::Borrowed(file.contents()));
+    }
+    folder.dirs().for_each(|inner| built_in(inner, found));
+}
+
+fn on_disk(root: &Path, folder: &Path, found: &mut Contents) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            on_disk(root, &path, found)?;
+        } else if let Ok(name) = path.strip_prefix(root) {
+            found.insert(name.display().to_string(), Cow::Owned(std::fs::read(&path)?));
+        }
+    }
+    Ok(())
 }
 
 impl Site {
@@ -159,6 +183,7 @@ fn kind(name: &str) -> &'static str {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some(name) if name.ends_with("LICENSE") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     }
 }

@@ -92,7 +92,7 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
       { stroke: ink, grid: { show: false }, ticks: { stroke: grid }, space: moments ? 60 : 24 + 6.5 * Math.max(3, ...x.map((/** @type {any} */ one) => String(one).length)), values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (moments ? axis ? axis(at * 1000) : time(at * 1000, tick(across)) : Number.isInteger(at) ? words(at) : "")) },
       { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 56, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(short) },
     ],
-    series: [{ label: "", value: (/** @type {any} */ _, /** @type {number | null} */ at) => (at === null ? "–" : words(at)) }, ...lines],
+    series: [{ label: moments || axis ? "Time" : "At", value: (/** @type {any} */ _, /** @type {number | null} */ at) => (at === null ? "–" : words(at)) }, ...lines],
   };
   const plot = new uPlot(options, [across, ...order.map((/** @type {number} */ at) => columns[at])], element);
   const follow = () => {

@@ -5,9 +5,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use fantoccini::elements::Element;
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -30,14 +29,16 @@ const AXE: &str = include_str!("../web/axe-core/axe.min.js");
 
 /// A browser with a profile of its own. Close it; dropping it kills it.
 pub(crate) struct Browser {
-    client: Client,
     /// The page's origin.
     url: String,
-    /// The driver's session, for what WebDriver has no words for.
+    /// The address of the driver's session.
     session: String,
     http: reqwest::Client,
     driver: Driver,
 }
+
+/// How WebDriver names an element in its answers.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 struct Driver {
     child: Child,
@@ -81,39 +82,52 @@ impl Browser {
             "goog:chromeOptions": { "args": flags },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         });
-        let address = format!("http://127.0.0.1:{port}");
-        let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&address)
-            .await
-            .unwrap_or_else(|error| panic!("chromium: {error}; apt-get install chromium chromium-driver"));
-        let id = client.session_id().await.unwrap().unwrap();
-        let session = format!("{address}/session/{id}");
-        Self { client, url: url.to_owned(), session, http: reqwest::Client::new(), driver }
+        let (http, address) = (reqwest::Client::new(), format!("http://127.0.0.1:{port}/session"));
+        let wish = json!({ "capabilities": { "alwaysMatch": capabilities } });
+        let begun = tell(http.post(&address).json(&wish)).await;
+        let begun = begun.unwrap_or_else(|error| panic!("chromium: {error}; apt-get install chromium chromium-driver"));
+        let session = format!("{address}/{}", begun["sessionId"].as_str().unwrap());
+        Self { url: url.to_owned(), session, http, driver }
     }
 
     pub(crate) async fn close(self) {
-        self.client.close().await.ok();
+        tell(self.http.delete(&self.session)).await.ok();
         drop(self.driver);
+    }
+
+    /// A command of WebDriver.
+    async fn order(&self, path: &str, body: Value) -> Result<Value, String> {
+        tell(self.http.post(format!("{}/{path}", self.session)).json(&body)).await
+    }
+
+    async fn ask(&self, path: &str) -> Result<Value, String> {
+        tell(self.http.get(format!("{}/{path}", self.session))).await
+    }
+
+    /// The id of the first element that a selector (`css selector`, `xpath`) finds now.
+    async fn element(&self, using: &str, value: &str) -> Result<String, String> {
+        let found = self.order("element", json!({ "using": using, "value": value })).await?;
+        Ok(found[ELEMENT].as_str().unwrap_or_default().to_owned())
     }
 
     /// Opens a path of the page, as a link from elsewhere does.
     pub(crate) async fn goto(&self, path: &str) {
-        self.client.goto(&format!("{}{path}", self.url)).await.unwrap();
+        self.order("url", json!({ "url": format!("{}{path}", self.url) })).await.unwrap();
     }
 
     pub(crate) async fn reload(&self) {
-        self.client.refresh().await.unwrap();
+        self.order("refresh", json!({})).await.unwrap();
     }
 
     pub(crate) async fn back(&self) {
-        self.client.back().await.unwrap();
+        self.order("back", json!({})).await.unwrap();
     }
 
     /// Path and query string that the page is at.
     pub(crate) async fn place(&self) -> String {
-        let url = self.client.current_url().await.unwrap();
-        url.as_str().strip_prefix(&self.url).unwrap_or(url.as_str()).to_owned()
+        let url = self.ask("url").await.unwrap();
+        let url = url.as_str().unwrap_or_default();
+        url.strip_prefix(&self.url).unwrap_or(url).to_owned()
     }
 
     /// Logs in, wherever the page is.
@@ -124,22 +138,21 @@ impl Browser {
         self.see("nav-start").await;
     }
 
-    /// The element with this test id, once it is there.
-    pub(crate) async fn see(&self, id: &str) -> Element {
-        self.find(&format!("[data-testid=\"{id}\"]")).await
+    /// Waits until the element with this test id is shown.
+    pub(crate) async fn see(&self, id: &str) {
+        self.find(&format!("[data-testid=\"{id}\"]")).await;
     }
 
-    /// The element, once it is there and shown.
-    pub(crate) async fn find(&self, css: &str) -> Element {
-        let found = eventually(&format!("{css} is shown"), || async {
-            let found = self.client.find(Locator::Css(css)).await.map_err(|error| error.to_string())?;
-            match found.is_displayed().await {
-                Ok(true) => Ok(found),
-                Ok(false) => Err("it is hidden".to_owned()),
-                Err(error) => Err(error.to_string()),
+    /// Waits until the element is shown.
+    pub(crate) async fn find(&self, css: &str) {
+        self.or_tell(eventually(&format!("{css} is shown"), || async {
+            let found = self.element("css selector", css).await?;
+            match self.ask(&format!("element/{found}/displayed")).await? {
+                Value::Bool(true) => Ok(()),
+                _ => Err("it is hidden".to_owned()),
             }
-        });
-        self.or_tell(found).await
+        }))
+        .await;
     }
 
     /// Waits; where that fails, the panic comes with what was on screen.
@@ -158,14 +171,14 @@ impl Browser {
 
     /// Waits until this script answers true; `what` says what it is about.
     pub(crate) async fn until(&self, what: &str, script: &str) {
-        let waited = eventually(what, || async {
-            match self.client.execute(script, vec![]).await {
+        self.or_tell(eventually(what, || async {
+            match self.order("execute/sync", json!({ "script": script, "args": [] })).await {
                 Ok(Value::Bool(true)) => Ok(()),
                 Ok(other) => Err(other.to_string()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error),
             }
-        });
-        self.or_tell(waited).await;
+        }))
+        .await;
     }
 
     /// Waits until the element with this test id shows this text.
@@ -196,21 +209,21 @@ impl Browser {
 
     /// Clicks, and again if the page drew it anew in between.
     pub(crate) async fn click_on(&self, css: &str) {
-        let clicked = eventually(&format!("{css} is clicked"), || async {
-            let found = self.client.find(Locator::Css(css)).await.map_err(|error| error.to_string())?;
-            found.click().await.map_err(|error| error.to_string())
-        });
-        self.or_tell(clicked).await;
+        self.or_tell(eventually(&format!("{css} is clicked"), || async {
+            let found = self.element("css selector", css).await?;
+            self.order(&format!("element/{found}/click"), json!({})).await
+        }))
+        .await;
     }
 
     /// Clicks the button or the link with these words.
     pub(crate) async fn press(&self, words: &str) {
         let path = format!("(//button|//a|//summary)[normalize-space(.)={}]", json!(words));
-        let pressed = eventually(&format!("{words:?} is pressed"), || async {
-            let found = self.client.find(Locator::XPath(&path)).await.map_err(|error| error.to_string())?;
-            found.click().await.map_err(|error| error.to_string())
-        });
-        self.or_tell(pressed).await;
+        self.or_tell(eventually(&format!("{words:?} is pressed"), || async {
+            let found = self.element("xpath", &path).await?;
+            self.order(&format!("element/{found}/click"), json!({})).await
+        }))
+        .await;
     }
 
     /// Puts this text into a field instead of what it has.
@@ -219,48 +232,48 @@ impl Browser {
     }
 
     pub(crate) async fn fill_in(&self, css: &str, text: &str) {
-        let filled = eventually(&format!("{css} is filled"), || async {
-            let found = self.client.find(Locator::Css(css)).await.map_err(|error| error.to_string())?;
-            found.clear().await.map_err(|error| error.to_string())?;
-            found.send_keys(text).await.map_err(|error| error.to_string())
-        });
-        self.or_tell(filled).await;
+        self.or_tell(eventually(&format!("{css} is filled"), || async {
+            let found = self.element("css selector", css).await?;
+            self.order(&format!("element/{found}/clear"), json!({})).await?;
+            self.order(&format!("element/{found}/value"), json!({ "text": text })).await
+        }))
+        .await;
     }
 
     /// Chooses an option by its value.
     pub(crate) async fn choose(&self, id: &str, value: &str) {
-        let css = format!("[data-testid=\"{id}\"]");
-        let chosen = eventually(&format!("{id} offers {value}"), || async {
-            let found = self.client.find(Locator::Css(&css)).await.map_err(|error| error.to_string())?;
-            found.select_by_value(value).await.map_err(|error| error.to_string())
-        });
-        self.or_tell(chosen).await;
+        let css = format!("[data-testid=\"{id}\"] option[value=\"{value}\"]");
+        self.or_tell(eventually(&format!("{id} offers {value}"), || async {
+            let found = self.element("css selector", &css).await?;
+            self.order(&format!("element/{found}/click"), json!({})).await
+        }))
+        .await;
     }
 
     /// Sends keys to whatever has the focus.
     pub(crate) async fn keys(&self, keys: &str) {
-        let focused = self.client.active_element().await.unwrap();
-        focused.send_keys(keys).await.unwrap();
+        let focused = self.ask("element/active").await.unwrap();
+        let focused = focused[ELEMENT].as_str().unwrap();
+        self.order(&format!("element/{focused}/value"), json!({ "text": keys })).await.unwrap();
     }
 
     pub(crate) async fn size(&self, width: u32, height: u32) {
-        self.client.set_window_size(width, height).await.unwrap();
+        self.order("window/rect", json!({ "width": width, "height": height })).await.unwrap();
     }
 
     /// Runs a script in the page.
     pub(crate) async fn run(&self, script: &str, given: Vec<Value>) -> Value {
-        self.client.execute(script, given).await.unwrap()
+        self.order("execute/sync", json!({ "script": script, "args": given })).await.unwrap()
     }
 
     /// Runs a script that ends by calling its last argument.
     pub(crate) async fn run_async(&self, script: &str, given: Vec<Value>) -> Value {
-        self.client.execute_async(script, given).await.unwrap()
+        self.order("execute/async", json!({ "script": script, "args": given })).await.unwrap()
     }
 
     async fn log(&self, kind: &str) -> Vec<Value> {
-        let asked = self.http.post(format!("{}/se/log", self.session)).json(&json!({ "type": kind }));
-        let answer: Value = asked.send().await.unwrap().json().await.unwrap();
-        answer["value"].as_array().cloned().unwrap_or_default()
+        let told = self.order("se/log", json!({ "type": kind })).await.unwrap();
+        told.as_array().cloned().unwrap_or_default()
     }
 
     async fn console(&self) -> Vec<String> {
@@ -326,7 +339,9 @@ impl Browser {
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pictures");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(format!("{name}.png")), self.client.screenshot().await.unwrap()).unwrap();
+        let picture = self.ask("screenshot").await.unwrap();
+        let picture = BASE64.decode(picture.as_str().unwrap()).unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
     }
 }
 
@@ -334,4 +349,13 @@ impl Browser {
 fn port_of(told: &str) -> Option<u16> {
     let (_, rest) = told.split_once("started successfully on port ")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What ChromeDriver answers a command, or why it does not do it.
+async fn tell(command: reqwest::RequestBuilder) -> Result<Value, String> {
+    let answer = command.send().await.map_err(|error| error.to_string())?;
+    let good = answer.status().is_success();
+    let mut answer: Value = answer.json().await.map_err(|error| error.to_string())?;
+    let value = answer["value"].take();
+    if good { Ok(value) } else { Err(value["message"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned()) }
 }
