@@ -81,11 +81,15 @@ export function Copy({ text, label = "Copy", what }) {
   return html`<button class="small" onClick=${() => copy(text, what)}>${label}</button>`;
 }
 
+/** Longer text is shown cut, and copied whole. */
+const SHOWN_MAX = 20_000;
+
 /** Text as it is, to be copied. @param {{text: string, label?: string}} props */
 export function Code({ text, label }) {
   return html`<div class="code">
     <${Copy} text=${text} />
-    <pre tabindex="0" aria-label=${label ?? "Code"}><code>${text}</code></pre>
+    <pre tabindex="0" aria-label=${label ?? "Code"}><code>${text.length > SHOWN_MAX ? `${text.slice(0, SHOWN_MAX)}…` : text}</code></pre>
+    ${text.length > SHOWN_MAX ? html`<p class="muted small cut">The first ${String(SHOWN_MAX)} of ${String(text.length)} characters; Copy has all of them.</p>` : null}
   </div>`;
 }
 

@@ -109,7 +109,8 @@ async function repair() {
     valid = await request("/api/environments", { project: chosen.project, again: true });
   } catch (error) {
     if (!(error instanceof ApiError) || (error.status !== 403 && error.status !== 400 && error.status !== 404)) throw error;
-    const own = /** @type {string[]} */ (Array.isArray(error.details.valid) ? error.details.valid : []);
+    const named = /** @type {any[]} */ (Array.isArray(error.details.valid) ? error.details.valid : []);
+    const own = named.map((one) => String(one?.id ?? one));
     const known = projects.peek().map((one) => one.id).filter((id) => id !== chosen.project);
     const other = own.find((id) => id !== chosen.project) ?? known[0];
     if (!other) return false;

@@ -134,7 +134,7 @@ function Properties({ of }) {
   if (rows.length === 0) return html`<p class="muted">It has none.</p>`;
   return html`<dl class="facts properties" data-testid="properties">${rows.slice(0, 200).map(([key, value]) => {
     const text = typeof value === "string" ? value : pretty(value);
-    return html`<dt key=${key}><bdi>${key}</bdi></dt><dd key=${`${key} value`}><bdi>${text.length > 500 ? `${text.slice(0, 500)}… (${number(text.length)} characters, whole below)` : text}</bdi></dd>`;
+    return html`<dt key=${key}><bdi>${key}</bdi></dt><dd key=${`${key} value`}><bdi>${text.length > 500 ? `${text.slice(0, 500)}… (${number(text.length)} characters, whole by Copy below)` : text}</bdi></dd>`;
   })}</dl>`;
 }
 

@@ -52,7 +52,7 @@ function One({ id }) {
     <${Loaded} of=${person} what="the person">${(/** @type {any} */ found) => html`
       <div class="split">
         <${Card} title=${html`<bdi>${found.distinct_ids[0]}</bdi>`}>
-          <dl class="facts" data-testid="person">
+          <dl class="facts" data-testid="person-facts">
             <dt>Person id</dt><dd><code>${found.id}</code></dd>
             <dt>Distinct ids</dt><dd>${found.distinct_ids.map((/** @type {string} */ one) => html`<div key=${one}><bdi>${one}</bdi></div>`)}</dd>
             <dt>Events</dt><dd class="number">${number(found.events_total)}</dd>

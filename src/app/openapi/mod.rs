@@ -124,6 +124,7 @@ fn responses(route: &Route) -> Value {
     let content = match &*route.path {
         "/metrics" => "text/plain",
         "/api/docs" => "text/html",
+        "/api/query/events/live" => "text/event-stream",
         "/api/docs.css" => "text/css",
         _ => "application/json",
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -36,6 +37,9 @@ pub(crate) struct Browser {
     http: reqwest::Client,
     driver: Driver,
 }
+
+/// Longest the page may take for anything, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// How WebDriver names an element in its answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -145,39 +149,42 @@ impl Browser {
 
     /// Waits until the element is shown.
     pub(crate) async fn find(&self, css: &str) {
-        self.or_tell(eventually(&format!("{css} is shown"), || async {
+        self.wait(&format!("{css} is shown"), || async {
             let found = self.element("css selector", css).await?;
             match self.ask(&format!("element/{found}/displayed")).await? {
                 Value::Bool(true) => Ok(()),
                 _ => Err("it is hidden".to_owned()),
             }
-        }))
+        })
         .await;
     }
 
     /// Waits; where that fails, the panic comes with what was on screen.
-    async fn or_tell<T>(&self, wait: impl Future<Output = T>) -> T {
-        let told = tokio::time::timeout(std::time::Duration::from_secs(20), wait).await;
-        match told {
+    async fn wait<T, F, Fut>(&self, what: &str, condition: F) -> T
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, String>>,
+    {
+        match tokio::time::timeout(LIMIT, eventually(what, condition)).await {
             Ok(found) => found,
             Err(_) => {
-                let shown = self.run("return document.body.innerText", vec![]).await;
-                let place = self.place().await;
-                let said = self.console().await;
-                panic!("not within 20 s; at {place} is shown:\n{}\n{said:?}", shown.as_str().unwrap_or_default());
+                let shown = self.run("return document.body.innerText.slice(0, 3000)", vec![]).await;
+                let (place, said) = (self.place().await, self.console().await);
+                let shown = shown.as_str().unwrap_or_default();
+                panic!("{what}: not within {LIMIT:?}; at {place} is shown:\n{shown}\n{said:?}");
             }
         }
     }
 
     /// Waits until this script answers true; `what` says what it is about.
     pub(crate) async fn until(&self, what: &str, script: &str) {
-        self.or_tell(eventually(what, || async {
+        self.wait(what, || async {
             match self.order("execute/sync", json!({ "script": script, "args": [] })).await {
                 Ok(Value::Bool(true)) => Ok(()),
                 Ok(other) => Err(other.to_string()),
                 Err(error) => Err(error),
             }
-        }))
+        })
         .await;
     }
 
@@ -209,20 +216,20 @@ impl Browser {
 
     /// Clicks, and again if the page drew it anew in between.
     pub(crate) async fn click_on(&self, css: &str) {
-        self.or_tell(eventually(&format!("{css} is clicked"), || async {
+        self.wait(&format!("{css} is clicked"), || async {
             let found = self.element("css selector", css).await?;
             self.order(&format!("element/{found}/click"), json!({})).await
-        }))
+        })
         .await;
     }
 
     /// Clicks the button or the link with these words.
     pub(crate) async fn press(&self, words: &str) {
         let path = format!("(//button|//a|//summary)[normalize-space(.)={}]", json!(words));
-        self.or_tell(eventually(&format!("{words:?} is pressed"), || async {
+        self.wait(&format!("{words:?} is pressed"), || async {
             let found = self.element("xpath", &path).await?;
             self.order(&format!("element/{found}/click"), json!({})).await
-        }))
+        })
         .await;
     }
 
@@ -232,21 +239,22 @@ impl Browser {
     }
 
     pub(crate) async fn fill_in(&self, css: &str, text: &str) {
-        self.or_tell(eventually(&format!("{css} is filled"), || async {
+        self.wait(&format!("{css} is filled"), || async {
             let found = self.element("css selector", css).await?;
             self.order(&format!("element/{found}/clear"), json!({})).await?;
             self.order(&format!("element/{found}/value"), json!({ "text": text })).await
-        }))
+        })
         .await;
     }
 
     /// Chooses an option by its value.
     pub(crate) async fn choose(&self, id: &str, value: &str) {
-        let css = format!("[data-testid=\"{id}\"] option[value=\"{value}\"]");
-        self.or_tell(eventually(&format!("{id} offers {value}"), || async {
-            let found = self.element("css selector", &css).await?;
+        // An option whose words are its value has no attribute of that name.
+        let path = format!("//*[@data-testid='{id}']//option[@value='{value}' or .='{value}']");
+        self.wait(&format!("{id} offers {value}"), || async {
+            let found = self.element("xpath", &path).await?;
             self.order(&format!("element/{found}/click"), json!({})).await
-        }))
+        })
         .await;
     }
 

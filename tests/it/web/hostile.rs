@@ -6,7 +6,7 @@ use super::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_event_shows_as_text_everywhere() {
-    let stage = Stage::logged_in(&[("capture.properties_bytes_max", "2 MiB")]).await;
+    let stage = Stage::logged_in(&[("capture.properties_bytes_max", "2 MiB"), ("eventlog.record_bytes_max", "4 MiB")]).await;
     let browser = &stage.browser;
     let script = "<img src=x onerror=\"window.harmed=1\"><script>window.harmed=1</script>";
     let rightward = "\u{202e}txt.exe \u{5e9}\u{5dc}\u{5d5}\u{5dd}";

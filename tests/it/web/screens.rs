@@ -84,7 +84,7 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     browser.is_clean("events").await;
     browser.press("paid").await;
     browser.find("[data-testid=trace-status][data-status=stored]").await;
-    browser.reads("properties", "amount").await;
+    browser.reads("properties", "free").await;
     for step in ["received", "logged", "stored"] {
         browser.find(&format!("[data-testid=timeline] [data-step={step}]")).await;
     }
@@ -104,7 +104,7 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     }
     browser.is_clean("people").await;
     browser.press("ada").await;
-    browser.reads("person", "ada").await;
+    browser.reads("person-facts", "ada").await;
     browser.is_clean("a person").await;
 
     // The start page has its overview now.
