@@ -64,7 +64,9 @@ struct Turn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 impl Turn {
     fn take(turns: &Arc<Semaphore>, max: usize) -> Result<Self, Problem> {
         let Ok(permit) = turns.clone().try_acquire_owned() else {
-            let message = format!("{max} streams (query.live_clients_max) are open here: close one, or try again later");
+            let message = format!(
+                "{max} streams (query.live_clients_max) are open here: close one, or try again later"
+            );
             return Err(Problem::new(ErrorCode::TooManyRequests, message)
                 .with("max", max)
                 .with("setting", "query.live_clients_max"));
@@ -180,7 +182,8 @@ impl Feed {
 
     fn unseen(&self, columns: &Sql, (actors, conditions): &(Actors, Vec<Sql>)) -> Select {
         let from = self.since.as_millis().saturating_sub(SLACK.as_millis() as i64);
-        let seen = self.seen.iter().map(|(partition, last)| Sql::new("NOT ").append(&up_to(*partition, *last)));
+        let seen =
+            self.seen.iter().map(|(partition, last)| Sql::new("NOT ").append(&up_to(*partition, *last)));
         statement::events(&self.scope, View::Versions, columns)
             .actors(actors)
             .and(Sql::new("received_at >= ").arg(Timestamp::from_millis(from.max(0))))

@@ -23,17 +23,8 @@ use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
 /// The first parts of the addresses that are the page's: `web/screens/<name>.js` draws each. `start` stands at `/`.
-pub const SCREENS: &[&str] = &[
-    "dashboards",
-    "dead-letters",
-    "events",
-    "insights",
-    "live",
-    "persons",
-    "pipeline",
-    "settings",
-    "usage",
-];
+pub const SCREENS: &[&str] =
+    &["dashboards", "dead-letters", "events", "insights", "live", "persons", "pipeline", "settings", "usage"];
 
 /// What the page may do: run and show its own files, ask its own server, and be framed by nobody.
 pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \

@@ -92,8 +92,12 @@ async fn a_stream_tells_each_arriving_event_of_its_scope_and_filters_once() {
 
     let mut all = Live::open(client, &client.key, "").await;
     let mut of_bob = Live::open(client, &client.key, "?distinct_id=bob").await;
-    let mut paid =
-        Live::open(client, &client.key, "?event=paid&properties=%5B%7B%22key%22%3A%22plan%22%2C%22value%22%3A%22pro%22%7D%5D").await;
+    let mut paid = Live::open(
+        client,
+        &client.key,
+        "?event=paid&properties=%5B%7B%22key%22%3A%22plan%22%2C%22value%22%3A%22pro%22%7D%5D",
+    )
+    .await;
     let other_key = other_key(&app).await;
     let mut elsewhere = Live::open(client, &other_key, "").await;
 
@@ -114,7 +118,10 @@ async fn a_stream_tells_each_arriving_event_of_its_scope_and_filters_once() {
     assert_eq!(all.names(1).await, ["paid"]);
     assert_eq!(of_bob.names(1).await, ["paid"]);
     let (kind, told) = paid.told().await;
-    assert_eq!((kind.as_str(), &told["distinct_id"], &told["properties"]["text"]), ("event", &json!("bob"), &json!("a\nb")));
+    assert_eq!(
+        (kind.as_str(), &told["distinct_id"], &told["properties"]["text"]),
+        ("event", &json!("bob"), &json!("a\nb"))
+    );
     let (_, listed) = client.get("/api/query/events?event=paid&distinct_id=bob").await;
     assert_eq!(told, listed["events"][0], "as the list tells it");
 

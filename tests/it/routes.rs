@@ -285,8 +285,11 @@ async fn every_route_answers_every_credential_as_the_table_says() {
             let answer = request.send().await.unwrap();
             let (status, body) = (answer.status().as_u16(), text_of(answer).await);
             let let_through = !matches!(status, 401 | 403 | 405 | 500);
-            let right =
-                if expected == OK { let_through || matches!(route.class, Class::Anyone | Class::Page) } else { status == expected };
+            let right = if expected == OK {
+                let_through || matches!(route.class, Class::Anyone | Class::Page)
+            } else {
+                status == expected
+            };
             if !right {
                 wrong.push(format!("{} {path} with {who}: {status}, not {expected}: {body}", route.method));
             }

@@ -36,11 +36,7 @@ pub fn routes(config: &mut ServiceConfig) {
     config.service(resource("/api/query/events/live").get(live));
 }
 
-async fn live(
-    request: HttpRequest,
-    query: Data<Query>,
-    stop: Data<Stop>,
-) -> Result<HttpResponse, Problem> {
+async fn live(request: HttpRequest, query: Data<Query>, stop: Data<Stop>) -> Result<HttpResponse, Problem> {
     let feed = timed("live", &metric::QUERY_LIVE_DURATION, async {
         let access = allowed(&request, &query).await?;
         Feed::open(&query, &access.scope, parse(request.query_string())?).await

@@ -70,7 +70,9 @@ impl Browser {
             .stdout(std::fs::File::create(&told).unwrap())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("chromedriver: {error}; apt-get install chromium chromium-driver"));
+            .unwrap_or_else(|error| {
+                panic!("chromedriver: {error}; apt-get install chromium chromium-driver")
+            });
         let driver = Driver { child, profile };
         let port = eventually("chromedriver tells its port", || async {
             let told = std::fs::read_to_string(&told).map_err(|error| error.to_string())?;
@@ -89,7 +91,8 @@ impl Browser {
         let (http, address) = (reqwest::Client::new(), format!("http://127.0.0.1:{port}/session"));
         let wish = json!({ "capabilities": { "alwaysMatch": capabilities } });
         let begun = tell(http.post(&address).json(&wish)).await;
-        let begun = begun.unwrap_or_else(|error| panic!("chromium: {error}; apt-get install chromium chromium-driver"));
+        let begun = begun
+            .unwrap_or_else(|error| panic!("chromium: {error}; apt-get install chromium chromium-driver"));
         let session = format!("{address}/{}", begun["sessionId"].as_str().unwrap());
         Self { url: url.to_owned(), session, http, driver }
     }
@@ -207,7 +210,8 @@ impl Browser {
 
     /// Is there an element like this now?
     pub(crate) async fn has(&self, css: &str) -> bool {
-        self.run("return document.querySelector(arguments[0]) !== null", vec![json!(css)]).await == json!(true)
+        self.run("return document.querySelector(arguments[0]) !== null", vec![json!(css)]).await
+            == json!(true)
     }
 
     pub(crate) async fn click(&self, id: &str) {
@@ -307,12 +311,17 @@ impl Browser {
     pub(crate) async fn strangers(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         for entry in self.log("performance").await {
-            let Ok(entry) = serde_json::from_str::<Value>(entry["message"].as_str().unwrap_or_default()) else { continue };
+            let Ok(entry) = serde_json::from_str::<Value>(entry["message"].as_str().unwrap_or_default())
+            else {
+                continue;
+            };
             if entry["message"]["method"] != "Network.requestWillBeSent" {
                 continue;
             }
             let url = entry["message"]["params"]["request"]["url"].as_str().unwrap_or_default();
-            let own = [self.url.as_str(), "data:", "blob:", "about:", "chrome:"].iter().any(|one| url.starts_with(one));
+            let own = [self.url.as_str(), "data:", "blob:", "about:", "chrome:"]
+                .iter()
+                .any(|one| url.starts_with(one));
             if !own {
                 found.insert(url.to_owned());
             }
@@ -334,7 +343,8 @@ impl Browser {
 
     /// Nothing is wrong with what is shown: no barrier, no fault in the console, no request to a stranger.
     pub(crate) async fn is_clean(&self, what: &str) {
-        let (barriers, faults, strangers) = (self.barriers().await, self.faults().await, self.strangers().await);
+        let (barriers, faults, strangers) =
+            (self.barriers().await, self.faults().await, self.strangers().await);
         assert!(barriers.is_empty(), "{what}: {barriers:#?}");
         assert!(faults.is_empty(), "{what}: the console told {faults:#?}");
         assert!(strangers.is_empty(), "{what}: the page asked {strangers:?}");
@@ -365,5 +375,9 @@ async fn tell(command: reqwest::RequestBuilder) -> Result<Value, String> {
     let good = answer.status().is_success();
     let mut answer: Value = answer.json().await.map_err(|error| error.to_string())?;
     let value = answer["value"].take();
-    if good { Ok(value) } else { Err(value["message"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned()) }
+    if good {
+        Ok(value)
+    } else {
+        Err(value["message"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned())
+    }
 }

@@ -16,7 +16,13 @@ async fn the_page_is_served_compressed_locked_down_and_for_ever() {
         answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     };
     let policy = header(&index, "content-security-policy");
-    for rule in ["default-src 'none'", "script-src 'self';", "style-src 'self';", "connect-src 'self'", "frame-ancestors 'none'"] {
+    for rule in [
+        "default-src 'none'",
+        "script-src 'self';",
+        "style-src 'self';",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+    ] {
         assert!(policy.contains(rule), "{policy}");
     }
     assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
@@ -62,7 +68,8 @@ async fn a_process_without_a_page_serves_none() {
     let off = Sandbox::with(&[("server.web", "false")]).await;
     assert_eq!(off.client.get("/").await.0, 404);
     off.stop().await;
-    let capture = Sandbox::build(tempfile::tempdir().unwrap(), &[Role::Capture], &[], Options::default()).await;
+    let capture =
+        Sandbox::build(tempfile::tempdir().unwrap(), &[Role::Capture], &[], Options::default()).await;
     assert_eq!(capture.client.get("/insights").await.0, 404);
     capture.stop().await;
 }

@@ -6,7 +6,11 @@ use super::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_event_shows_as_text_everywhere() {
-    let stage = Stage::logged_in(&[("capture.properties_bytes_max", "2 MiB"), ("eventlog.record_bytes_max", "4 MiB")]).await;
+    let stage = Stage::logged_in(&[
+        ("capture.properties_bytes_max", "2 MiB"),
+        ("eventlog.record_bytes_max", "4 MiB"),
+    ])
+    .await;
     let browser = &stage.browser;
     let script = "<img src=x onerror=\"window.harmed=1\"><script>window.harmed=1</script>";
     let rightward = "\u{202e}txt.exe \u{5e9}\u{5dc}\u{5d5}\u{5dd}";
@@ -22,13 +26,22 @@ async fn a_hostile_event_shows_as_text_everywhere() {
     stage.app.client.settled(1).await;
     let unharmed = |what: &'static str| async move {
         assert!(!browser.has("main img, main svg, main script").await, "{what}");
-        assert_eq!(browser.run("return window.harmed ?? ({}).harmed ?? null", vec![]).await, json!(null), "{what}");
+        assert_eq!(
+            browser.run("return window.harmed ?? ({}).harmed ?? null", vec![]).await,
+            json!(null),
+            "{what}"
+        );
         assert_eq!(browser.faults().await, Vec::<String>::new(), "{what}");
     };
     for (path, id) in [("/events", "events-table"), ("/live", "live-table"), ("/persons", "persons-table")] {
         browser.goto(path).await;
         browser.see(id).await;
-        browser.until("its words are shown", "return document.querySelector('main').innerText.includes('window.harmed=1')").await;
+        browser
+            .until(
+                "its words are shown",
+                "return document.querySelector('main').innerText.includes('window.harmed=1')",
+            )
+            .await;
         unharmed(path).await;
     }
     browser.goto("/events").await;

@@ -36,7 +36,14 @@ impl Stage {
         let browser = Browser::open(&app.client.url).await;
         let first = app.running.first_run().unwrap();
         let (email, password) = (first.email.clone().unwrap(), first.password.clone().unwrap());
-        Self { app, browser, email, password, project: first.project_id.clone(), environment: first.environment_id.clone() }
+        Self {
+            app,
+            browser,
+            email,
+            password,
+            project: first.project_id.clone(),
+            environment: first.environment_id.clone(),
+        }
     }
 
     /// With the printed administrator logged in.
@@ -64,7 +71,8 @@ impl Stage {
     /// A key of any project.
     pub(crate) async fn key(&self, project: &str, environment: &Value) -> String {
         let body = json!({ "environment_id": environment, "scopes": ["ingest", "query"] });
-        let (status, made) = self.app.client.operator_post(&format!("/api/projects/{project}/api-keys"), &body).await;
+        let (status, made) =
+            self.app.client.operator_post(&format!("/api/projects/{project}/api-keys"), &body).await;
         assert_eq!(status, 201, "{made}");
         made["api_key"].as_str().unwrap().to_owned()
     }

@@ -10,7 +10,8 @@ use crate::support::eventually;
 
 fn rows(browser_rows: &Value) -> Vec<Vec<String>> {
     let rows = browser_rows.as_array().unwrap().iter();
-    rows.map(|row| row.as_array().unwrap().iter().map(|cell| cell.as_str().unwrap().to_owned()).collect()).collect()
+    rows.map(|row| row.as_array().unwrap().iter().map(|cell| cell.as_str().unwrap().to_owned()).collect())
+        .collect()
 }
 
 impl Stage {
@@ -50,11 +51,18 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     assert!(key.starts_with("ff_"), "{key}");
     for language in ["curl", "Python", "JavaScript"] {
         browser.press(language).await;
-        browser.until("the lines have the key", &format!("return document.querySelector('.code pre').innerText.includes({})", json!(key))).await;
+        browser
+            .until(
+                "the lines have the key",
+                &format!("return document.querySelector('.code pre').innerText.includes({})", json!(key)),
+            )
+            .await;
     }
     browser.is_clean("first run").await;
     browser.picture("first-run").await;
-    stage.send(&key, &json!({"event": "signed up", "distinct_id": "ada", "properties": {"plan": "pro"}})).await;
+    stage
+        .send(&key, &json!({"event": "signed up", "distinct_id": "ada", "properties": {"plan": "pro"}}))
+        .await;
     browser.reads("arrived", "signed up").await;
     browser.is_clean("the first event").await;
 
@@ -62,7 +70,12 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     browser.click("nav-live").await;
     browser.find("[data-testid=live-state][data-state=open]").await;
     browser.reads("live-table", "signed up").await;
-    stage.send(&key, &json!({"event": "paid", "distinct_id": "ada", "properties": {"plan": "pro", "amount": 12}})).await;
+    stage
+        .send(
+            &key,
+            &json!({"event": "paid", "distinct_id": "ada", "properties": {"plan": "pro", "amount": 12}}),
+        )
+        .await;
     stage.send(&key, &json!({"event": "paid", "distinct_id": "bob", "properties": {"plan": "free"}})).await;
     browser.reads("live-table", "paid").await;
     browser.fill("filter-key", "plan").await;
@@ -79,7 +92,12 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     browser.goto("/events?event=paid").await;
     let shown = stage.table("events-table").await;
     let (_, listed) = stage.app.client.get("/api/query/events?event=paid").await;
-    let listed: Vec<String> = listed["events"].as_array().unwrap().iter().map(|one| one["distinct_id"].as_str().unwrap().to_owned()).collect();
+    let listed: Vec<String> = listed["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["distinct_id"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(shown.iter().map(|row| row[2].clone()).collect::<Vec<_>>(), listed);
     browser.is_clean("events").await;
     browser.press("paid").await;
@@ -100,7 +118,10 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     let listed: Vec<&Value> = listed["persons"].as_array().unwrap().iter().collect();
     assert_eq!(people.len(), listed.len());
     for (row, person) in people.iter().zip(&listed) {
-        assert_eq!((row[0].as_str(), row[2].clone()), (person["distinct_ids"][0].as_str().unwrap(), person["events_total"].to_string()));
+        assert_eq!(
+            (row[0].as_str(), row[2].clone()),
+            (person["distinct_ids"][0].as_str().unwrap(), person["events_total"].to_string())
+        );
     }
     browser.is_clean("people").await;
     browser.press("ada").await;
@@ -118,7 +139,8 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
 async fn operators_see_what_is_stuck_and_mend_it() {
     let stage = Stage::logged_in(&[]).await;
     let browser = &stage.browser;
-    let poison = |id: usize, name: &str| NewRecord {
+    let poison = |id: usize, name: &str| {
+        NewRecord {
         key: Some(Bytes::from_static(b"ada")),
         value: Bytes::from(json!({
             "id": format!("e{id}"), "project_id": stage.project, "environment_id": stage.environment, "event_name": name,
@@ -127,6 +149,7 @@ async fn operators_see_what_is_stuck_and_mend_it() {
         }).to_string()),
         headers: vec![],
         timestamp: Timestamp::EPOCH,
+    }
     };
     let records = vec![poison(1, ""), poison(2, ""), poison(3, ""), poison(4, "good")];
     for outcome in stage.app.running.log().produce(&stage.app.client.events_topic, records).await {
@@ -148,7 +171,12 @@ async fn operators_see_what_is_stuck_and_mend_it() {
 
     // One of them: raw view, fix, dry run, replay.
     browser.click_on("[data-testid=letters] tbody tr:first-child a").await;
-    browser.until("its record is shown", "return document.querySelector('.code pre')?.innerText.includes('\"event_name\"') ?? false").await;
+    browser
+        .until(
+            "its record is shown",
+            "return document.querySelector('.code pre')?.innerText.includes('\"event_name\"') ?? false",
+        )
+        .await;
     browser.is_clean("a dead letter").await;
     browser.click("replay").await;
     browser.fill("fix", "not json").await;
@@ -157,15 +185,28 @@ async fn operators_see_what_is_stuck_and_mend_it() {
     browser.fill("fix", "{\"event_name\": \"mended\"}").await;
     browser.click("dry-run").await;
     browser.find("[data-testid=job][data-dry=true][data-state=succeeded]").await;
-    browser.until("the dry run shows what would be written", "return document.querySelector('.sample .after')?.innerText.includes('mended') ?? false").await;
+    browser
+        .until(
+            "the dry run shows what would be written",
+            "return document.querySelector('.sample .after')?.innerText.includes('mended') ?? false",
+        )
+        .await;
     browser.is_clean("a dry run").await;
-    assert_eq!(stage.operator("/api/dlq?status=open").await["dead_letters"].as_array().unwrap().len(), 3, "nothing happened");
+    assert_eq!(
+        stage.operator("/api/dlq?status=open").await["dead_letters"].as_array().unwrap().len(),
+        3,
+        "nothing happened"
+    );
     browser.click("act").await;
     browser.find("[data-testid=job][data-dry=false][data-state=succeeded]").await;
     browser.press("Close").await;
     eventually("the mended event is stored", || async {
         let (_, found) = stage.app.client.get("/api/query/events?event=mended").await;
-        if found["events"].as_array().is_some_and(|found| found.len() == 1) { Ok(()) } else { Err(found.to_string()) }
+        if found["events"].as_array().is_some_and(|found| found.len() == 1) {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
     })
     .await;
 
@@ -183,7 +224,12 @@ async fn operators_see_what_is_stuck_and_mend_it() {
     browser.click("nav-pipeline").await;
     let components = stage.table("components").await;
     let told = stage.operator("/api/ops/components").await;
-    let told: Vec<String> = told["components"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    let told: Vec<String> = told["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(components.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), told);
     browser.reads("rates", "Dead letters").await;
     browser.is_clean("pipeline").await;
@@ -191,7 +237,12 @@ async fn operators_see_what_is_stuck_and_mend_it() {
     browser.press("Topics and lag").await;
     let topics = stage.table("topics").await;
     let told = stage.operator("/api/ops/topics").await;
-    let told: Vec<String> = told["topics"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    let told: Vec<String> = told["topics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(topics.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), told);
     browser.is_clean("topics").await;
     browser.press("Jobs").await;
@@ -219,7 +270,8 @@ async fn owners_manage_the_project_and_its_keys() {
     browser.reads("environments", "staging").await;
     browser.is_clean("project").await;
     let told = stage.operator(&format!("/api/projects/{project}/environments")).await;
-    let told: Vec<&str> = told["environments"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let told: Vec<&str> =
+        told["environments"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     let shown = stage.table("environments").await;
     assert_eq!(shown.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), told);
 
@@ -234,7 +286,8 @@ async fn owners_manage_the_project_and_its_keys() {
     browser.click("confirm").await;
     eventually("one of the keys is revoked", || async {
         let found = stage.operator(&format!("/api/projects/{project}/api-keys")).await;
-        let revoked = found["api_keys"].as_array().unwrap().iter().filter(|one| !one["revoked_at"].is_null()).count();
+        let revoked =
+            found["api_keys"].as_array().unwrap().iter().filter(|one| !one["revoked_at"].is_null()).count();
         if revoked == 1 { Ok(()) } else { Err(found.to_string()) }
     })
     .await;
@@ -244,7 +297,12 @@ async fn owners_manage_the_project_and_its_keys() {
     browser.reads("members", "vera@example.com").await;
     browser.fill_in("[data-testid=add-member] input[name=email]", "new@example.com").await;
     browser.click_on("[data-testid=add-member] button").await;
-    browser.until("the link of the invitation is shown", "return document.querySelector('.secret')?.innerText.includes('invitation=') ?? false").await;
+    browser
+        .until(
+            "the link of the invitation is shown",
+            "return document.querySelector('.secret')?.innerText.includes('invitation=') ?? false",
+        )
+        .await;
     browser.is_clean("members").await;
     browser.press("Who did what").await;
     browser.reads("audit", "key").await;
@@ -288,7 +346,12 @@ async fn keys_of_the_keyboard_themes_and_narrow_screens() {
     browser.size(420, 800).await;
     browser.goto("/pipeline").await;
     browser.see("components").await;
-    browser.until("nothing stands over the edge", "return document.documentElement.scrollWidth <= window.innerWidth").await;
+    browser
+        .until(
+            "nothing stands over the edge",
+            "return document.documentElement.scrollWidth <= window.innerWidth",
+        )
+        .await;
     browser.is_clean("narrow").await;
     stage.close().await;
 }

@@ -25,7 +25,8 @@ async fn a_stale_environment_is_replaced_in_sight_and_never_shows_an_empty_list(
     browser.reload().await;
     browser.reads("notices", "The environment you looked at before").await;
     browser.reads("events-table", "kept").await;
-    let chosen = browser.run("return JSON.parse(localStorage.getItem('flexflow.scope')).environment", vec![]).await;
+    let chosen =
+        browser.run("return JSON.parse(localStorage.getItem('flexflow.scope')).environment", vec![]).await;
     let (_, valid) = stage.app.client.get("/api/environments").await;
     assert!(valid["environments"].as_array().unwrap().iter().any(|one| one["id"] == chosen), "{chosen}");
     assert_eq!(browser.faults().await, Vec::<String>::new());
@@ -76,7 +77,14 @@ async fn a_session_is_refreshed_unseen_and_its_end_leads_back_to_where_it_was() 
     // The operator ends every session of this person.
     let (_, users) = stage.app.client.operator_get("/api/users").await;
     let id = users["users"][0]["id"].as_str().unwrap().to_owned();
-    let (status, _) = stage.app.client.operator_post(&format!("/api/users/{id}/reset-password"), &json!({ "password": "another long password" })).await;
+    let (status, _) = stage
+        .app
+        .client
+        .operator_post(
+            &format!("/api/users/{id}/reset-password"),
+            &json!({ "password": "another long password" }),
+        )
+        .await;
     assert_eq!(status, 200);
     browser.press("Refresh").await;
     browser.see("login").await;
@@ -87,7 +95,12 @@ async fn a_session_is_refreshed_unseen_and_its_end_leads_back_to_where_it_was() 
     browser.click("person").await;
     browser.click("logout").await;
     browser.see("login").await;
-    let left = browser.run("return localStorage.getItem('flexflow.refresh') ?? sessionStorage.getItem('flexflow.access')", vec![]).await;
+    let left = browser
+        .run(
+            "return localStorage.getItem('flexflow.refresh') ?? sessionStorage.getItem('flexflow.access')",
+            vec![],
+        )
+        .await;
     assert_eq!(left, Value::Null);
     assert_eq!(browser.faults().await, Vec::<String>::new());
     stage.close().await;
@@ -101,7 +114,10 @@ async fn a_viewer_sees_what_a_viewer_may() {
     browser.goto("/pipeline").await;
     browser.log_in("vera@example.com", &password).await;
     browser.find("[data-testid=fault][data-code=permission_denied]").await;
-    assert!(!browser.has("[data-testid=nav-pipeline]").await && !browser.has("[data-testid=nav-dead-letters]").await);
+    assert!(
+        !browser.has("[data-testid=nav-pipeline]").await
+            && !browser.has("[data-testid=nav-dead-letters]").await
+    );
     browser.click("nav-settings").await;
     browser.press("Members").await;
     browser.reads("members", "vera@example.com").await;
@@ -109,7 +125,12 @@ async fn a_viewer_sees_what_a_viewer_may() {
     browser.goto("/settings/keys").await;
     browser.find("[data-testid=fault][data-code=permission_denied]").await;
     browser.goto("/").await;
-    browser.until("a viewer is told who makes keys", "return document.body.innerText.includes('An owner of the project makes one')").await;
+    browser
+        .until(
+            "a viewer is told who makes keys",
+            "return document.body.innerText.includes('An owner of the project makes one')",
+        )
+        .await;
     browser.is_clean("a viewer's start").await;
     stage.close().await;
 }
@@ -140,7 +161,11 @@ async fn a_server_that_is_away_is_told_and_found_again() {
     browser.press("Refresh").await;
     browser.find("[data-testid=fault][data-code=unreachable]").await;
     eventually("the page stays what it was", || async {
-        if browser.has("[data-testid=nav-events]").await { Ok(()) } else { Err("the shell is gone".to_owned()) }
+        if browser.has("[data-testid=nav-events]").await {
+            Ok(())
+        } else {
+            Err("the shell is gone".to_owned())
+        }
     })
     .await;
     browser.close().await;

@@ -33,7 +33,8 @@ async fn the_first_view_large_tables_and_charts_are_fast() {
     );
     let drawn = browser.run_async(&chart, vec![]).await;
     assert_eq!(drawn["canvas"], true, "{drawn}");
-    let mut times: Vec<f64> = drawn["times"].as_array().unwrap().iter().map(|one| one.as_f64().unwrap()).collect();
+    let mut times: Vec<f64> =
+        drawn["times"].as_array().unwrap().iter().map(|one| one.as_f64().unwrap()).collect();
     times.sort_by(f64::total_cmp);
     println!("a chart of 20 × 1000 points: {times:?} ms");
     assert!(times[2] < 200.0, "{times:?}");
@@ -54,7 +55,10 @@ async fn the_first_view_large_tables_and_charts_are_fast() {
     println!("a table of 10,000 rows: {scrolled}");
     assert_eq!(scrolled["last"], true, "{scrolled}");
     assert!(scrolled["count"].as_u64().unwrap() < 200, "only what is in sight is drawn: {scrolled}");
-    assert!(scrolled["took"].as_f64().unwrap() < 200.0 && scrolled["median"].as_f64().unwrap() < 100.0, "{scrolled}");
+    assert!(
+        scrolled["took"].as_f64().unwrap() < 200.0 && scrolled["median"].as_f64().unwrap() < 100.0,
+        "{scrolled}"
+    );
     stage.close().await;
 }
 
@@ -69,7 +73,9 @@ async fn a_hundred_events_a_second_do_not_stop_the_live_page() {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     for round in 0..40 {
         tick.tick().await;
-        let batch: Vec<Value> = (0..10).map(|n| json!({"event": "tick", "distinct_id": format!("p{n}"), "properties": {"round": round}})).collect();
+        let batch: Vec<Value> = (0..10)
+            .map(|n| json!({"event": "tick", "distinct_id": format!("p{n}"), "properties": {"round": round}}))
+            .collect();
         stage.app.client.accept(&json!({ "batch": batch })).await;
     }
     browser.reads("live-arrived", "400").await;
