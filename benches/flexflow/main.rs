@@ -24,6 +24,10 @@ mod query;
 mod report;
 mod stages;
 
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() {
     rustls::crypto::ring::default_provider().install_default().ok();
