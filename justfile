@@ -33,7 +33,7 @@ check:
     @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
-# Measure everything, in about ten minutes, or one of: short, parse, single, bulk, visible, steady, catch-up, stages. The table it
+# Measure everything, in about ten minutes, or one of: short, parse, transform, single, bulk, visible, steady, catch-up, stages. The table it
 # prints belongs into benches/RESULTS.md.
 bench name="all" *args:
     cargo build --release --locked
@@ -45,6 +45,7 @@ soak rounds="100" seeds="100000":
     cargo build --locked --tests --bins
     FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash killed_at_random
     FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
+    FLEXFLOW_TEST_RAW_EVENTS=5000000 cargo test --locked --test it -- --nocapture six_months_of_raw_events
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 
 # Start or stop the parts as containers.

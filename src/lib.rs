@@ -10,7 +10,7 @@
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! attribution < {capture, consumer, query, web, webhook} < app < cli`
+//! transform < attribution < {capture, consumer, query, reprocess, web, webhook} < app < cli`
 
 pub mod app;
 pub mod attribution;
@@ -29,7 +29,9 @@ pub mod meta;
 pub mod metering;
 pub mod person;
 pub mod query;
+pub mod reprocess;
 pub mod store;
 pub mod telemetry;
+pub mod transform;
 pub mod web;
 pub mod webhook;

@@ -23,6 +23,7 @@ mod pipeline;
 mod query;
 mod report;
 mod stages;
+mod transform;
 
 /// As in the product.
 #[global_allocator]
@@ -38,6 +39,7 @@ async fn main() {
     match name {
         "all" => {
             parse::run(2.0).await;
+            transform::run(2.0);
             capture::single(15).await;
             capture::bulk(60).await;
             pipeline::visible(30).await;
@@ -47,12 +49,14 @@ async fn main() {
         // Everything for a moment: does it work?
         "short" => {
             parse::run(0.2).await;
+            transform::run(0.2);
             capture::single(1).await;
             capture::bulk(2).await;
             pipeline::visible(3).await;
             pipeline::steady(5).await;
             catch_up::run(1).await;
         }
+        "transform" => transform::run(amount(3) as f64),
         "parse" => parse::run(amount(3) as f64).await,
         "single" => capture::single(amount(15)).await,
         "bulk" => capture::bulk(amount(60)).await,
@@ -67,7 +71,7 @@ async fn main() {
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, single, bulk, auth, visible, steady, catch-up, query, stages"
+                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages"
             );
             std::process::exit(2);
         }

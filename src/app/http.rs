@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::pools::Pools;
-use super::{Role, audit, doctor, lag, openapi, readiness, topics};
+use super::{Role, audit, doctor, lag, openapi, raw_audit, readiness, topics};
 use crate::attribution;
 use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
@@ -22,7 +22,9 @@ use crate::job;
 use crate::metering::{self, Metering};
 use crate::person;
 use crate::query::{self, Query};
+use crate::reprocess;
 use crate::telemetry::Recorder;
+use crate::transform;
 use crate::web::{self as page, Pages};
 use crate::webhook;
 
@@ -128,6 +130,10 @@ impl Shared {
             routes.app_data(self.pools.webhook.clone()).configure(webhook::http::routes);
         }
         routes.app_data(self.pools.jobs.clone()).configure(job::http::routes);
+        routes.app_data(self.pools.transforms.clone()).configure(transform::http::routes);
+        if let Some(reprocess) = &self.pools.reprocess {
+            routes.app_data(reprocess.clone()).configure(reprocess::http::routes);
+        }
         if let Some(dlq) = &self.pools.dlq {
             routes.app_data(dlq.clone()).configure(dlq::http::routes);
         }
@@ -295,7 +301,12 @@ async fn run_audit(request: HttpRequest, shared: web::Data<Shared>) -> Result<Ht
     };
     let report =
         audit::run(&*shared.pools.log, store, &shared.config).await.map_err(|error| unavailable(&error))?;
-    Ok(HttpResponse::Ok().json(report))
+    let raw = raw_audit::run(&*shared.pools.log, store, &shared.config);
+    let raw = raw.await.map_err(|error| unavailable(&error))?;
+    let mut body = serde_json::to_value(&report).map_err(Problem::internal)?;
+    body["balanced"] = json!(report.balanced && raw.balanced);
+    body["raw"] = json!(raw);
+    Ok(HttpResponse::Ok().json(body))
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ mod http;
 mod lag;
 mod openapi;
 mod pools;
+mod raw_audit;
 mod readiness;
 mod role;
 mod schema;
@@ -230,8 +231,9 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         let log = pools.log.clone();
         let metering = Metering::new(store.clone(), pools.meta.clone(), log, config, pools.clock.clone());
         start_consumer(config, pools, work, warehouse, control, (store, &metering, attribution));
+        let reprocess = pools.reprocess.iter().flat_map(|reprocess| reprocess.handlers());
         let handlers = dlq.handlers().into_iter().chain(metering.handlers()).chain(attribution.handlers());
-        let handlers = handlers.collect();
+        let handlers = handlers.chain(reprocess).collect();
         job::run(&pools.jobs, handlers, &pools.ids, work);
     }
 }
@@ -260,9 +262,14 @@ fn start_consumer(
     work.spawn("consumer", restart, move || consumer::run(stage.clone(), stop.clone()));
     if config.metering.tracking {
         let (stage, stop) = (deps.clone(), work.stop().clone());
-        let (store, tracker) = (store.clone(), metering.clone());
+        let (usage_store, tracker) = (store.clone(), metering.clone());
         work.spawn("feature usage", restart, move || {
-            consumer::run_feature_usage(stage.clone(), store.clone(), tracker.clone(), stop.clone())
+            consumer::run_feature_usage(stage.clone(), usage_store.clone(), tracker.clone(), stop.clone())
+        });
+        let (stage, stop) = (deps.clone(), work.stop().clone());
+        let (store, tracker) = (store.clone(), metering.clone());
+        work.spawn("reprocessed usage", restart, move || {
+            consumer::run_reprocessed_usage(stage.clone(), store.clone(), tracker.clone(), stop.clone())
         });
         let tracker = metering.clone();
         work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
@@ -275,6 +282,13 @@ fn start_consumer(
     if config.webhook.enabled {
         start_webhooks(&deps, pools, restart);
     }
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    work.spawn("reprocessed", restart, move || consumer::run_reprocessed(stage.clone(), stop.clone()));
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    let (raw_store, transforms) = (store.clone(), pools.transforms.as_ref().clone());
+    work.spawn("raw", restart, move || {
+        consumer::run_raw(stage.clone(), raw_store.clone(), transforms.clone(), stop.clone())
+    });
     let (stage, stop) = (deps.clone(), work.stop().clone());
     work.spawn("dlq_index", restart, move || consumer::run_index(stage.clone(), stop.clone()));
     let stop = work.stop().clone();

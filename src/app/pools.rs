@@ -10,6 +10,7 @@ use super::{Options, Role};
 use crate::attribution::Attribution;
 use crate::auth::{self, Keys};
 use crate::config::{Config, EventLogKind};
+use crate::consumer::dead_letter_bytes_max;
 use crate::dlq::Dlq;
 use crate::event::{Clock, IdSource};
 use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, SystemEvents};
@@ -17,7 +18,9 @@ use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
 use crate::person::People;
+use crate::reprocess::{Parts, Reprocess};
 use crate::store::Store;
+use crate::transform::Transforms;
 use crate::webhook::Webhook;
 
 /// How often a component that nothing else uses is asked whether it answers.
@@ -36,6 +39,7 @@ pub(super) struct Pools {
     pub meta: Meta,
     pub keys: web::Data<Keys>,
     pub jobs: web::Data<Jobs>,
+    pub transforms: web::Data<Transforms>,
     pub log: Arc<dyn EventLog>,
     /// What the product tells others of.
     pub told: SystemEvents,
@@ -48,6 +52,8 @@ pub(super) struct Pools {
     pub attribution: Option<web::Data<Attribution>>,
     /// Where there is a store.
     pub dlq: Option<web::Data<Dlq>>,
+    /// Where there is a store.
+    pub reprocess: Option<web::Data<Reprocess>>,
 }
 
 impl Pools {
@@ -77,6 +83,21 @@ impl Pools {
             Attribution::new(store, meta.clone(), log.clone(), config, clock.clone(), ids.clone())
         });
         let people = store.clone().map(|store| People::new(store, config, clock.clone(), ids.clone()));
+        let transforms = Transforms::new(meta.clone(), &config.transform);
+        let record_bytes_max =
+            usize::try_from(config.eventlog.record_bytes_max.as_u64()).unwrap_or(usize::MAX);
+        let reprocess = store.clone().map(|store| {
+            let parts = Parts {
+                store,
+                log: log.clone(),
+                meta: meta.clone(),
+                jobs: jobs.clone(),
+                transforms: transforms.clone(),
+                clock: clock.clone(),
+                dlq_record_bytes_max: dead_letter_bytes_max(record_bytes_max),
+            };
+            web::Data::new(Reprocess::new(parts, config))
+        });
         let pools = Self {
             clock,
             ids,
@@ -85,6 +106,7 @@ impl Pools {
             meta,
             keys: web::Data::new(keys),
             jobs: web::Data::new(jobs),
+            transforms: web::Data::new(transforms),
             log,
             told,
             webhook: web::Data::new(webhook),
@@ -92,6 +114,7 @@ impl Pools {
             people: people.map(web::Data::new),
             attribution: attribution.map(web::Data::new),
             dlq,
+            reprocess,
         };
         pools.watch();
         Ok(pools)

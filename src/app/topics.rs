@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::consumer::dead_letter_bytes_max;
+use crate::consumer::{self, dead_letter_bytes_max};
 use crate::dlq;
 use crate::eventlog::{EventLog, LogError, Retention, TopicDescription, TopicSpec};
 use crate::lifecycle::Component;
@@ -35,12 +35,19 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     if config.metering.tracking {
         events.required_groups.push(config.metering.group_id.as_str().into());
     }
+    let raw_events = topic(&config.topics.raw_events, record_bytes_max, &config.consumer.raw_group_id);
+    let mut reprocessed = topic(&config.reprocess.output_topic, record_bytes_max, &config.reprocess.group_id);
+    if config.metering.tracking {
+        reprocessed.required_groups.push(consumer::reprocessed_usage_group(config).into());
+    }
     let mut system_events = topic(&config.topics.system_events, record_bytes_max, &config.webhook.group_id);
     if !config.webhook.enabled {
         system_events.required_groups.clear();
     }
     let mut specs = vec![
         events,
+        raw_events,
+        reprocessed,
         system_events,
         topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), &index_group),
     ];

@@ -5,17 +5,19 @@
 //! the same `rejected` in it and the status of the rejections: 403 or 413 if all are of that kind, else 400.
 
 mod events;
+mod raw;
 
 use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::web::{Data, Payload, ServiceConfig, post, resource};
 use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Capture, InFlight, NotABatch, Receipt, Refusal, Rejection, RejectionCode, Unread, Words};
-use crate::auth::Permission;
 use crate::auth::http::authorize;
+use crate::auth::{Access, Permission};
 use crate::eventlog::LogError;
 use crate::http::body::{self, Budget};
 use crate::http::{BodyLimits, ErrorCode, Problem, RequestId};
@@ -32,6 +34,7 @@ pub fn routes(config: &mut ServiceConfig) {
         config.service(resource(path).route(post().to(capture)));
     }
     events::routes(config);
+    raw::routes(config);
 }
 
 async fn capture(
@@ -57,6 +60,19 @@ async fn ingest(
     words: &'static Words,
     producer: &'static str,
 ) -> Result<Receipt, Problem> {
+    let (access, bytes, in_flight) = admit(request, payload, capture).await?;
+    let mut batch = capture.batch(&access, capture.now(), bytes.len() + RECORD_BYTES_MORE, words);
+    capture.read(&bytes, &mut batch).await.map_err(|unread| unread_problem(unread, &bytes))?;
+    drop(bytes);
+    Ok(capture.produce(batch, producer, in_flight).await?)
+}
+
+/// Who may send, and the whole body, counted among the bytes in flight.
+async fn admit<'c>(
+    request: &HttpRequest,
+    payload: Payload,
+    capture: &'c Capture,
+) -> Result<(Access, Bytes, InFlight<'c>), Problem> {
     let rules = capture.rules();
     let allowed = async {
         let access = authorize(request, Permission::Ingest, rules.require_api_key).await?;
@@ -79,10 +95,7 @@ async fn ingest(
     };
     let mut in_flight = capture.in_flight();
     let bytes = body::read_within(payload, request, limits, &mut in_flight).await?;
-    let mut batch = capture.batch(&access, capture.now(), bytes.len() + RECORD_BYTES_MORE, words);
-    capture.read(&bytes, &mut batch).await.map_err(|unread| unread_problem(unread, &bytes))?;
-    drop(bytes);
-    Ok(capture.produce(batch, producer, in_flight).await?)
+    Ok((access, bytes, in_flight))
 }
 
 impl Budget for InFlight<'_> {

@@ -31,6 +31,7 @@ mod batch;
 pub mod http;
 mod metrics;
 mod parse;
+mod raw;
 mod scan;
 mod words;
 
@@ -108,6 +109,7 @@ pub struct Capture(Arc<Inner>);
 struct Inner {
     log: Arc<dyn EventLog>,
     topic: String,
+    raw_topic: String,
     rules: Rules,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -229,6 +231,7 @@ impl Capture {
         Self(Arc::new(Inner {
             log,
             topic: config.topics.events.clone(),
+            raw_topic: config.topics.raw_events.clone(),
             rules: Rules::of(config),
             clock,
             ids,
@@ -346,9 +349,19 @@ impl Capture {
         &self,
         batch: Batch<'_>,
         producer: &'static str,
+        in_flight: InFlight<'_>,
+    ) -> Result<Receipt, Refusal> {
+        self.deliver(&self.0.topic, batch.seal(producer), in_flight).await
+    }
+
+    /// Gives what was sealed to a topic.
+    async fn deliver(
+        &self,
+        topic: &str,
+        sealed: Sealed,
         mut in_flight: InFlight<'_>,
     ) -> Result<Receipt, Refusal> {
-        let Sealed { records, drafted, rejected, clamped, mismatch, bytes } = batch.seal(producer);
+        let Sealed { records, drafted, rejected, clamped, mismatch, bytes } = sealed;
         // The body is done with; what is in flight is what the log is given.
         in_flight.become_bytes(bytes)?;
         let metrics = &self.0.metrics;
@@ -356,7 +369,7 @@ impl Capture {
         let (accepted, rejected) = if records.is_empty() {
             (Vec::new(), rejected)
         } else {
-            self.append(records, drafted, rejected).await?
+            self.append(topic, records, drafted, rejected).await?
         };
         let receipt = Receipt { accepted, rejected, mismatch };
         metrics.answered(&receipt);
@@ -365,6 +378,7 @@ impl Capture {
 
     async fn append(
         &self,
+        topic: &str,
         records: Vec<NewRecord>,
         drafted: Vec<Drafted>,
         mut rejected: Vec<Rejection>,
@@ -372,7 +386,7 @@ impl Capture {
         let pass = self.0.breaker.pass().map_err(open)?;
         let metrics = &self.0.metrics;
         let (begun, limit) = (Instant::now(), self.0.rules.produce_timeout);
-        let answers = tokio::time::timeout(limit, self.0.log.produce(&self.0.topic, records)).await;
+        let answers = tokio::time::timeout(limit, self.0.log.produce(topic, records)).await;
         metrics.waited(begun.elapsed());
         let Ok(answers) = answers else {
             metrics.produce_failed("timeout", drafted.len());

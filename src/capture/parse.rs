@@ -221,7 +221,7 @@ impl<'a> Items<'a> {
     }
 }
 
-fn skip_whitespace(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_whitespace(bytes: &[u8], mut at: usize) -> usize {
     while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
         at += 1;
     }
@@ -262,7 +262,11 @@ fn object<'a>(
 }
 
 /// The place after the `[` of the object's `envelope`, if it has one.
-fn find_array(bytes: &[u8], begin: usize, envelope: &'static str) -> Result<Option<usize>, NotABatch> {
+pub(super) fn find_array(
+    bytes: &[u8],
+    begin: usize,
+    envelope: &'static str,
+) -> Result<Option<usize>, NotABatch> {
     let mut at = begin + 1;
     loop {
         at = skip_whitespace(bytes, at);
@@ -301,7 +305,7 @@ fn element_end_of_key(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Passes what an object has after its array, and its end.
-fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
+pub(super) fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
     let mut at = skip_whitespace(bytes, at);
     while bytes.get(at) == Some(&b',') {
         let key = skip_whitespace(bytes, at + 1);

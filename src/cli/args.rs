@@ -1,6 +1,7 @@
 //! What may be typed: every command, flag and limit, with the words of `--help`.
 
 pub(super) mod people;
+pub(super) mod raw;
 pub(super) mod webhooks;
 
 use std::path::PathBuf;
@@ -92,6 +93,12 @@ pub(super) enum Command {
     /// Properties with a column of their own: list, promote, demote
     #[command(subcommand)]
     Properties(Properties),
+    /// What raw events become: try a transform, list, show, apply
+    #[command(subcommand)]
+    Transform(raw::Transform),
+    /// Put raw events through their transform again: start, list, status, cancel, resume
+    #[command(subcommand)]
+    Reprocess(raw::Reprocess),
     /// Where one event is: received, in the log, stored, a dead letter, or not found yet
     Trace(Trace),
     /// Print events as they arrive

@@ -13,12 +13,14 @@ mod generate;
 mod operator;
 mod output;
 mod properties;
+mod reprocess;
 mod scopes;
 mod serve;
 mod settings;
 mod status;
 #[cfg(test)]
 mod tests;
+mod transform;
 mod webhooks;
 
 use std::ffi::OsString;
@@ -121,6 +123,9 @@ fn execute(cli: Cli, sources: Sources, output: Output) -> anyhow::Result<Ended> 
     match &cli.command {
         Command::Config(command) => return Ok(settings::run(command, &loaded, output)?),
         Command::Engine(command) => return engine::run(command, &loaded.config, output),
+        Command::Transform(command) if transform::remote(command).is_none() => {
+            return transform::local(command, &loaded.config, output);
+        }
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -216,6 +221,11 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
     let (scope, remote) = match &command {
         Command::Dlq(command) => (&Scope::default(), dlq::remote(command)),
         Command::Webhooks(command) => (command.scope(), &nowhere),
+        Command::Reprocess(command) => reprocess::remote(command),
+        Command::Transform(command) => match transform::remote(command) {
+            Some(asked) => asked,
+            None => (&Scope::default(), &nowhere),
+        },
         Command::Trace(args) => (&args.scope, &args.remote),
         Command::Tail(args) => (&args.scope, &args.remote),
         Command::Lag(args) => (&Scope::default(), &args.remote),
@@ -253,6 +263,8 @@ async fn ask(
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
         Command::Webhooks(command) => return webhooks::run(command, operator, output).await,
         Command::Properties(command) => return properties::run(command, operator, output).await,
+        Command::Transform(command) => return transform::run(command, operator, output).await,
+        Command::Reprocess(command) => return reprocess::run(command, operator, output).await,
         Command::Trace(args) => return events::trace(args, operator, output).await,
         Command::Tail(args) => return events::tail(args, operator, output).await,
         Command::Projects(command) => scopes::projects(command, operator, output).await?,

@@ -200,6 +200,14 @@ impl Operator {
         self.answer(|| self.request(Method::POST, path).json(body)).await
     }
 
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.answer(|| self.request(Method::PUT, path).json(body)).await
+    }
+
     pub(super) async fn patch<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -21,6 +21,8 @@ pub(super) const LEGACY_VARIABLES: &[(&str, &str)] = &[
     ("CONSUMER_KAFKA_GROUP_ID", "consumer.group_id"),
     ("CONSUMER_DLQ_TOPIC", "consumer.dlq_topic"),
     ("CONSUMER_METRICS_PORT", "consumer.metrics_port"),
+    ("FLEXPRICE_RAW_EVENTS_REPROCESSING_ENABLED", "reprocess.enabled"),
+    ("FLEXPRICE_RAW_EVENTS_REPROCESSING_OUTPUT_TOPIC", "reprocess.output_topic"),
 ];
 
 /// Variables that are not settings: where the command line finds a remote server.

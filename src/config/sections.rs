@@ -19,6 +19,8 @@ pub struct Config {
     pub capture: Capture,
     pub query: Query,
     pub metering: Metering,
+    pub transform: Transform,
+    pub reprocess: Reprocess,
     pub eventlog: EventLogSection,
     pub consumer: Consumer,
     pub person: Person,
@@ -139,6 +141,32 @@ pub struct Metering {
     pub unmetered_interval: Duration,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transform {
+    pub transforms_max: u64,
+    pub versions_max: u64,
+    #[serde(with = "humantime_serde")]
+    pub cache_ttl: Duration,
+    pub events_max: usize,
+    pub work_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reprocess {
+    pub enabled: bool,
+    pub output_topic: String,
+    pub group_id: String,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub attempt_timeout: Duration,
+    pub attempts: u32,
+    pub page_bytes_max: ByteSize,
+    pub parallelism_max: usize,
+}
+
 /// Which backend of [`crate::eventlog`] runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -229,6 +257,7 @@ pub enum KafkaSaslMechanism {
 #[serde(deny_unknown_fields)]
 pub struct Consumer {
     pub group_id: String,
+    pub raw_group_id: String,
     #[serde(deserialize_with = "optional_text")]
     pub instance_id: Option<String>,
     pub dlq_topic: String,
@@ -362,6 +391,7 @@ pub struct StaticKey {
 #[serde(deny_unknown_fields)]
 pub struct Topics {
     pub events: String,
+    pub raw_events: String,
     pub system_events: String,
     pub post_processing: String,
     pub post_processing_backfill: String,

@@ -119,6 +119,10 @@ impl Config {
             ("server.connections_max", self.server.connections_max),
             ("jobs.concurrency", self.jobs.concurrency),
             ("dlq.replay_page_records_max", self.dlq.replay_page_records_max),
+            ("transform.events_max", self.transform.events_max),
+            ("transform.work_max", self.transform.work_max),
+            ("reprocess.attempts", self.reprocess.attempts as usize),
+            ("reprocess.parallelism_max", self.reprocess.parallelism_max),
         ]);
         for (key, failures) in [
             ("capture.breaker_failures", capture.breaker_failures),
@@ -233,14 +237,23 @@ impl Config {
             let valid = format!("at least eventlog.record_bytes_max, {}", self.eventlog.record_bytes_max);
             faults.add("consumer.batch_bytes_max", "cannot hold one record", valid);
         }
-        if consumer.dlq_topic == self.topics.events {
-            faults.add("consumer.dlq_topic", "is topics.events", "a topic of its own");
+        if consumer.dlq_topic == self.topics.events || consumer.dlq_topic == self.topics.raw_events {
+            faults.add("consumer.dlq_topic", "is topics.events or topics.raw_events", "a topic of its own");
+        }
+        let others = [&self.topics.events, &self.topics.raw_events, &self.consumer.dlq_topic];
+        if others.contains(&&self.reprocess.output_topic) {
+            faults.add("reprocess.output_topic", "is another stage's topic", "a topic of its own");
+        }
+        if self.topics.raw_events == self.topics.events {
+            faults.add("topics.raw_events", "is topics.events", "a topic of its own");
         }
     }
 
     fn check_names(&self, faults: &mut Faults) {
         for (key, topic) in [
             ("topics.events", &self.topics.events),
+            ("topics.raw_events", &self.topics.raw_events),
+            ("reprocess.output_topic", &self.reprocess.output_topic),
             ("topics.system_events", &self.topics.system_events),
             ("topics.post_processing", &self.topics.post_processing),
             ("topics.post_processing_backfill", &self.topics.post_processing_backfill),
@@ -254,17 +267,7 @@ impl Config {
                 faults.add(key, "is not a topic's name", "1 to 249 of a-z A-Z 0-9 . _ -");
             }
         }
-        if self.consumer.group_id.trim().is_empty() {
-            faults.add("consumer.group_id", "is empty", "a consumer group's name");
-        }
-        let tracking = self.metering.group_id.trim();
-        if tracking.is_empty() || tracking == self.consumer.group_id {
-            faults.add(
-                "metering.group_id",
-                "is empty, or consumer.group_id's",
-                "a consumer group's own name",
-            );
-        }
+        self.check_groups(faults);
         let plain = |name: &str| {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -305,6 +308,36 @@ impl Config {
                     format!("{}, or directives such as info,flexflow::consumer=debug", LEVELS.join(", "));
                 faults.add("log.level", format!("{directive:?} names no level"), valid);
             }
+        }
+    }
+
+    /// Each stage has a group of its own.
+    fn check_groups(&self, faults: &mut Faults) {
+        if self.consumer.group_id.trim().is_empty() {
+            faults.add("consumer.group_id", "is empty", "a consumer group's name");
+        }
+        let raw = self.consumer.raw_group_id.trim();
+        if raw.is_empty() || raw == self.consumer.group_id || raw == self.metering.group_id {
+            faults.add(
+                "consumer.raw_group_id",
+                "is empty, or another stage's",
+                "a consumer group's own name",
+            );
+        }
+        let reprocessed = self.reprocess.group_id.trim();
+        if reprocessed.is_empty()
+            || [&self.consumer.group_id, &self.consumer.raw_group_id, &self.metering.group_id]
+                .contains(&&self.reprocess.group_id)
+        {
+            faults.add("reprocess.group_id", "is empty, or another stage's", "a consumer group's own name");
+        }
+        let tracking = self.metering.group_id.trim();
+        if tracking.is_empty() || tracking == self.consumer.group_id {
+            faults.add(
+                "metering.group_id",
+                "is empty, or consumer.group_id's",
+                "a consumer group's own name",
+            );
         }
     }
 

@@ -9,15 +9,17 @@ use uuid::Uuid;
 
 use super::core::{FetchPosition, IdHash, RowRef, StoredId};
 use super::decode::{Decoded, Field, Refused, decode};
+use super::reprocessed::version_of;
 use super::sink::Sink;
 use super::stage::{Read, Stage, StageBatch};
 use crate::event::Timestamp;
 use crate::eventlog::{Header, Record, TopicId, TopicPartition};
 use crate::person::{Said, Saying};
 use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
+use crate::transform::RAW_EVENT_ID_HEADER;
 
 /// Counts up whenever [`decode`] or [`EventsStage::block`] makes another row of the same record.
-const MAPPER_VERSION: u32 = 1;
+const MAPPER_VERSION: u32 = 2;
 /// Blocks of more rows are built where blocking is fine.
 const BUILD_HERE_ROWS_MAX: usize = 500;
 
@@ -26,15 +28,22 @@ pub struct EventsStage {
     sink: Arc<dyn Sink>,
     /// Of the id hashes: this process's own.
     seed: u64,
+    /// Do the records' headers tell the versions of their rows?
+    reprocessed: bool,
 }
 
 impl EventsStage {
     pub fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
-        Self { sink, seed }
+        Self { sink, seed, reprocessed: false }
+    }
+
+    /// The same for events that were reprocessed.
+    pub(super) fn reprocessed(self) -> Self {
+        Self { reprocessed: true, ..self }
     }
 
     /// The rows, and what they say of people.
-    fn block(batch: &StageBatch<Decoded>, rows: &[RowRef]) -> (EventBlock, Said) {
+    fn block(batch: &StageBatch<Decoded>, rows: &[RowRef], reprocessed: bool) -> (EventBlock, Said) {
         let mut block = EventBlock::with_capacity(rows.len());
         let mut said = Said::default();
         for row in rows {
@@ -42,16 +51,20 @@ impl EventsStage {
             let payload = &batch.item(*row).payload;
             let (Ok(event), Some(value)) = (&payload.row, &payload.record.value) else { continue };
             let texts = event.of(value);
-            said.hear(&Saying {
-                project_id: texts.text(Field::ProjectId),
-                environment_id: texts.text(Field::EnvironmentId),
-                event: texts.text(Field::EventName),
-                event_id: texts.text(Field::Id),
-                distinct_id: texts.text(Field::DistinctId),
-                timestamp: event.timestamp,
-                received_at: event.received_at,
-                properties: texts.text(Field::Properties),
-            });
+            let (version, is_deleted) =
+                if reprocessed { version_of(&payload.record.headers) } else { (0, false) };
+            if !is_deleted {
+                said.hear(&Saying {
+                    project_id: texts.text(Field::ProjectId),
+                    environment_id: texts.text(Field::EnvironmentId),
+                    event: texts.text(Field::EventName),
+                    event_id: texts.text(Field::Id),
+                    distinct_id: texts.text(Field::DistinctId),
+                    timestamp: event.timestamp,
+                    received_at: event.received_at,
+                    properties: texts.text(Field::Properties),
+                });
+            }
             block.push(&EventRow {
                 project_id: texts.text(Field::ProjectId),
                 environment_id: texts.text(Field::EnvironmentId),
@@ -62,7 +75,7 @@ impl EventsStage {
                 session_id: texts.text(Field::SessionId),
                 source: texts.text(Field::Source),
                 producer: header(&payload.record.headers, "producer"),
-                raw_event_id: "",
+                raw_event_id: header(&payload.record.headers, RAW_EVENT_ID_HEADER),
                 timestamp: event.timestamp,
                 received_at: event.received_at,
                 schema_version: event.schema_version,
@@ -71,8 +84,8 @@ impl EventsStage {
                 source_partition: part.topic_partition.partition,
                 source_offset: payload.record.offset,
                 properties: texts.text(Field::Properties),
-                version: 0,
-                is_deleted: false,
+                version,
+                is_deleted,
             });
         }
         (block, said)
@@ -124,10 +137,10 @@ impl Stage for EventsStage {
         token: &str,
     ) -> Result<(), InsertError> {
         let (block, said) = if rows.len() <= BUILD_HERE_ROWS_MAX {
-            Self::block(batch, rows)
+            Self::block(batch, rows, self.reprocessed)
         } else {
-            let (batch, rows) = (batch.clone(), rows.clone());
-            match tokio::task::spawn_blocking(move || Self::block(&batch, &rows)).await {
+            let (batch, rows, reprocessed) = (batch.clone(), rows.clone(), self.reprocessed);
+            match tokio::task::spawn_blocking(move || Self::block(&batch, &rows, reprocessed)).await {
                 Ok(built) => built,
                 // The builder panicked: so does this task, and the driver hears of it.
                 Err(join) => std::panic::resume_unwind(Box::new(join.to_string())),

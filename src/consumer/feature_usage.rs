@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::core::{FetchPosition, IdHash, RowRef, StoredId};
 use super::decode::{Decoded, Field, Refused, decode};
 use super::events::EventsStage;
+use super::reprocessed::version_of;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, random};
 use crate::event::{Scope, SystemEventKind, Timestamp};
@@ -40,6 +41,8 @@ pub struct FeatureUsageStage {
     events: EventsStage,
     seed: u64,
     unmetered: Unmetered,
+    /// Do the records' headers tell the versions of their rows?
+    reprocessed: bool,
 }
 
 /// A record as this stage reads it.
@@ -61,31 +64,41 @@ struct Unmetered {
 /// # Errors
 /// Only a fault of this program ends it; the supervisor starts it again.
 pub async fn run(deps: ConsumerDeps, store: Store, metering: Metering, stop: Stop) -> anyhow::Result<()> {
-    let seed = random(&*deps.ids);
     let config = &deps.config;
-    let stage = Arc::new(FeatureUsageStage {
-        store,
-        metering,
-        events: EventsStage::new(deps.sink.clone(), seed),
-        seed,
-        unmetered: Unmetered {
-            events: SystemEvents::new(
-                deps.log.clone(),
-                &config.topics.system_events,
-                deps.clock.clone(),
-                deps.ids.clone(),
-            ),
-            told: Cache::builder()
-                .max_capacity(TOLD_MAX)
-                .time_to_live(config.metering.unmetered_interval)
-                .build(),
-        },
-    });
+    let stage = Arc::new(FeatureUsageStage::new(&deps, store, metering));
     let topics = vec![config.topics.events.as_str().into()];
     super::run_stage(stage, &deps, topics, &config.metering.group_id, &stop).await
 }
 
 impl FeatureUsageStage {
+    pub(super) fn new(deps: &ConsumerDeps, store: Store, metering: Metering) -> Self {
+        let (seed, config) = (random(&*deps.ids), &deps.config);
+        Self {
+            store,
+            metering,
+            events: EventsStage::new(deps.sink.clone(), seed),
+            seed,
+            unmetered: Unmetered {
+                events: SystemEvents::new(
+                    deps.log.clone(),
+                    &config.topics.system_events,
+                    deps.clock.clone(),
+                    deps.ids.clone(),
+                ),
+                told: Cache::builder()
+                    .max_capacity(TOLD_MAX)
+                    .time_to_live(config.metering.unmetered_interval)
+                    .build(),
+            },
+            reprocessed: false,
+        }
+    }
+
+    /// The same for events that were reprocessed.
+    pub(super) fn reprocessed(self) -> Self {
+        Self { reprocessed: true, ..self }
+    }
+
     /// The rows of a batch, and the events that no meter counts.
     async fn rows(
         &self,
@@ -100,6 +113,12 @@ impl FeatureUsageStage {
             let (Ok(UsageRecord::Event(event)), Some(value)) = (&payload.row, &payload.record.value) else {
                 continue;
             };
+            let headers = &payload.record.headers;
+            let (version, is_deleted) = if self.reprocessed { version_of(headers) } else { (0, false) };
+            if is_deleted {
+                // The mirror of tombstones hides what was counted of it.
+                continue;
+            }
             let text = |field| event.text(value, field);
             let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
             let meters = match meters.get(&scope) {
@@ -126,7 +145,7 @@ impl FeatureUsageStage {
                 source_partition: part.topic_partition.partition,
                 source_offset: payload.record.offset,
                 properties: text(Field::Properties),
-                version: 0,
+                version,
             };
             let of_event = rows_of(&scope, &meters, &tracked);
             // Names with a dollar are the product's own.

@@ -23,6 +23,8 @@ mod feature_usage;
 mod index;
 mod observer;
 mod publish;
+mod raw;
+mod reprocessed;
 mod sink;
 mod stage;
 mod sweep;
@@ -41,6 +43,11 @@ pub use events::EventsStage;
 pub use feature_usage::{FeatureUsageStage, run as run_feature_usage};
 pub use index::IndexStage;
 pub use publish::{PublishStage, run as run_publish};
+pub use raw::{RawStage, run as run_raw};
+pub use reprocessed::{
+    ReprocessedStage, ReprocessedUsageStage, reprocessed_usage_group, run as run_reprocessed,
+    run_usage as run_reprocessed_usage,
+};
 pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
 pub use webhooks::{WebhookStage, run as run_webhooks};

@@ -146,6 +146,8 @@ pub struct DeadLetter {
     pub project_id: Option<String>,
     pub environment_id: Option<String>,
     pub event_id: Option<String>,
+    /// The raw event that it is, or was made of.
+    pub raw_event_id: Option<String>,
 }
 
 /// What a stage knows when it refuses a record.
@@ -199,6 +201,7 @@ impl DeadLetter {
             project_id: told.project_id.or_else(|| header("project_id")),
             environment_id: told.environment_id.or_else(|| header("environment_id")),
             event_id: told.event_id,
+            raw_event_id: header("raw_event_id"),
         }
     }
 
@@ -249,6 +252,7 @@ impl DeadLetter {
             project_id: self.project_id.as_deref().map(Cow::Borrowed),
             environment_id: self.environment_id.as_deref().map(Cow::Borrowed),
             event_id: self.event_id.as_deref().map(Cow::Borrowed),
+            raw_event_id: self.raw_event_id.as_deref().map(Cow::Borrowed),
             source_headers: source_headers.iter().map(WireHeader::of).collect(),
         };
         // Strings, numbers and JSON that was parsed before: none of them can fail to be written.
@@ -283,6 +287,7 @@ impl DeadLetter {
             ("project_id", &self.project_id),
             ("environment_id", &self.environment_id),
             ("event_id", &self.event_id),
+            ("raw_event_id", &self.raw_event_id),
         ];
         headers.extend(told.into_iter().filter_map(|(name, id)| Some(header(name, id.as_deref()?))));
         headers
@@ -322,6 +327,7 @@ impl DeadLetter {
             project_id: wire.project_id.map(Cow::into_owned),
             environment_id: wire.environment_id.map(Cow::into_owned),
             event_id: wire.event_id.map(Cow::into_owned),
+            raw_event_id: wire.raw_event_id.map(Cow::into_owned),
         })
     }
 }
@@ -402,6 +408,8 @@ struct Wire<'a> {
     environment_id: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     event_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    raw_event_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     source_headers: Vec<WireHeader>,
 }

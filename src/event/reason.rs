@@ -51,6 +51,8 @@ closed_list! {
         OutOfRange = "out_of_range",
         /// Written by a newer version than this one reads.
         UnknownSchemaVersion = "unknown_schema_version",
+        /// A raw event's transform cannot read it: a value is not what it needs.
+        TransformError = "transform_error",
         /// The store refused this row, and this row only.
         StoreRejected = "store_rejected",
     }

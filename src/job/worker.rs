@@ -27,6 +27,11 @@ pub trait Handler: Send + Sync + 'static {
     /// The kind of jobs it does; stable, it stands in the database.
     fn kind(&self) -> &'static str;
 
+    /// Failed tries in a row before such a job counts as failed; none: `jobs.attempts_max`.
+    fn attempts_max(&self) -> Option<u32> {
+        None
+    }
+
     /// Does the next bounded piece from `checkpoint` (`None`: from the start) and says where the next one begins.
     /// After a crash the same piece is done again, so it must be safe to do twice. Must end within
     /// `jobs.step_timeout`; dropping it half-way must be as safe as a crash.
@@ -77,10 +82,16 @@ pub struct JobContext {
     id: String,
     project: Option<ProjectId>,
     fence: i64,
+    claim: i64,
     cancelled: CancellationToken,
 }
 
 impl JobContext {
+    /// Counts up with every time that the job is claimed, also when it is resumed.
+    pub fn claim(&self) -> i64 {
+        self.claim
+    }
+
     /// The job's id.
     pub fn job_id(&self) -> &str {
         &self.id
@@ -235,7 +246,7 @@ impl Worker {
         if job.cancel_requested {
             return Ok(Ended::End(JobEnd::Cancelled));
         }
-        if failures >= i64::from(self.jobs.config.attempts_max) {
+        if failures >= i64::from(handler.attempts_max().unwrap_or(self.jobs.config.attempts_max)) {
             let last = job.error.as_deref().unwrap_or("its workers died");
             return fatal(format!("given up after {failures} tries without progress; the last one: {last}"));
         }
@@ -244,6 +255,7 @@ impl Worker {
             id: job.id.clone(),
             project: job.project_id.clone(),
             fence: job.fence,
+            claim: job.attempts,
             cancelled: self.soft.child_token(),
         };
         let mut confirmed_at = claimed_at;

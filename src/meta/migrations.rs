@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0003_documents",
     "0007_metering",
     "0008_meter_coverage",
+    "0010_transforms",
     "0020_webhooks",
 ];
 

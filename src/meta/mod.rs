@@ -32,6 +32,7 @@ mod projects;
 mod sessions;
 mod settings;
 mod signing_keys;
+mod transforms;
 mod users;
 mod webhook_deliveries;
 mod webhooks;
@@ -64,6 +65,7 @@ pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
+pub use transforms::{Transform, TransformVersion, Transforms};
 pub use users::{NewUser, User, Users};
 pub use webhook_deliveries::{Attempted, Deliverable, Deliveries, Delivery, DeliveryFilter, DeliveryState};
 pub use webhooks::{NewWebhook, Webhook, WebhookStatus, Webhooks};
@@ -270,6 +272,23 @@ impl Meta {
     /// What is to be delivered to webhooks.
     pub fn deliveries(&self) -> Deliveries<'_> {
         Deliveries(self)
+    }
+
+    /// The transforms of a scope.
+    pub fn transforms(&self) -> Transforms<'_> {
+        Transforms(self)
+    }
+
+    /// The next number of this name, from 1: each once, in all processes.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn next_number(&self, name: &'static str) -> Result<u64, MetaError> {
+        let transaction = self.begin_write().await?;
+        let next = settings::count_up(self, &transaction, name).await;
+        let next = self.track(next)?;
+        self.track(commit(transaction).await)?;
+        Ok(next)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -30,6 +30,26 @@ pub(super) async fn get(connection: &impl ConnectionTrait, name: &str) -> Result
     Ok(Entity::find_by_id(name).one(connection).await?.map(|row| row.value))
 }
 
+/// Counts a number up by one, from 0, and answers what it is then.
+pub(super) async fn count_up(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    name: &str,
+) -> Result<u64, MetaError> {
+    let Some(before) = get(transaction, name).await? else {
+        insert(meta, transaction, name, "1").await?;
+        return Ok(1);
+    };
+    let next = before.parse::<u64>().unwrap_or(0).saturating_add(1);
+    Entity::update_many()
+        .col_expr(Column::Value, Expr::value(next.to_string()))
+        .col_expr(Column::UpdatedAt, Expr::value(meta.now()))
+        .filter(Column::Name.eq(name))
+        .exec(transaction)
+        .await?;
+    Ok(next)
+}
+
 /// Writes a fact that is not there yet.
 pub(super) async fn insert(
     meta: &Meta,

@@ -4,7 +4,7 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 10] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
@@ -12,6 +12,8 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("0005_person_properties", include_str!("../../migrations/clickhouse/0005_person_properties.sql")),
     ("0006_cohort_members", include_str!("../../migrations/clickhouse/0006_cohort_members.sql")),
     ("0007_feature_usage", include_str!("../../migrations/clickhouse/0007_feature_usage.sql")),
+    ("0010_raw_events", include_str!("../../migrations/clickhouse/0010_raw_events.sql")),
+    ("0011_raw_event_results", include_str!("../../migrations/clickhouse/0011_raw_event_results.sql")),
     (
         "0020_attributed_conversions",
         include_str!("../../migrations/clickhouse/0020_attributed_conversions.sql"),
@@ -19,7 +21,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
 ];
 
 /// The tables that all of them make together.
-pub(super) const TABLES: [&str; 8] = [
+pub(super) const TABLES: [&str; 10] = [
     "events",
     "events_dlq",
     "person_edges",
@@ -28,6 +30,8 @@ pub(super) const TABLES: [&str; 8] = [
     "cohort_members",
     "feature_usage",
     "attributed_conversions",
+    "raw_events",
+    "raw_event_results",
 ];
 
 impl Store {

@@ -49,6 +49,15 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn stored_offsets(&self, ranges: &[StoredRange]) -> Result<Vec<StoredOffsets>, StoreError> {
+        self.offsets_in("events", ranges).await
+    }
+
+    /// [`Store::stored_offsets`] of any table with the columns of a position.
+    pub(super) async fn offsets_in(
+        &self,
+        table: &'static str,
+        ranges: &[StoredRange],
+    ) -> Result<Vec<StoredOffsets>, StoreError> {
         if ranges.is_empty() {
             return Ok(Vec::new());
         }
@@ -63,8 +72,10 @@ impl Store {
             .collect();
         let sql = Sql::new(
             "SELECT source_topic AS topic, source_topic_id AS topic_id, source_partition AS partition, source_offset \
-             AS offset FROM events WHERE ",
+             AS offset FROM ",
         )
+        .push(table)
+        .push(" WHERE ")
         .join(" OR ", &conditions);
         let mut found: BTreeMap<(String, Uuid, i32), Vec<i64>> = BTreeMap::new();
         let mut rows = self.stream::<(String, Uuid, i32, i64)>(sql).await?;

@@ -77,6 +77,12 @@ metrics! {
     WEBHOOK_ATTEMPTS = "webhook_attempts_total", Kind::Counter, ["outcome"], "Attempts to deliver, by outcome.";
     WEBHOOK_ATTEMPT_DURATION = "webhook_attempt_duration_seconds", Kind::Histogram(LATENCY), [], "One attempt to deliver.";
     WEBHOOK_PENDING = "webhook_deliveries_pending", Kind::Gauge, [], "Deliveries that wait for their first or next attempt.";
+    RAW_EVENTS = "raw_events_total", Kind::Counter, ["outcome", "reason"], "Raw events that went through their transform: published, dropped (by reason) or error.";
+
+    REPROCESS_EVENTS = "reprocess_events_total", Kind::Counter, ["outcome"], "Raw events that were reprocessed: found, published, dropped, transform_error, publish_failed.";
+    REPROCESS_DROPPED = "reprocess_dropped_total", Kind::Counter, ["reason"], "Raw events that reprocessing dropped, by reason.";
+    REPROCESS_BATCH_DURATION = "reprocess_batch_duration_seconds", Kind::Histogram(LATENCY), [], "One batch of a reprocess job.";
+    REPROCESS_TIMEOUTS = "reprocess_timeouts_total", Kind::Counter, [], "Reprocess jobs that worked for as long as reprocess.timeout allows.";
 
     PERSON_REFUSED = "person_refused_total", Kind::Counter, ["reason"], "What events said of people and was passed over, by reason.";
 

@@ -39,6 +39,8 @@ mod pipeline;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod raw;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod routes;

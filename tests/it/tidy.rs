@@ -19,8 +19,9 @@ const ROOMS: &[&[&str]] = &[
     &["dlq"],
     &["person"],
     &["metering"],
+    &["transform"],
     &["attribution"],
-    &["capture", "consumer", "query", "web", "webhook"],
+    &["capture", "consumer", "query", "reprocess", "web", "webhook"],
     &["app"],
     &["cli"],
 ];

@@ -55,7 +55,7 @@ macro_rules! service {
 }
 
 /// A request with a good key, whose id is `req-1`.
-fn post(body: impl Into<bytes::Bytes>) -> TestRequest {
+fn post(body: impl Into<Bytes>) -> TestRequest {
     TestRequest::post()
         .uri("/capture")
         .insert_header(("X-Request-ID", "req-1"))

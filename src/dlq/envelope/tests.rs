@@ -83,7 +83,7 @@ prop_compose! {
         millis in 0..4_000_000_000_000i64,
         (topic_id, partition, offset) in (any::<u128>(), any::<i32>(), any::<i64>()),
         (attempts, recoveries) in (any::<u32>(), any::<u32>()),
-        ids in prop::collection::vec(prop::option::of("\\PC{1,30}"), 3),
+        ids in prop::collection::vec(prop::option::of("\\PC{1,30}"), 4),
     ) -> DeadLetter {
         DeadLetter {
             raw,
@@ -103,6 +103,7 @@ prop_compose! {
             project_id: ids[0].clone(),
             environment_id: ids[1].clone(),
             event_id: ids[2].clone(),
+            raw_event_id: ids[3].clone(),
         }
     }
 }
@@ -136,7 +137,7 @@ proptest! {
             "recoveries": letter.recoveries.to_string(),
             "writer": letter.writer,
         });
-        for (name, id) in [("project_id", &letter.project_id), ("environment_id", &letter.environment_id), ("event_id", &letter.event_id)] {
+        for (name, id) in [("project_id", &letter.project_id), ("environment_id", &letter.environment_id), ("event_id", &letter.event_id), ("raw_event_id", &letter.raw_event_id)] {
             if let Some(id) = id {
                 expected[name] = json!(id);
             }

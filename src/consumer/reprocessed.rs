@@ -1,0 +1,225 @@
+//! The stages of reprocessed events: topic `reprocess.output_topic` → table `events`, and usage where that is tracked.
+//! The same rows as of live events, but for their version, which a header tells: above live rows and earlier jobs, below
+//! corrections by hand. A record may also say that an event is no more.
+//!
+//! They are of low priority: one lane each, whatever `consumer.lanes` says, so that a large job does not hold up what
+//! comes in. There is no id window: an event that is reprocessed twice is to replace itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::core::{FetchPosition, RowRef, StoredId};
+use super::decode::{Decoded, Refused};
+use super::events::EventsStage;
+use super::feature_usage::{FeatureUsageStage, UsageRecord};
+use super::stage::{Read, Stage, StageBatch};
+use super::{ConsumerDeps, random};
+use crate::config::Config;
+use crate::event::Timestamp;
+use crate::eventlog::{Header, Record, TopicId, TopicPartition};
+use crate::lifecycle::Stop;
+use crate::metering::Metering;
+use crate::store::{AMENDED_VERSION, InsertError, Store, StoreError};
+use crate::transform::{DELETED_HEADER, VERSION_HEADER};
+
+/// Counts up whenever the same record would become another row.
+const MAPPER_VERSION: u32 = 1;
+
+/// The version of a reprocessed event's row, and whether it says that the event is no more. Whatever stands in the
+/// header, it stays below the corrections that people made.
+pub(super) fn version_of(headers: &[Header]) -> (u64, bool) {
+    let text = |name: &str| {
+        let header = headers.iter().find(|header| &*header.name == name)?;
+        std::str::from_utf8(&header.value).ok()
+    };
+    let version = text(VERSION_HEADER).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    (version.min(AMENDED_VERSION - 1), text(DELETED_HEADER) == Some("1"))
+}
+
+/// The consumer group that tracks usage of reprocessed events.
+pub fn reprocessed_usage_group(config: &Config) -> String {
+    format!("{}-reprocessed", config.metering.group_id)
+}
+
+/// See the [module](self).
+pub struct ReprocessedStage(EventsStage);
+
+/// The same for usage.
+pub struct ReprocessedUsageStage(FeatureUsageStage);
+
+/// Runs the stage until a stop is through. The component `reprocessed` tells how it is doing.
+///
+/// # Errors
+/// Only a fault of this program ends it; the supervisor starts it again.
+pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
+    let stage = ReprocessedStage(EventsStage::new(deps.sink.clone(), random(&*deps.ids)).reprocessed());
+    let topics = vec![deps.config.reprocess.output_topic.as_str().into()];
+    super::run_stage(Arc::new(stage), &deps, topics, &deps.config.reprocess.group_id, &stop).await
+}
+
+/// The same for usage: the component `reprocessed_usage`.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_usage(
+    deps: ConsumerDeps,
+    store: Store,
+    metering: Metering,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let stage = ReprocessedUsageStage(FeatureUsageStage::new(&deps, store, metering).reprocessed());
+    let topics = vec![deps.config.reprocess.output_topic.as_str().into()];
+    let group = reprocessed_usage_group(&deps.config);
+    super::run_stage(Arc::new(stage), &deps, topics, &group, &stop).await
+}
+
+#[async_trait]
+impl Stage for ReprocessedStage {
+    type Row = Decoded;
+
+    fn name(&self) -> &'static str {
+        "reprocessed"
+    }
+
+    fn table(&self) -> &'static str {
+        "events"
+    }
+
+    fn mapper_version(&self) -> u32 {
+        MAPPER_VERSION
+    }
+
+    fn has_id_window(&self) -> bool {
+        false
+    }
+
+    fn makes_events_visible(&self) -> bool {
+        false
+    }
+
+    fn lanes_max(&self) -> usize {
+        1
+    }
+
+    /// An event that is hidden under its former key and stands under another comes twice in one batch: no duplicate.
+    fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
+        Ok(Read { remember: false, ..self.0.read(record)? })
+    }
+
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<Decoded>>,
+        rows: &Arc<[RowRef]>,
+        token: &str,
+    ) -> Result<(), InsertError> {
+        self.0.insert(batch, rows, token).await
+    }
+
+    async fn stored_offsets(
+        &self,
+        from: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        self.0.stored_offsets(from).await
+    }
+
+    async fn recent_ids(
+        &self,
+        _: &[(TopicPartition, TopicId)],
+        _: Timestamp,
+        _: usize,
+        _: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.0.probe().await
+    }
+}
+
+#[async_trait]
+impl Stage for ReprocessedUsageStage {
+    type Row = UsageRecord;
+
+    fn name(&self) -> &'static str {
+        "reprocessed_usage"
+    }
+
+    fn table(&self) -> &'static str {
+        "feature_usage"
+    }
+
+    fn mapper_version(&self) -> u32 {
+        MAPPER_VERSION
+    }
+
+    fn has_id_window(&self) -> bool {
+        false
+    }
+
+    fn accounts(&self) -> bool {
+        false
+    }
+
+    fn makes_events_visible(&self) -> bool {
+        false
+    }
+
+    fn lanes_max(&self) -> usize {
+        1
+    }
+
+    fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
+        Ok(Read { remember: false, ..self.0.read(record)? })
+    }
+
+    async fn insert(
+        &self,
+        batch: &Arc<StageBatch<UsageRecord>>,
+        rows: &Arc<[RowRef]>,
+        token: &str,
+    ) -> Result<(), InsertError> {
+        self.0.insert(batch, rows, token).await
+    }
+
+    async fn stored_offsets(
+        &self,
+        from: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        self.0.stored_offsets(from).await
+    }
+
+    async fn recent_ids(
+        &self,
+        _: &[(TopicPartition, TopicId)],
+        _: Timestamp,
+        _: usize,
+        _: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.0.probe().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_header_reaches_above_corrections_by_hand() {
+        let header = |name: &str, value: &str| Header { name: name.into(), value: value.to_owned().into() };
+        assert_eq!(version_of(&[header(VERSION_HEADER, "7"), header(DELETED_HEADER, "1")]), (7, true));
+        assert_eq!(
+            version_of(&[header(VERSION_HEADER, &u64::MAX.to_string())]),
+            (AMENDED_VERSION - 1, false)
+        );
+        assert_eq!(version_of(&[header(VERSION_HEADER, "-1")]), (0, false));
+        assert_eq!(version_of(&[]), (0, false));
+    }
+}

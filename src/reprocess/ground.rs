@@ -1,0 +1,400 @@
+//! What a page is done on: the store and the log as a page needs them; a trait, so that its tests can run on ones that
+//! fail on demand.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::order::{Lane, Order, Place};
+use crate::event::{Scope, Timestamp};
+use crate::eventlog::{EventLog, LogError, NewRecord, Position};
+use crate::store::{AMENDED_VERSION, RawKey, RawResultRow, Row, RowCells, Sql, Store, StoreError};
+use crate::transform::Key;
+
+const DAY_MILLIS: i64 = 86_400_000;
+/// Ids in one statement.
+const IDS_AT_ONCE: usize = 5000;
+/// What tombstones of sweeps and corrections have as their producer.
+const BY_HAND: &str = "flexflow";
+
+/// A raw event as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Raw {
+    pub place: Place,
+    pub payload: String,
+    pub received_at: Timestamp,
+    pub source_topic: String,
+    pub source_topic_id: Uuid,
+    pub source_partition: i32,
+    pub source_offset: i64,
+}
+
+impl Row for Raw {
+    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
+        Ok(Self {
+            place: Place(cells.next()?, cells.next()?, cells.next()?, cells.next()?),
+            payload: cells.next()?,
+            received_at: cells.next()?,
+            source_topic: cells.next()?,
+            source_topic_id: cells.next()?,
+            source_partition: cells.next()?,
+            source_offset: cells.next()?,
+        })
+    }
+}
+
+/// What became of a raw event so far.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Former {
+    pub outcome: String,
+    pub reason: String,
+    pub transform_id: String,
+    pub transform_version: u64,
+    pub keys: Vec<Key>,
+    pub version: u64,
+}
+
+/// The row of an event's key, as it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Live,
+    /// Hidden by an earlier page, or this one.
+    Removed,
+    /// Amended or deleted by hand, or hidden by the sweep as a resend of another.
+    Settled,
+}
+
+/// What is to be stored of a raw event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Noted {
+    /// Its place among the raw events of the page.
+    pub index: usize,
+    pub outcome: &'static str,
+    pub reason: String,
+    pub keys: Vec<Key>,
+}
+
+/// See the [module](self).
+#[async_trait]
+pub trait Ground: Send + Sync + 'static {
+    /// Days of this order (their beginnings) with the number of their raw events, ascending.
+    async fn days(&self, order: &Order) -> Result<Vec<(Timestamp, u64)>, StoreError>;
+    /// The first day with raw events at this time or later.
+    async fn next_day(
+        &self,
+        order: &Order,
+        lane: &Lane,
+        from: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError>;
+    /// The next raw events of a day, in order; at most `limit`, and fewer once they have `bytes_max`.
+    async fn page(
+        &self,
+        order: &Order,
+        lane: &Lane,
+        day: Timestamp,
+        received_until: Timestamp,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Raw>, StoreError>;
+    /// What became of the raw events from the first of these places to the last, all of one day.
+    async fn former(
+        &self,
+        order: &Order,
+        first: &Place,
+        last: &Place,
+    ) -> Result<BTreeMap<Place, Former>, StoreError>;
+    /// How the rows of these keys stand, those that there are; in their order.
+    async fn standings(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Standing>>, StoreError>;
+    /// Which of these events are stored under whatever key.
+    async fn stored(&self, scope: &Scope, ids: &[String]) -> Result<HashSet<String>, StoreError>;
+    async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, LogError>>;
+    /// Stores what became of raw events.
+    async fn note(
+        &self,
+        order: &Order,
+        transform: (&str, u64),
+        version: u64,
+        raws: &[Raw],
+        noted: &[Noted],
+    ) -> Result<(), StoreError>;
+}
+
+/// The store and the log themselves.
+pub struct RealGround {
+    pub store: Store,
+    pub log: Arc<dyn EventLog>,
+}
+
+/// Which raw events: conditions on columns of the key alone, so that they may come before deduplication.
+fn which(order: &Order, from: Timestamp, to: Timestamp) -> Sql {
+    let mut conditions = vec![
+        Sql::new("project_id = ").arg(order.scope.project.as_str()),
+        Sql::new("environment_id = ").arg(order.scope.environment.as_str()),
+    ];
+    if !order.external_customer_ids.is_empty() {
+        conditions.push(Sql::new("external_customer_id IN ").list(&order.external_customer_ids));
+    }
+    conditions.push(Sql::new("timestamp >= ").arg(from));
+    conditions.push(Sql::new("timestamp <= ").arg(to));
+    if !order.event_names.is_empty() {
+        conditions.push(Sql::new("event_name IN ").list(&order.event_names));
+    }
+    if !order.event_ids.is_empty() {
+        conditions.push(Sql::new("id IN ").list(&order.event_ids));
+    }
+    Sql::new(" WHERE ").join(" AND ", &conditions)
+}
+
+/// The end of a day, within an order.
+fn day_end(day: Timestamp, to: Timestamp) -> Timestamp {
+    Timestamp::from_millis(day.as_millis() + DAY_MILLIS - 1).min(to)
+}
+
+pub(super) fn day_of(at: Timestamp) -> Timestamp {
+    Timestamp::from_millis(at.as_millis().div_euclid(DAY_MILLIS) * DAY_MILLIS)
+}
+
+/// The date of a time, as conditions on `toDate(timestamp)` want it.
+fn date(millis: i64) -> String {
+    day_of(Timestamp::from_millis(millis)).to_utc().format("%Y-%m-%d").to_string()
+}
+
+fn tuple(place: &Place) -> Sql {
+    Sql::new("(")
+        .arg(place.0.as_str())
+        .push(", ")
+        .arg(place.1)
+        .push(", ")
+        .arg(place.2.as_str())
+        .push(", ")
+        .arg(place.3.as_str())
+        .push(")")
+}
+
+const PLACE: &str = "(external_customer_id, timestamp, event_name, id)";
+
+#[async_trait]
+impl Ground for RealGround {
+    async fn days(&self, order: &Order) -> Result<Vec<(Timestamp, u64)>, StoreError> {
+        let sql = Sql::new(
+            "SELECT intDiv(toUnixTimestamp64Milli(timestamp), 86400000) AS day, count() AS raws FROM raw_events",
+        )
+        .append(&which(order, order.start_date, order.end_date))
+        .push(" GROUP BY day ORDER BY day");
+        let days: Vec<(i64, u64)> = self.store.select(sql).await?;
+        Ok(days.into_iter().map(|(day, raws)| (Timestamp::from_millis(day * DAY_MILLIS), raws)).collect())
+    }
+
+    async fn next_day(
+        &self,
+        order: &Order,
+        lane: &Lane,
+        from: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let sql = Sql::new("SELECT min(timestamp) AS first, count() AS raws FROM raw_events").append(&which(
+            order,
+            from.max(lane.from),
+            lane.to,
+        ));
+        let found: Vec<(Timestamp, u64)> = self.store.select(sql).await?;
+        Ok(found.first().filter(|(_, raws)| *raws > 0).map(|(first, _)| day_of(*first)))
+    }
+
+    async fn page(
+        &self,
+        order: &Order,
+        lane: &Lane,
+        day: Timestamp,
+        received_until: Timestamp,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Raw>, StoreError> {
+        let mut sql = Sql::new(
+            "SELECT external_customer_id, timestamp, event_name, id, payload, received_at, source_topic, \
+             source_topic_id, source_partition, source_offset FROM raw_events FINAL",
+        )
+        .append(&which(order, day.max(lane.from), day_end(day, lane.to)));
+        if let Some(after) = &lane.after {
+            // The first one is what the index understands for certain.
+            sql = sql.push(" AND external_customer_id >= ").arg(after.0.as_str());
+            sql = sql.push(" AND ").push(PLACE).push(" > ").append(&tuple(after));
+        }
+        let sql = sql
+            .push(" AND received_at <= ")
+            .arg(received_until)
+            .push(" ORDER BY external_customer_id, timestamp, event_name, id LIMIT ")
+            .arg(limit as u64);
+        let mut stream = self.store.stream::<Raw>(sql).await?;
+        let (mut raws, mut bytes) = (Vec::new(), 0);
+        while let Some(chunk) = stream.next_chunk().await? {
+            for raw in chunk {
+                bytes += raw.payload.len();
+                raws.push(raw);
+                if bytes >= bytes_max {
+                    return Ok(raws);
+                }
+            }
+        }
+        Ok(raws)
+    }
+
+    async fn former(
+        &self,
+        order: &Order,
+        first: &Place,
+        last: &Place,
+    ) -> Result<BTreeMap<Place, Former>, StoreError> {
+        let day = day_of(first.1);
+        let sql = Sql::new(
+            "SELECT external_customer_id, timestamp, event_name, id, outcome, reason, transform_id, \
+             transform_version, events, version FROM raw_event_results FINAL",
+        )
+        .append(&which(order, day, day_end(day, Timestamp::MAX)))
+        .push(" AND external_customer_id >= ")
+        .arg(first.0.as_str())
+        .push(" AND external_customer_id <= ")
+        .arg(last.0.as_str())
+        .push(" AND ")
+        .push(PLACE)
+        .push(" >= ")
+        .append(&tuple(first))
+        .push(" AND ")
+        .push(PLACE)
+        .push(" <= ")
+        .append(&tuple(last));
+        type Found = (String, Timestamp, String, String, String, String, String, u64, String, u64);
+        let rows: Vec<Found> = self.store.select(sql).await?;
+        Ok(rows
+            .into_iter()
+            .map(
+                |(
+                    customer,
+                    at,
+                    name,
+                    id,
+                    outcome,
+                    reason,
+                    transform_id,
+                    transform_version,
+                    events,
+                    version,
+                )| {
+                    let keys = Key::read(&events);
+                    let former = Former { outcome, reason, transform_id, transform_version, keys, version };
+                    (Place(customer, at, name, id), former)
+                },
+            )
+            .collect())
+    }
+
+    async fn standings(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Standing>>, StoreError> {
+        let mut found = BTreeMap::new();
+        for some in keys.chunks(IDS_AT_ONCE) {
+            let days: HashSet<String> = some.iter().map(|key| date(key.3)).collect();
+            let names: HashSet<&str> = some.iter().map(|key| key.1.as_str()).collect();
+            let sql = Sql::new(
+                "SELECT event_id, event_name, distinct_id, day, stands.1 AS is_deleted, stands.2 AS producer, newest \
+                 FROM (SELECT event_id, event_name, distinct_id, toInt32(toDate(timestamp)) AS day, \
+                 argMax((is_deleted, producer), (version, ingested_at, is_deleted)) AS stands, max(version) AS newest \
+                 FROM events WHERE project_id = ",
+            )
+            .arg(scope.project.as_str())
+            .push(" AND environment_id = ")
+            .arg(scope.environment.as_str())
+            .push(" AND toDate(timestamp) IN ")
+            .list(days.iter().map(String::as_str))
+            .push(" AND event_name IN ")
+            .list(names)
+            .push(" AND event_id IN ")
+            .list(some.iter().map(|key| key.0.as_str()))
+            .push(" GROUP BY event_id, event_name, distinct_id, day)");
+            let rows: Vec<(String, String, String, i64, u8, String, u64)> = self.store.select(sql).await?;
+            for (id, name, distinct_id, day, is_deleted, producer, newest) in rows {
+                let standing = match (newest >= AMENDED_VERSION, is_deleted != 0) {
+                    (true, _) => Standing::Settled,
+                    (false, true) if producer == BY_HAND => Standing::Settled,
+                    (false, true) => Standing::Removed,
+                    (false, false) => Standing::Live,
+                };
+                found.insert((id, name, distinct_id, day), standing);
+            }
+        }
+        let standing = |key: &Key| {
+            let day = key.3.div_euclid(DAY_MILLIS);
+            found.get(&(key.0.clone(), key.1.clone(), key.2.clone(), day)).copied()
+        };
+        Ok(keys.iter().map(standing).collect())
+    }
+
+    async fn stored(&self, scope: &Scope, ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let mut found = HashSet::new();
+        for some in ids.chunks(IDS_AT_ONCE) {
+            let sql = Sql::new("SELECT DISTINCT event_id FROM events FINAL WHERE project_id = ")
+                .arg(scope.project.as_str())
+                .push(" AND environment_id = ")
+                .arg(scope.environment.as_str())
+                .push(" AND event_id IN ")
+                .list(some);
+            let rows: Vec<(String,)> = self.store.select(sql).await?;
+            found.extend(rows.into_iter().map(|(id,)| id));
+        }
+        Ok(found)
+    }
+
+    async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, LogError>> {
+        self.log.produce(topic, records).await
+    }
+
+    async fn note(
+        &self,
+        order: &Order,
+        (transform_id, transform_version): (&str, u64),
+        version: u64,
+        raws: &[Raw],
+        noted: &[Noted],
+    ) -> Result<(), StoreError> {
+        let events: Vec<String> = noted.iter().map(|noted| Key::write(&noted.keys)).collect();
+        let mut hash = Sha256::new();
+        let mut rows = Vec::with_capacity(noted.len());
+        for (noted, events) in noted.iter().zip(&events) {
+            let Some(raw) = raws.get(noted.index) else { continue };
+            for text in [&raw.place.0, &raw.place.2, &raw.place.3, &noted.reason, events] {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text.as_bytes());
+            }
+            hash.update(raw.place.1.as_millis().to_le_bytes());
+            rows.push(RawResultRow {
+                key: RawKey {
+                    project_id: order.scope.project.as_str(),
+                    environment_id: order.scope.environment.as_str(),
+                    external_customer_id: &raw.place.0,
+                    timestamp: raw.place.1,
+                    event_name: &raw.place.2,
+                    id: &raw.place.3,
+                    received_at: raw.received_at,
+                    source_topic: &raw.source_topic,
+                    source_topic_id: raw.source_topic_id,
+                    source_partition: raw.source_partition,
+                    source_offset: raw.source_offset,
+                },
+                outcome: noted.outcome,
+                reason: &noted.reason,
+                transform_id,
+                transform_version,
+                events,
+                version,
+            });
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let digest = hash.finalize();
+        let token =
+            digest.iter().fold(format!("reprocess:{version}:"), |token, byte| format!("{token}{byte:02x}"));
+        let inserted = self.store.insert_raw_results(&rows, &token).await;
+        inserted.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+}

@@ -1,0 +1,158 @@
+//! Events that transforms make, as records of the log, and what is kept of them to replace them later.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::mapping::Mapped;
+use crate::event::{LogEvent, SCHEMA_VERSION, Scope, Timestamp};
+use crate::eventlog::{Header, NewRecord};
+
+/// Header of an event: the raw event that it was made of.
+pub const RAW_EVENT_ID_HEADER: &str = "raw_event_id";
+/// Header of a reprocessed event: its row's version.
+pub const VERSION_HEADER: &str = "version";
+/// Header of a record that says that an event is no more.
+pub const DELETED_HEADER: &str = "deleted";
+
+/// The raw event that an event is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub scope: &'a Scope,
+    pub raw_event_id: &'a str,
+    pub received_at: Timestamp,
+    /// The surface's name in the headers.
+    pub producer: &'static str,
+    /// What the records are keyed by; none: each by its distinct id.
+    pub key: Option<&'a str>,
+}
+
+/// The key of an event's row: id, name, distinct id and milliseconds of its time.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Key(pub String, pub String, pub String, pub i64);
+
+const DAY_MILLIS: i64 = 86_400_000;
+
+impl Key {
+    pub fn of(event: &Mapped) -> Self {
+        Self(
+            event.id.clone(),
+            event.event_name.clone(),
+            event.distinct_id.clone(),
+            event.timestamp.as_millis(),
+        )
+    }
+
+    /// Do both name the same row? Of the time, the day counts.
+    pub fn is_same_row(&self, other: &Self) -> bool {
+        (&self.0, &self.1, &self.2) == (&other.0, &other.1, &other.2)
+            && self.3.div_euclid(DAY_MILLIS) == other.3.div_euclid(DAY_MILLIS)
+    }
+
+    /// As they are kept.
+    pub fn write(keys: &[Self]) -> String {
+        // Texts and numbers: none can fail to be written.
+        serde_json::to_string(keys).unwrap_or_default()
+    }
+
+    /// As they were kept; what cannot be read is none.
+    pub fn read(text: &str) -> Vec<Self> {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+}
+
+fn header(name: &str, value: &str) -> Header {
+    Header { name: name.into(), value: Bytes::copy_from_slice(value.as_bytes()) }
+}
+
+impl Origin<'_> {
+    /// The record of an event; `version` of reprocessed ones.
+    pub fn record(&self, event: &Mapped, version: Option<u64>, now: Timestamp) -> NewRecord {
+        let properties = serde_json::from_str::<&RawValue>(&event.properties).ok();
+        self.written(
+            &LogEvent {
+                id: event.id.as_str().into(),
+                project_id: self.scope.project.as_str().into(),
+                environment_id: self.scope.environment.as_str().into(),
+                event_name: event.event_name.as_str().into(),
+                distinct_id: event.distinct_id.as_str().into(),
+                customer_id: event.customer_id.as_deref().map(Into::into),
+                session_id: event.session_id.as_deref().map(Into::into),
+                source: event.source.as_deref().map(Into::into),
+                timestamp: event.timestamp,
+                received_at: self.received_at,
+                schema_version: SCHEMA_VERSION,
+                id_generated: false,
+                properties,
+            },
+            version,
+            false,
+            now,
+        )
+    }
+
+    /// The record that hides the row of this key.
+    pub fn tombstone(&self, key: &Key, version: u64, now: Timestamp) -> NewRecord {
+        self.written(
+            &LogEvent {
+                id: key.0.as_str().into(),
+                project_id: self.scope.project.as_str().into(),
+                environment_id: self.scope.environment.as_str().into(),
+                event_name: key.1.as_str().into(),
+                distinct_id: key.2.as_str().into(),
+                customer_id: None,
+                session_id: None,
+                source: None,
+                timestamp: Timestamp::from_millis(key.3),
+                received_at: self.received_at,
+                schema_version: SCHEMA_VERSION,
+                id_generated: false,
+                properties: None,
+            },
+            Some(version),
+            true,
+            now,
+        )
+    }
+
+    fn written(
+        &self,
+        event: &LogEvent<'_>,
+        version: Option<u64>,
+        deleted: bool,
+        now: Timestamp,
+    ) -> NewRecord {
+        let mut headers = vec![
+            header("schema_version", &SCHEMA_VERSION.to_string()),
+            header("project_id", self.scope.project.as_str()),
+            header("environment_id", self.scope.environment.as_str()),
+            header("producer", self.producer),
+            header(RAW_EVENT_ID_HEADER, self.raw_event_id),
+        ];
+        headers.extend(version.map(|version| header(VERSION_HEADER, &version.to_string())));
+        if deleted {
+            headers.push(header(DELETED_HEADER, "1"));
+        }
+        NewRecord {
+            key: Some(Bytes::copy_from_slice(self.key.unwrap_or(&event.distinct_id).as_bytes())),
+            // Texts, numbers and JSON that was made here: none can fail to be written.
+            value: serde_json::to_vec(event).unwrap_or_default().into(),
+            headers,
+            timestamp: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_and_a_row_is_the_same_all_day() {
+        let key = |millis| Key("a".into(), "n\"".into(), "d".into(), millis);
+        let keys = [key(0), key(86_399_999), key(86_400_000)];
+        assert_eq!(Key::read(&Key::write(&keys)), keys);
+        assert!(keys[0].is_same_row(&keys[1]) && !keys[0].is_same_row(&keys[2]));
+        assert_eq!(Key::read("garbage"), []);
+    }
+}
