@@ -10,7 +10,7 @@
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! attribution < {capture, consumer, query, web, webhook} < app < cli`
+//! schema < attribution < {capture, consumer, query, rollup, web, webhook} < app < cli`
 
 pub mod app;
 pub mod attribution;
@@ -29,6 +29,8 @@ pub mod meta;
 pub mod metering;
 pub mod person;
 pub mod query;
+pub mod rollup;
+pub mod schema;
 pub mod store;
 pub mod telemetry;
 pub mod web;

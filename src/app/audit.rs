@@ -171,11 +171,11 @@ fn tally(partition: i32, records: &[Record], facts: &Facts<'_>, report: &mut Par
     }
 }
 
-fn decode(record: &Record) -> Option<LogEvent<'_>> {
+pub(super) fn decode(record: &Record) -> Option<LogEvent<'_>> {
     serde_json::from_slice(record.value.as_deref()?).ok()
 }
 
-fn key_of(event: &LogEvent<'_>) -> EventKey {
+pub(super) fn key_of(event: &LogEvent<'_>) -> EventKey {
     EventKey {
         project_id: event.project_id.to_string(),
         environment_id: event.environment_id.to_string(),
@@ -226,20 +226,26 @@ async fn dead_letters(
 }
 
 /// Reads one partition from an offset to another, a chunk at a time.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     log: &'a dyn EventLog,
     from: FetchFrom,
     to: i64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(log: &'a dyn EventLog, topic: &TopicDescription, partition: i32, from: i64, to: i64) -> Self {
+    pub(super) fn new(
+        log: &'a dyn EventLog,
+        topic: &TopicDescription,
+        partition: i32,
+        from: i64,
+        to: i64,
+    ) -> Self {
         let topic_partition = TopicPartition::new(topic.name.clone(), partition);
         Self { log, from: FetchFrom { topic_partition, topic_id: topic.id, offset: from }, to }
     }
 
     /// The next records; none at the end.
-    async fn next(&mut self) -> Result<Option<Vec<Record>>, AuditError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Record>>, AuditError> {
         let limits = FetchLimits {
             wait_max: Duration::from_millis(100),
             partition_bytes_max: 8 << 20,

@@ -11,6 +11,7 @@ mod doctor;
 mod foundation;
 mod http;
 mod lag;
+mod metadata;
 mod openapi;
 mod pools;
 mod readiness;
@@ -223,6 +224,10 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
     }
+    if shared.capture.is_some() || shared.control.is_some() {
+        let schemas = pools.schemas.clone();
+        work.spawn_until_stop("schemas of events", restart, move || schemas.as_ref().clone().watch());
+    }
     if let (Some(control), Some(store), Some(people), Some(dlq), Some(attribution)) =
         (&shared.control, &pools.store, &pools.people, &pools.dlq, &pools.attribution)
     {
@@ -231,7 +236,14 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         let metering = Metering::new(store.clone(), pools.meta.clone(), log, config, pools.clock.clone());
         start_consumer(config, pools, work, warehouse, control, (store, &metering, attribution));
         let handlers = dlq.handlers().into_iter().chain(metering.handlers()).chain(attribution.handlers());
-        let handlers = handlers.collect();
+        let mut handlers: Vec<_> = handlers.collect();
+        if let Some(rollups) = &pools.rollups {
+            handlers.extend(rollups.handlers());
+            let rollups = rollups.clone();
+            work.spawn_until_stop("rollup schedule", restart, move || {
+                rollups.as_ref().clone().run_schedule()
+            });
+        }
         job::run(&pools.jobs, handlers, &pools.ids, work);
     }
 }
@@ -254,6 +266,7 @@ fn start_consumer(
         health: pools.health.clone(),
         tasks: work.clone(),
         control: control.clone(),
+        schemas: Some(pools.schemas.as_ref().clone()),
     };
     let restart = Policy::Restart(config.consumer.backoff_min);
     let (stage, stop) = (deps.clone(), work.stop().clone());

@@ -17,6 +17,8 @@ use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
 use crate::person::People;
+use crate::rollup::Rollups;
+use crate::schema::Registry;
 use crate::store::Store;
 use crate::webhook::Webhook;
 
@@ -36,6 +38,7 @@ pub(super) struct Pools {
     pub meta: Meta,
     pub keys: web::Data<Keys>,
     pub jobs: web::Data<Jobs>,
+    pub schemas: web::Data<Registry>,
     pub log: Arc<dyn EventLog>,
     /// What the product tells others of.
     pub told: SystemEvents,
@@ -48,6 +51,8 @@ pub(super) struct Pools {
     pub attribution: Option<web::Data<Attribution>>,
     /// Where there is a store.
     pub dlq: Option<web::Data<Dlq>>,
+    /// Where there is a store.
+    pub rollups: Option<web::Data<Rollups>>,
 }
 
 impl Pools {
@@ -61,6 +66,7 @@ impl Pools {
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
+        let schemas = web::Data::new(Registry::new(meta.clone(), config.schema.clone()));
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
         let told = SystemEvents::new(log.clone(), &config.topics.system_events, clock.clone(), ids.clone());
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone()).telling(told.clone());
@@ -77,6 +83,10 @@ impl Pools {
             Attribution::new(store, meta.clone(), log.clone(), config, clock.clone(), ids.clone())
         });
         let people = store.clone().map(|store| People::new(store, config, clock.clone(), ids.clone()));
+        let rollups = match &store {
+            Some(store) => Some(Rollups::new(store.clone(), jobs.clone(), &config.rollup, clock.clone())?),
+            None => None,
+        };
         let pools = Self {
             clock,
             ids,
@@ -85,6 +95,7 @@ impl Pools {
             meta,
             keys: web::Data::new(keys),
             jobs: web::Data::new(jobs),
+            schemas,
             log,
             told,
             webhook: web::Data::new(webhook),
@@ -92,6 +103,7 @@ impl Pools {
             people: people.map(web::Data::new),
             attribution: attribution.map(web::Data::new),
             dlq,
+            rollups: rollups.map(web::Data::new),
         };
         pools.watch();
         Ok(pools)

@@ -19,7 +19,7 @@ pub use load::{Loaded, Origin, Setting, Sources, load};
 pub use sections::{
     Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Kafka,
     KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query,
-    Registration, Server, StaticKey, Store, Topics,
+    Registration, Rollup, Schema, Server, StaticKey, Store, Topics,
 };
 pub use stages::{Attribution, PostProcessing, Webhook};
 

@@ -14,6 +14,7 @@ use super::stage::{Read, Stage, StageBatch};
 use crate::event::Timestamp;
 use crate::eventlog::{Header, Record, TopicId, TopicPartition};
 use crate::person::{Said, Saying};
+use crate::schema::Registry;
 use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
 
 /// Counts up whenever [`decode`] or [`EventsStage::block`] makes another row of the same record.
@@ -26,11 +27,18 @@ pub struct EventsStage {
     sink: Arc<dyn Sink>,
     /// Of the id hashes: this process's own.
     seed: u64,
+    /// What events are held against.
+    schemas: Option<Registry>,
 }
 
 impl EventsStage {
     pub fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
-        Self { sink, seed }
+        Self { sink, seed, schemas: None }
+    }
+
+    /// The same, holding events against their schemas.
+    pub fn with_schemas(self, schemas: Option<Registry>) -> Self {
+        Self { schemas, ..self }
     }
 
     /// The rows, and what they say of people.
@@ -52,7 +60,7 @@ impl EventsStage {
                 received_at: event.received_at,
                 properties: texts.text(Field::Properties),
             });
-            block.push(&EventRow {
+            let row = EventRow {
                 project_id: texts.text(Field::ProjectId),
                 environment_id: texts.text(Field::EnvironmentId),
                 event_id: texts.text(Field::Id),
@@ -73,7 +81,8 @@ impl EventsStage {
                 properties: texts.text(Field::Properties),
                 version: 0,
                 is_deleted: false,
-            });
+            };
+            block.push_marked(&row, event.mark.as_deref().unwrap_or_default());
         }
         (block, said)
     }
@@ -105,7 +114,8 @@ impl Stage for EventsStage {
     }
 
     fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
-        let event = decode(record)?;
+        let mut event = decode(record)?;
+        super::schemas::hold(&mut event, record, self.schemas.as_ref())?;
         let value = record.value.as_deref().unwrap_or_default();
         let texts = event.of(value);
         let id = IdHash::of(

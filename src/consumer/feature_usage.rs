@@ -24,6 +24,7 @@ use crate::lifecycle::Stop;
 use crate::metering::Metering;
 use crate::metering::meter::Meter;
 use crate::metering::tracking::{Tracked, rows_of};
+use crate::schema::Registry;
 use crate::store::{FeatureUsageRow, InsertError, Store, StoreError};
 use crate::telemetry::names;
 
@@ -39,6 +40,7 @@ pub struct FeatureUsageStage {
     /// For the id window, which is the same as that of events.
     events: EventsStage,
     seed: u64,
+    schemas: Option<Registry>,
     unmetered: Unmetered,
 }
 
@@ -68,6 +70,7 @@ pub async fn run(deps: ConsumerDeps, store: Store, metering: Metering, stop: Sto
         metering,
         events: EventsStage::new(deps.sink.clone(), seed),
         seed,
+        schemas: deps.schemas.clone(),
         unmetered: Unmetered {
             events: SystemEvents::new(
                 deps.log.clone(),
@@ -193,7 +196,11 @@ impl Stage for FeatureUsageStage {
 
     fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
-        Ok(match decode(record) {
+        // What the events stage refuses counts nowhere.
+        let held = decode(record).and_then(|mut event| {
+            super::schemas::hold(&mut event, record, self.schemas.as_ref()).map(|()| event)
+        });
+        Ok(match held {
             Ok(event) => {
                 let text = |field| event.text(value, field);
                 let (project, environment) = (text(Field::ProjectId), text(Field::EnvironmentId));

@@ -51,6 +51,8 @@ closed_list! {
         OutOfRange = "out_of_range",
         /// Written by a newer version than this one reads.
         UnknownSchemaVersion = "unknown_schema_version",
+        /// The properties do not fit the schema of the event, whose policy is `reject`.
+        SchemaViolation = "schema_violation",
         /// The store refused this row, and this row only.
         StoreRejected = "store_rejected",
     }

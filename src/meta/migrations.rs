@@ -26,6 +26,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0007_metering",
     "0008_meter_coverage",
     "0020_webhooks",
+    "0030_event_schemas",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

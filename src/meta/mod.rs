@@ -29,6 +29,7 @@ mod meters;
 mod migrations;
 mod open;
 mod projects;
+mod schemas;
 mod sessions;
 mod settings;
 mod signing_keys;
@@ -62,6 +63,7 @@ pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
+pub use schemas::{SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
 pub use users::{NewUser, User, Users};
@@ -255,6 +257,11 @@ impl Meta {
     /// The features of a scope.
     pub fn features(&self) -> Features<'_> {
         Features(self)
+    }
+
+    /// Schemas of events.
+    pub fn schemas(&self) -> Schemas<'_> {
+        Schemas(self)
     }
 
     /// The corrections of a scope's events.

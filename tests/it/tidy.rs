@@ -19,8 +19,9 @@ const ROOMS: &[&[&str]] = &[
     &["dlq"],
     &["person"],
     &["metering"],
+    &["schema"],
     &["attribution"],
-    &["capture", "consumer", "query", "web", "webhook"],
+    &["capture", "consumer", "query", "rollup", "web", "webhook"],
     &["app"],
     &["cli"],
 ];
@@ -39,6 +40,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/eventlog/kafka/"]),
     ("clap", &["src/cli/"]),
     ("reqwest", &["src/webhook/", "src/cli/"]),
+    ("croner", &["src/rollup/"]),
+    ("jsonschema", &["src/schema/"]),
+    ("ratatui", &["src/cli/top/"]),
     ("libloading", &["src/store/engine/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
 ];
