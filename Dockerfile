@@ -7,9 +7,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 FROM debian:trixie-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --create-home --home-dir /data flexflow
+    && useradd --system --uid 10001 --create-home --home-dir /data flexflow
 COPY --from=build /flexflow /usr/local/bin/flexflow
-USER flexflow
+# By number, so that an orchestrator can tell that it is not root.
+USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8080

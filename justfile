@@ -18,10 +18,11 @@ serve *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install n
     exec "${CARGO_TARGET_DIR:-target}/release/flexflow" serve {{ args }}
 
 # Install what the tests need and run all of them.
-test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)") postgres chromium
+test *args: (needs "cargo" "https://rustup.rs") (needs "npm" "apt-get install npm (it brings the embedded engine)") postgres chromium golang
     @{{ just }} timed build cargo build --locked --tests --bins
     @{{ just }} timed engine "${CARGO_TARGET_DIR:-target}/debug/flexflow" engine install
     @{{ just }} timed kafka {{ just }} kafka
+    @{{ just }} timed k6 {{ just }} k6
     @{{ just }} timed unit cargo test --locked --lib --bins -- {{ args }}
     @{{ just }} timed integration cargo test --locked --test it -- {{ args }}
 
@@ -48,6 +49,14 @@ soak rounds="100" seeds="100000":
     FLEXFLOW_TEST_RAW_EVENTS=5000000 cargo test --locked --test it -- --nocapture six_months_of_raw_events
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 
+# The runbook's stress test of capture, against the server that runs (see scripts/stress).
+stress-capture *args: k6
+    @scripts/stress capture {{ args }}
+
+# The runbook's stress test of questions.
+stress-query *args: k6
+    @scripts/stress query {{ args }}
+
 # Start or stop the parts as containers.
 up:
     docker compose up --detach --build
@@ -61,6 +70,11 @@ kafka:
     @if ! { command -v java && command -v mvn; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends default-jdk-headless maven; fi
     for version in 4.1.1 2.8.2 3.9.1 4.2.0; do scripts/kafka fetch --version "$version"; done
     scripts/promtool --version >/dev/null
+
+# Grafana's k6 for the stress tests, built from its Go module into the user's cache.
+[private]
+k6: (needs "go" "apt-get install golang-go, or https://go.dev/dl (k6 is built from its Go module)")
+    @scripts/k6 version >/dev/null
 
 # The tests start a PostgreSQL of their own, from Debian's package.
 [private]
@@ -78,6 +92,11 @@ web: (needs "npm" "apt-get install npm")
     @mkdir -p "$HOME/.cache/flexflow/web" && cp scripts/web/package.json scripts/web/package-lock.json "$HOME/.cache/flexflow/web/"
     @cd "$HOME/.cache/flexflow/web" && { cmp -s package-lock.json installed.json || { npm ci --silent --no-audit --no-fund --ignore-scripts >&2 && cp package-lock.json installed.json; }; }
     "$HOME/.cache/flexflow/web/node_modules/.bin/tsc" --project web/tsconfig.json
+
+# The stress tests need Go, which builds k6.
+[private]
+golang:
+    @command -v go >/dev/null || { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq golang-go; } || { echo "Go is needed: apt-get install golang-go, or https://go.dev/dl" >&2; exit 1; }
 
 [private]
 needs tool cure:

@@ -10,7 +10,7 @@
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! transform < attribution < {capture, consumer, query, reprocess, web, webhook} < app < cli`
+//! transform < schema < attribution < {capture, consumer, query, reprocess, rollup, web, webhook} < app < cli`
 
 pub mod app;
 pub mod attribution;
@@ -30,6 +30,8 @@ pub mod metering;
 pub mod person;
 pub mod query;
 pub mod reprocess;
+pub mod rollup;
+pub mod schema;
 pub mod store;
 pub mod telemetry;
 pub mod transform;

@@ -171,11 +171,11 @@ fn tally(partition: i32, records: &[Record], facts: &Facts<'_>, report: &mut Par
     }
 }
 
-fn decode(record: &Record) -> Option<LogEvent<'_>> {
+pub(super) fn decode(record: &Record) -> Option<LogEvent<'_>> {
     serde_json::from_slice(record.value.as_deref()?).ok()
 }
 
-fn key_of(event: &LogEvent<'_>) -> EventKey {
+pub(super) fn key_of(event: &LogEvent<'_>) -> EventKey {
     EventKey {
         project_id: event.project_id.to_string(),
         environment_id: event.environment_id.to_string(),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::pools::Pools;
-use super::{Role, audit, doctor, lag, openapi, raw_audit, readiness, topics};
+use super::{Role, audit, doctor, lag, metadata, openapi, raw_audit, readiness, topics};
 use crate::attribution;
 use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
@@ -23,6 +23,9 @@ use crate::metering::{self, Metering};
 use crate::person;
 use crate::query::{self, Query};
 use crate::reprocess;
+use crate::rollup;
+use crate::schema;
+use crate::store::Store;
 use crate::telemetry::Recorder;
 use crate::transform;
 use crate::web::{self as page, Pages};
@@ -60,6 +63,7 @@ impl Shared {
         let (log, clock, ids) = (&pools.log, &pools.clock, &pools.ids);
         let capture = runs(Role::Capture)
             .then(|| Capture::new(log.clone(), config, clock.clone(), ids.clone(), &pools.health))
+            .map(|capture| capture.with_schemas(pools.schemas.as_ref().clone()))
             .map(web::Data::new);
         let query = (runs(Role::Query) || roles.is_empty())
             .then(|| pools.store.clone())
@@ -109,6 +113,8 @@ impl Shared {
             .route("/api/ops/doctor", web::get().to(run_doctor))
             .route("/api/ops/migrate", web::post().to(migrate))
             .route("/api/ops/audit", web::get().to(run_audit))
+            .route("/api/ops/audit/metadata", web::get().to(check_metadata))
+            .route("/api/ops/audit/metadata/backfill", web::post().to(backfill_metadata))
             .route("/api/ops/consumer/resume", web::post().to(resume_partition));
         if let Some(capture) = &self.capture {
             routes.app_data(capture.clone()).configure(capture::http::routes);
@@ -129,10 +135,14 @@ impl Shared {
             routes.configure(auth::http::routes);
             routes.app_data(self.pools.webhook.clone()).configure(webhook::http::routes);
         }
+        routes.app_data(self.pools.schemas.clone()).configure(schema::http::routes);
         routes.app_data(self.pools.jobs.clone()).configure(job::http::routes);
         routes.app_data(self.pools.transforms.clone()).configure(transform::http::routes);
         if let Some(reprocess) = &self.pools.reprocess {
             routes.app_data(reprocess.clone()).configure(reprocess::http::routes);
+        }
+        if let Some(rollups) = &self.pools.rollups {
+            routes.app_data(rollups.clone()).configure(rollup::http::routes);
         }
         if let Some(dlq) = &self.pools.dlq {
             routes.app_data(dlq.clone()).configure(dlq::http::routes);
@@ -291,14 +301,15 @@ async fn migrate(request: HttpRequest, shared: web::Data<Shared>) -> Result<Http
     Ok(HttpResponse::Ok().json(json!({"meta": meta, "store": store})))
 }
 
+/// The store, or who has one.
+fn store(shared: &Shared) -> Result<&Store, Problem> {
+    let nowhere = "this process has no store: ask one that runs the consumer or query";
+    shared.pools.store.as_ref().ok_or_else(|| Problem::new(ErrorCode::NotFound, nowhere))
+}
+
 async fn run_audit(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
-    let Some(store) = &shared.pools.store else {
-        return Err(Problem::new(
-            ErrorCode::NotFound,
-            "this process has no store: ask one that runs the consumer or query",
-        ));
-    };
+    let store = store(&shared)?;
     let report =
         audit::run(&*shared.pools.log, store, &shared.config).await.map_err(|error| unavailable(&error))?;
     let raw = raw_audit::run(&*shared.pools.log, store, &shared.config);
@@ -307,6 +318,27 @@ async fn run_audit(request: HttpRequest, shared: web::Data<Shared>) -> Result<Ht
     body["balanced"] = json!(report.balanced && raw.balanced);
     body["raw"] = json!(raw);
     Ok(HttpResponse::Ok().json(body))
+}
+
+/// Rows of every project: only for who may see the whole installation.
+async fn whole_installation(request: &HttpRequest) -> Result<(), Problem> {
+    if auth::http::authorize(request, Permission::Admin, true).await?.operator {
+        return Ok(());
+    }
+    let message = "this is about the whole installation: ask with the operator's token";
+    Err(Problem::new(ErrorCode::PermissionDenied, message))
+}
+
+async fn check_metadata(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    whole_installation(&request).await?;
+    let report = metadata::report(store(&shared)?).await.map_err(|error| unavailable(&error))?;
+    Ok(HttpResponse::Ok().json(report))
+}
+
+async fn backfill_metadata(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    whole_installation(&request).await?;
+    let filled = metadata::backfill(&*shared.pools.log, store(&shared)?, &shared.config).await;
+    Ok(HttpResponse::Ok().json(filled.map_err(|error| unavailable(&error))?))
 }
 
 #[derive(Deserialize)]

@@ -11,6 +11,7 @@ mod doctor;
 mod foundation;
 mod http;
 mod lag;
+mod metadata;
 mod openapi;
 mod pools;
 mod raw_audit;
@@ -224,6 +225,10 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
     }
+    if shared.capture.is_some() || shared.control.is_some() {
+        let schemas = pools.schemas.clone();
+        work.spawn_until_stop("schemas of events", restart, move || schemas.as_ref().clone().watch());
+    }
     if let (Some(control), Some(store), Some(people), Some(dlq), Some(attribution)) =
         (&shared.control, &pools.store, &pools.people, &pools.dlq, &pools.attribution)
     {
@@ -233,7 +238,14 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         start_consumer(config, pools, work, warehouse, control, (store, &metering, attribution));
         let reprocess = pools.reprocess.iter().flat_map(|reprocess| reprocess.handlers());
         let handlers = dlq.handlers().into_iter().chain(metering.handlers()).chain(attribution.handlers());
-        let handlers = handlers.chain(reprocess).collect();
+        let mut handlers: Vec<_> = handlers.chain(reprocess).collect();
+        if let Some(rollups) = &pools.rollups {
+            handlers.extend(rollups.handlers());
+            let rollups = rollups.clone();
+            work.spawn_until_stop("rollup schedule", restart, move || {
+                rollups.as_ref().clone().run_schedule()
+            });
+        }
         job::run(&pools.jobs, handlers, &pools.ids, work);
     }
 }
@@ -256,6 +268,7 @@ fn start_consumer(
         health: pools.health.clone(),
         tasks: work.clone(),
         control: control.clone(),
+        schemas: Some(pools.schemas.as_ref().clone()),
     };
     let restart = Policy::Restart(config.consumer.backoff_min);
     let (stage, stop) = (deps.clone(), work.stop().clone());

@@ -19,6 +19,8 @@ use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
 use crate::person::People;
 use crate::reprocess::{Parts, Reprocess};
+use crate::rollup::Rollups;
+use crate::schema::Registry;
 use crate::store::Store;
 use crate::transform::Transforms;
 use crate::webhook::Webhook;
@@ -40,6 +42,7 @@ pub(super) struct Pools {
     pub keys: web::Data<Keys>,
     pub jobs: web::Data<Jobs>,
     pub transforms: web::Data<Transforms>,
+    pub schemas: web::Data<Registry>,
     pub log: Arc<dyn EventLog>,
     /// What the product tells others of.
     pub told: SystemEvents,
@@ -54,6 +57,7 @@ pub(super) struct Pools {
     pub dlq: Option<web::Data<Dlq>>,
     /// Where there is a store.
     pub reprocess: Option<web::Data<Reprocess>>,
+    pub rollups: Option<web::Data<Rollups>>,
 }
 
 impl Pools {
@@ -67,6 +71,7 @@ impl Pools {
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
+        let schemas = web::Data::new(Registry::new(meta.clone(), config.schema.clone()));
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
         let told = SystemEvents::new(log.clone(), &config.topics.system_events, clock.clone(), ids.clone());
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone()).telling(told.clone());
@@ -98,6 +103,10 @@ impl Pools {
             };
             web::Data::new(Reprocess::new(parts, config))
         });
+        let rollups = match &store {
+            Some(store) => Some(Rollups::new(store.clone(), jobs.clone(), &config.rollup, clock.clone())?),
+            None => None,
+        };
         let pools = Self {
             clock,
             ids,
@@ -107,6 +116,7 @@ impl Pools {
             keys: web::Data::new(keys),
             jobs: web::Data::new(jobs),
             transforms: web::Data::new(transforms),
+            schemas,
             log,
             told,
             webhook: web::Data::new(webhook),
@@ -115,6 +125,7 @@ impl Pools {
             attribution: attribution.map(web::Data::new),
             dlq,
             reprocess,
+            rollups: rollups.map(web::Data::new),
         };
         pools.watch();
         Ok(pools)

@@ -13,6 +13,7 @@ use super::words::Words;
 use crate::auth::{Access, EnvironmentMismatch};
 use crate::event::{IdSource, SCHEMA_VERSION, Timestamp};
 use crate::eventlog::{Header, NewRecord};
+use crate::schema::{ProjectSchemas, Verdict};
 
 /// Longest name or id, in characters.
 pub const TEXT_CHARACTERS_MAX: usize = 200;
@@ -23,6 +24,9 @@ const ANONYMOUS: &str = "anon_";
 /// The headers of every record, in order.
 static HEADER_NAMES: LazyLock<[Arc<str>; 4]> =
     LazyLock::new(|| ["schema_version", "project_id", "environment_id", "producer"].map(Arc::from));
+
+/// The header that says what the event's schema says of it, on records of events that have one.
+static SCHEMA_HEADER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("schema"));
 
 /// Longest piece of what was sent that a message repeats, in characters.
 const ECHO_CHARACTERS_MAX: usize = 60;
@@ -62,6 +66,14 @@ pub struct Rejection {
     pub field: Option<&'static str>,
 }
 
+/// An item that does not fit its schema and was accepted all the same.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Flag {
+    /// Its place in the request, from 0.
+    pub index: usize,
+    pub message: String,
+}
+
 /// The events of one request on their way to the log. Everything that identifies or dates an event is fixed here:
 /// its id, its timestamp, its time of receipt.
 pub struct Batch<'r> {
@@ -69,6 +81,8 @@ pub struct Batch<'r> {
     ids: &'r dyn IdSource,
     access: &'r Access,
     words: &'static Words,
+    /// Those of the project, if it has any.
+    schemas: Option<Arc<ProjectSchemas>>,
     received_at: Timestamp,
     /// `","project_id":"…","environment_id":"…","event_name":"`, the same in every record.
     belonging: String,
@@ -77,6 +91,7 @@ pub struct Batch<'r> {
     out: Vec<u8>,
     drafts: Vec<Draft>,
     rejected: Vec<Rejection>,
+    flagged: Vec<Flag>,
     clamped: u64,
     seen: usize,
     mismatch: Option<EnvironmentMismatch>,
@@ -88,6 +103,8 @@ struct Draft {
     value: Range<usize>,
     key: Range<usize>,
     id: Range<usize>,
+    /// What its schema says of it, if it has one.
+    mark: Option<Bytes>,
 }
 
 /// An item that went into a record.
@@ -105,6 +122,7 @@ pub(super) struct Sealed {
     pub records: Vec<NewRecord>,
     pub drafted: Vec<Drafted>,
     pub rejected: Vec<Rejection>,
+    pub flagged: Vec<Flag>,
     /// Items whose timestamp was too far ahead.
     pub clamped: u64,
     /// The first environment that is not the key's, when an item named one.
@@ -152,16 +170,23 @@ impl<'r> Batch<'r> {
             ids,
             access,
             words,
+            schemas: None,
             received_at,
             belonging,
             receipt,
             out,
             drafts: Vec::new(),
             rejected: Vec::new(),
+            flagged: Vec::new(),
             clamped: 0,
             seen: 0,
             mismatch: None,
         }
+    }
+
+    /// Holds the events against these schemas.
+    pub(super) fn with_schemas(self, schemas: Option<Arc<ProjectSchemas>>) -> Self {
+        Self { schemas, ..self }
     }
 
     /// The words of the surface.
@@ -203,6 +228,7 @@ impl<'r> Batch<'r> {
         check_schema_version(item.schema_version)?;
         let timestamp = self.timestamp(item.timestamp)?;
         let properties = self.properties(item.properties)?;
+        let mark = self.check_schema(index, &event.said, properties)?;
 
         let from = self.out.len();
         self.out.extend_from_slice(b"{\"id\":\"");
@@ -261,7 +287,7 @@ impl<'r> Batch<'r> {
             self.out.extend_from_slice(prefix.as_bytes());
             self.out.extend_from_slice(said.as_bytes());
         }
-        self.drafts.push(Draft { index, value, key, id });
+        self.drafts.push(Draft { index, value, key, id, mark });
         Ok(())
     }
 
@@ -334,6 +360,26 @@ impl<'r> Batch<'r> {
         }
     }
 
+    /// What the event's schema says of its properties.
+    fn check_schema(
+        &mut self,
+        index: usize,
+        event: &str,
+        properties: Option<&str>,
+    ) -> Result<Option<Bytes>, Refused> {
+        let Some(schemas) = &self.schemas else { return Ok(None) };
+        let mark = match schemas.check(event, properties.unwrap_or("{}")) {
+            Verdict::NoSchema => return Ok(None),
+            Verdict::Fits(mark) => mark,
+            Verdict::Flagged(mark, message) => {
+                self.flagged.push(Flag { index, message });
+                mark
+            }
+            Verdict::Rejected(message) => return Err(refused("properties", message)),
+        };
+        Ok(Some(Bytes::from(mark.0.into_string())))
+    }
+
     fn check_environment(&mut self, given: Given<'_>) -> Result<(), Refused> {
         let Some(environment) = optional("environment_id", given)? else { return Ok(()) };
         let Err(mismatch) = self.access.check_environment(&environment.said) else { return Ok(()) };
@@ -360,10 +406,15 @@ impl<'r> Batch<'r> {
         let mut names = HEADER_NAMES.iter().cloned();
         let headers = [version, project, environment, producer]
             .map(|value| Header { name: names.next().unwrap_or_default(), value });
+        let marked = |draft: &Draft| {
+            let mark =
+                draft.mark.iter().map(|mark| Header { name: SCHEMA_HEADER.clone(), value: mark.clone() });
+            headers.iter().cloned().chain(mark).collect()
+        };
         let record = |draft: &Draft| NewRecord {
             key: Some(out.slice(draft.key.clone())),
             value: out.slice(draft.value.clone()),
-            headers: headers.to_vec(),
+            headers: if draft.mark.is_none() { headers.to_vec() } else { marked(draft) },
             timestamp: self.received_at,
         };
         Sealed {
@@ -374,6 +425,7 @@ impl<'r> Batch<'r> {
                 .map(|draft| Drafted { index: draft.index, id: out.slice(draft.id.clone()) })
                 .collect(),
             rejected: self.rejected,
+            flagged: self.flagged,
             clamped: self.clamped,
             mismatch: self.mismatch,
             bytes: out.len(),

@@ -149,6 +149,10 @@ fn answer(receipt: &Receipt, id: &RequestId) -> HttpResponse {
     }
     body.extend_from_slice(b"],\"rejected\":");
     body.extend_from_slice(json!(receipt.rejected).to_string().as_bytes());
+    if !receipt.flagged.is_empty() {
+        body.extend_from_slice(b",\"flagged\":");
+        body.extend_from_slice(json!(receipt.flagged).to_string().as_bytes());
+    }
     body.push(b'}');
     HttpResponse::Accepted().content_type("application/json").body(body)
 }

@@ -48,8 +48,9 @@ use crate::config::Config;
 use crate::event::{Clock, IdSource, Timestamp};
 use crate::eventlog::{EventLog, LogError, NewRecord, Position};
 use crate::lifecycle::{BreakerRules, Circuit, Health, Open, Policy, Tasks};
+use crate::schema::Registry;
 
-pub use batch::{Batch, Rejection, RejectionCode, TEXT_CHARACTERS_MAX};
+pub use batch::{Batch, Flag, Rejection, RejectionCode, TEXT_CHARACTERS_MAX};
 pub use parse::{Given, Incoming, Items, NotABatch, Unreadable};
 pub use scan::Text;
 pub use words::{BULK_EVENTS_MAX, Takes, Words};
@@ -116,6 +117,7 @@ struct Inner {
     breaker: Circuit,
     in_flight: AtomicUsize,
     metrics: Metrics,
+    schemas: Option<Registry>,
 }
 
 /// Why a request was not served; nothing of it counts as accepted.
@@ -164,6 +166,8 @@ pub struct Receipt {
     pub rejected: Vec<Rejection>,
     /// The first environment that an item named and that is not the key's.
     pub mismatch: Option<EnvironmentMismatch>,
+    /// Of the accepted items, those that do not fit their schema.
+    pub flagged: Vec<Flag>,
 }
 
 /// Bytes counted against `capture.in_flight_bytes_max` until this is dropped.
@@ -238,7 +242,16 @@ impl Capture {
             breaker,
             in_flight: AtomicUsize::new(0),
             metrics: Metrics::new(),
+            schemas: None,
         }))
+    }
+
+    /// Holds events against their schemas. To be called before the first clone is made.
+    pub fn with_schemas(mut self, schemas: Registry) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.schemas = Some(schemas);
+        }
+        self
     }
 
     /// Asks the log now and then whether it takes writes, so that `/ready` knows before a request does and a breaker
@@ -311,7 +324,9 @@ impl Capture {
         bytes_expected: usize,
         words: &'static Words,
     ) -> Batch<'c> {
+        let schemas = self.0.schemas.as_ref().and_then(|all| all.of(access.scope.project.as_str()));
         Batch::new(&self.0.rules, &*self.0.ids, access, received_at, bytes_expected, words)
+            .with_schemas(schemas)
     }
 
     /// Reads a body's items into `batch`, in steps between which other requests of the thread get their turn.
@@ -361,7 +376,7 @@ impl Capture {
         sealed: Sealed,
         mut in_flight: InFlight<'_>,
     ) -> Result<Receipt, Refusal> {
-        let Sealed { records, drafted, rejected, clamped, mismatch, bytes } = sealed;
+        let Sealed { records, drafted, rejected, flagged, clamped, mismatch, bytes } = sealed;
         // The body is done with; what is in flight is what the log is given.
         in_flight.become_bytes(bytes)?;
         let metrics = &self.0.metrics;
@@ -371,7 +386,7 @@ impl Capture {
         } else {
             self.append(topic, records, drafted, rejected).await?
         };
-        let receipt = Receipt { accepted, rejected, mismatch };
+        let receipt = Receipt { accepted, rejected, mismatch, flagged };
         metrics.answered(&receipt);
         Ok(receipt)
     }

@@ -2,6 +2,8 @@
 
 pub(super) mod people;
 pub(super) mod raw;
+pub(super) mod rollups;
+pub(super) mod status;
 pub(super) mod webhooks;
 
 use std::path::PathBuf;
@@ -83,7 +85,9 @@ pub(super) enum Command {
     /// Who made, changed or took away what
     AuditLog(people::AuditLog),
     /// How far consumer groups are behind the log, by partition
-    Lag(Lag),
+    Lag(status::Lag),
+    /// A live dashboard: rates, lag, batches, duplicates, dead letters, breakers
+    Top(status::Top),
     /// Dead letters: count, list, show, replay, discard
     #[command(subcommand)]
     Dlq(Dlq),
@@ -99,12 +103,16 @@ pub(super) enum Command {
     /// Put raw events through their transform again: start, list, status, cancel, resume
     #[command(subcommand)]
     Reprocess(raw::Reprocess),
+    /// Hourly and daily counts of events: what there is, build them anew
+    #[command(subcommand)]
+    Rollups(rollups::Rollups),
     /// Where one event is: received, in the log, stored, a dead letter, or not found yet
     Trace(Trace),
     /// Print events as they arrive
     Tail(Tail),
-    /// Look for every record of the log in the store and the dead letters; exit 3 if one is nowhere
-    Audit(Audit),
+    /// Look for every record of the log in the store and the dead letters; exit 3 if one is nowhere (--metadata: if a row
+    /// does not say where it came from)
+    Audit(status::Audit),
     /// Make traffic: people who sign up, browse, click adverts and buy
     Generate(Generate),
     /// Get the embedded ClickHouse engine, or say where it is
@@ -317,15 +325,6 @@ pub(super) enum Properties {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Lag {
-    /// Go on until interrupted
-    #[arg(long)]
-    pub watch: bool,
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Trace {
     /// The event's id: the one sent, or the one in capture's answer
     pub event_id: String,
@@ -351,12 +350,6 @@ pub(super) struct Tail {
     pub no_follow: bool,
     #[command(flatten)]
     pub scope: Scope,
-    #[command(flatten)]
-    pub remote: Remote,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Audit {
     #[command(flatten)]
     pub remote: Remote,
 }

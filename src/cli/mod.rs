@@ -14,12 +14,14 @@ mod operator;
 mod output;
 mod properties;
 mod reprocess;
+mod rollups;
 mod scopes;
 mod serve;
 mod settings;
 mod status;
 #[cfg(test)]
 mod tests;
+mod top;
 mod transform;
 mod webhooks;
 
@@ -229,7 +231,9 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
         Command::Trace(args) => (&args.scope, &args.remote),
         Command::Tail(args) => (&args.scope, &args.remote),
         Command::Lag(args) => (&Scope::default(), &args.remote),
+        Command::Top(args) => (&Scope::default(), &args.remote),
         Command::Audit(args) => (&Scope::default(), &args.remote),
+        Command::Rollups(command) => command.place(),
         _ => (&Scope::default(), &nowhere),
     };
     let connecting = operator::connect(&config, remote);
@@ -259,9 +263,12 @@ async fn ask(
         Command::Migrate => return status::migrate(operator, output).await,
         Command::Topics(command) => return status::topics(command, operator, output).await,
         Command::Lag(args) => return status::lag(args, operator, output).await,
+        Command::Top(args) => return top::run(args, operator, output).await,
+        Command::Audit(args) if args.metadata => return status::metadata(args, operator, output).await,
         Command::Audit(_) => return status::audit(operator, output).await,
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
         Command::Webhooks(command) => return webhooks::run(command, operator, output).await,
+        Command::Rollups(command) => return rollups::run(command, operator, output).await,
         Command::Properties(command) => return properties::run(command, operator, output).await,
         Command::Transform(command) => return transform::run(command, operator, output).await,
         Command::Reprocess(command) => return reprocess::run(command, operator, output).await,

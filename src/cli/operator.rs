@@ -192,6 +192,26 @@ impl Operator {
         self.answer(|| self.request(Method::GET, path).query(query)).await
     }
 
+    /// The text that this path answers.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let response = self.request(Method::GET, path).send().await;
+        let response =
+            response.with_context(|| format!("{} does not answer", self.url))?.error_for_status()?;
+        Ok(response.text().await?)
+    }
+
+    /// The text that another process answers, asked without any credential.
+    pub(super) async fn text_elsewhere(&self, address: &str) -> anyhow::Result<String> {
+        let response = self.client.get(address).send().await;
+        let response = response.with_context(|| format!("{address} does not answer"))?.error_for_status()?;
+        Ok(response.text().await?)
+    }
+
+    /// The server that is asked.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,

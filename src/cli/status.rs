@@ -1,11 +1,13 @@
-//! `doctor`, `migrate`, `topics`, `lag`, `audit` and `consumer resume`: is everything as it should be, and make it so.
+//! `doctor`, `migrate`, `topics`, `lag`, `audit` (with `--metadata`) and `consumer resume`: is everything as it should be, and make it so.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Ended;
-use super::args::{Lag, Topics};
+use super::args::Topics;
+use super::args::status::{Audit, Lag};
 use super::operator::Operator;
 use super::output::{Output, cell};
 
@@ -104,17 +106,36 @@ pub(super) async fn topics(command: &Topics, operator: &Operator, output: Output
 }
 
 pub(super) async fn lag(args: &Lag, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
+    let began = Instant::now();
     loop {
         let report: Value = operator.get("/api/ops/lag", &[]).await?;
+        let groups = &report["groups"];
         if args.watch && output.terminal && !output.json {
             output.line(CLEAR)?;
         }
-        output.list(&report["groups"], &["group", "topic", "partition", "committed", "end", "lag"])?;
-        if !args.watch {
+        let behind = args.over.map_or(0, |bound| over(groups, bound));
+        let long = args.r#for.is_none_or(|time| began.elapsed() >= time);
+        let waits = behind > 0 && !long;
+        if !waits {
+            output.list(groups, &["group", "topic", "partition", "committed", "end", "lag"])?;
+        }
+        if behind > 0 && long {
+            output.talk(format_args!(
+                "{behind} partitions are more than {} records behind",
+                args.over.unwrap_or_default()
+            ));
+            return Ok(Ended::Problem);
+        }
+        if !args.watch && !waits {
             return Ok(Ended::Done);
         }
         tokio::time::sleep(WATCH).await;
     }
+}
+
+/// How many partitions are further behind than this.
+fn over(groups: &Value, bound: i64) -> usize {
+    items(groups).iter().filter(|row| row["lag"].as_i64().is_some_and(|lag| lag > bound)).count()
 }
 
 pub(super) async fn audit(operator: &Operator, output: Output) -> anyhow::Result<Ended> {
@@ -166,6 +187,52 @@ pub(super) async fn audit(operator: &Operator, output: Output) -> anyhow::Result
     Ok(if balanced { Ended::Done } else { Ended::Problem })
 }
 
+/// `audit --metadata`, with `--backfill` after filling in.
+pub(super) async fn metadata(args: &Audit, operator: &Operator, output: Output) -> anyhow::Result<Ended> {
+    if args.backfill {
+        let (mut rows, mut from_log) = (0, 0);
+        loop {
+            let filled: Value = operator.post("/api/ops/audit/metadata/backfill", &json!({})).await?;
+            rows += filled["rows"].as_u64().unwrap_or_default();
+            from_log += filled["from_log"].as_u64().unwrap_or_default();
+            if filled["more"] != true {
+                break;
+            }
+        }
+        output.talk(format_args!(
+            "{rows} rows were filled in and marked, {from_log} of them from their records"
+        ));
+    }
+    let report: Value = operator.get("/api/ops/audit/metadata", &[]).await?;
+    let columns = [
+        "project_id",
+        "environment_id",
+        "rows",
+        "full",
+        "backfilled",
+        "without_producer",
+        "without_schema_version",
+        "without_position",
+        "without_received_at",
+    ];
+    let cells = |item: &Value, columns: &[&str]| columns.iter().map(|column| cell(&item[*column])).collect();
+    let scopes = items(&report["scopes"]).iter().map(|scope| cells(scope, &columns));
+    output.rows(&report, &columns, scopes)?;
+    if !output.json {
+        let columns =
+            ["topic", "partition", "first", "last", "stored", "without_row", "dead_letters", "gaps"];
+        let partitions = items(&report["partitions"]).iter().map(|one| cells(one, &columns));
+        output.line(output.table(&columns, partitions))?;
+        let versions = report["schema_versions"].as_object().into_iter().flatten();
+        let versions = versions.map(|(version, events)| vec![version.clone(), cell(events)]);
+        output.line(output.table(&["schema version", "events"], versions))?;
+    }
+    let complete = report["complete"] == true;
+    let share = report["share"].as_f64().unwrap_or_default() * 100.0;
+    output.talk(format_args!("{share:.1} % of {} rows have all their metadata", report["rows"]));
+    Ok(if complete { Ended::Done } else { Ended::Problem })
+}
+
 pub(super) async fn resume(
     topic: &str,
     partition: i32,
@@ -178,6 +245,17 @@ pub(super) async fn resume(
     Ok(Ended::Done)
 }
 
-fn items(list: &Value) -> &[Value] {
+pub(super) fn items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_over_the_bound_when_it_is_further_behind() {
+        let groups = json!([{ "lag": 10 }, { "lag": 11 }, { "lag": null }]);
+        assert_eq!((over(&groups, 10), over(&groups, 9), over(&groups, 11)), (1, 2, 0));
+    }
 }

@@ -19,7 +19,7 @@ pub use load::{Loaded, Origin, Setting, Sources, load};
 pub use sections::{
     Auth, Capture, Config, Consumer, Dlq, Engine, EventLogKind, EventLogSection, Jobs, Kafka,
     KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query,
-    Registration, Reprocess, Server, StaticKey, Store, Topics, Transform,
+    Registration, Reprocess, Rollup, Schema, Server, StaticKey, Store, Topics, Transform,
 };
 pub use stages::{Attribution, PostProcessing, Webhook};
 

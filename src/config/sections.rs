@@ -21,6 +21,8 @@ pub struct Config {
     pub metering: Metering,
     pub transform: Transform,
     pub reprocess: Reprocess,
+    pub schema: Schema,
+    pub rollup: Rollup,
     pub eventlog: EventLogSection,
     pub consumer: Consumer,
     pub person: Person,
@@ -34,6 +36,26 @@ pub struct Config {
     pub jobs: Jobs,
     pub dlq: Dlq,
     pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schema {
+    pub schemas_max: u64,
+    pub versions_max: u64,
+    pub definition_bytes_max: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub refresh: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollup {
+    pub schedule: String,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    pub memory_max: ByteSize,
+    pub properties_max: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

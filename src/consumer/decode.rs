@@ -36,7 +36,7 @@ struct Span {
 
 const UNESCAPED: u32 = 1 << 31;
 
-/// A decoded event: places in its record, to be read with [`Decoded::text`]. 112 bytes, no allocation for plain text.
+/// A decoded event: places in its record, to be read with [`Decoded::text`]. 128 bytes, no allocation for plain text.
 #[derive(Clone, Debug)]
 pub struct Decoded {
     texts: [Span; FIELDS],
@@ -46,6 +46,8 @@ pub struct Decoded {
     pub schema_version: u32,
     /// Capture made the id: no resend can carry it.
     pub id_generated: bool,
+    /// What its schema says of it, if it has one.
+    pub mark: Option<Box<str>>,
 }
 
 /// The texts of an event.
@@ -265,6 +267,7 @@ impl<'a> Reader<'a> {
             received_at,
             schema_version,
             id_generated: wire.id_generated.unwrap_or(false),
+            mark: None,
         })
     }
 

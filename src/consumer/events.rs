@@ -15,6 +15,7 @@ use super::stage::{Read, Stage, StageBatch};
 use crate::event::Timestamp;
 use crate::eventlog::{Header, Record, TopicId, TopicPartition};
 use crate::person::{Said, Saying};
+use crate::schema::Registry;
 use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
 use crate::transform::RAW_EVENT_ID_HEADER;
 
@@ -30,16 +31,23 @@ pub struct EventsStage {
     seed: u64,
     /// Do the records' headers tell the versions of their rows?
     reprocessed: bool,
+    /// What events are held against.
+    schemas: Option<Registry>,
 }
 
 impl EventsStage {
     pub fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
-        Self { sink, seed, reprocessed: false }
+        Self { sink, seed, reprocessed: false, schemas: None }
     }
 
     /// The same for events that were reprocessed.
     pub(super) fn reprocessed(self) -> Self {
         Self { reprocessed: true, ..self }
+    }
+
+    /// The same, holding events against their schemas.
+    pub fn with_schemas(self, schemas: Option<Registry>) -> Self {
+        Self { schemas, ..self }
     }
 
     /// The rows, and what they say of people.
@@ -65,7 +73,7 @@ impl EventsStage {
                     properties: texts.text(Field::Properties),
                 });
             }
-            block.push(&EventRow {
+            let row = EventRow {
                 project_id: texts.text(Field::ProjectId),
                 environment_id: texts.text(Field::EnvironmentId),
                 event_id: texts.text(Field::Id),
@@ -86,7 +94,8 @@ impl EventsStage {
                 properties: texts.text(Field::Properties),
                 version,
                 is_deleted,
-            });
+            };
+            block.push_marked(&row, event.mark.as_deref().unwrap_or_default());
         }
         (block, said)
     }
@@ -118,7 +127,8 @@ impl Stage for EventsStage {
     }
 
     fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
-        let event = decode(record)?;
+        let mut event = decode(record)?;
+        super::schemas::hold(&mut event, record, self.schemas.as_ref())?;
         let value = record.value.as_deref().unwrap_or_default();
         let texts = event.of(value);
         let id = IdHash::of(

@@ -25,6 +25,7 @@ use crate::lifecycle::Stop;
 use crate::metering::Metering;
 use crate::metering::meter::Meter;
 use crate::metering::tracking::{Tracked, rows_of};
+use crate::schema::Registry;
 use crate::store::{FeatureUsageRow, InsertError, Store, StoreError};
 use crate::telemetry::names;
 
@@ -40,6 +41,7 @@ pub struct FeatureUsageStage {
     /// For the id window, which is the same as that of events.
     events: EventsStage,
     seed: u64,
+    schemas: Option<Registry>,
     unmetered: Unmetered,
     /// Do the records' headers tell the versions of their rows?
     reprocessed: bool,
@@ -78,6 +80,7 @@ impl FeatureUsageStage {
             metering,
             events: EventsStage::new(deps.sink.clone(), seed),
             seed,
+            schemas: deps.schemas.clone(),
             unmetered: Unmetered {
                 events: SystemEvents::new(
                     deps.log.clone(),
@@ -94,9 +97,10 @@ impl FeatureUsageStage {
         }
     }
 
-    /// The same for events that were reprocessed.
+    /// The same for events that were reprocessed. They are not held against schemas: a tombstone that was refused would
+    /// leave what it hides.
     pub(super) fn reprocessed(self) -> Self {
-        Self { reprocessed: true, ..self }
+        Self { reprocessed: true, schemas: None, ..self }
     }
 
     /// The rows of a batch, and the events that no meter counts.
@@ -212,7 +216,11 @@ impl Stage for FeatureUsageStage {
 
     fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
-        Ok(match decode(record) {
+        // What the events stage refuses counts nowhere.
+        let held = decode(record).and_then(|mut event| {
+            super::schemas::hold(&mut event, record, self.schemas.as_ref()).map(|()| event)
+        });
+        Ok(match held {
             Ok(event) => {
                 let text = |field| event.text(value, field);
                 let (project, environment) = (text(Field::ProjectId), text(Field::EnvironmentId));

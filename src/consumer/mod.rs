@@ -25,6 +25,7 @@ mod observer;
 mod publish;
 mod raw;
 mod reprocessed;
+mod schemas;
 mod sink;
 mod stage;
 mod sweep;
@@ -57,6 +58,7 @@ use crate::dlq::index_group;
 use crate::event::{Clock, IdSource};
 use crate::eventlog::{EventLog, GroupSpec};
 use crate::lifecycle::{Health, Stop, Tasks};
+use crate::schema::Registry;
 use core::{FloodLimits, Settings};
 use driver::{Driver, Setup};
 
@@ -73,6 +75,8 @@ pub struct ConsumerDeps {
     pub tasks: Tasks,
     /// How operators reach it.
     pub control: Control,
+    /// What events are held against.
+    pub schemas: Option<Registry>,
 }
 
 /// Runs the events stage until a stop is through. The component `consumer` tells how it is doing.
@@ -81,7 +85,8 @@ pub struct ConsumerDeps {
 /// Only a fault of this program ends it; the supervisor starts it again.
 pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
     let seed = random(&*deps.ids);
-    let stage = Arc::new(EventsStage::new(deps.sink.clone(), seed));
+    let stage = EventsStage::new(deps.sink.clone(), seed).with_schemas(deps.schemas.clone());
+    let stage = Arc::new(stage);
     let topics = vec![deps.config.topics.events.as_str().into()];
     run_stage(stage, &deps, topics, &deps.config.consumer.group_id, &stop).await
 }

@@ -293,6 +293,7 @@ impl Fixture {
             health: self.health.clone(),
             tasks: tasks.clone(),
             control: self.control.clone(),
+            schemas: None,
         }
     }
 

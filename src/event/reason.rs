@@ -53,6 +53,8 @@ closed_list! {
         UnknownSchemaVersion = "unknown_schema_version",
         /// A raw event's transform cannot read it: a value is not what it needs.
         TransformError = "transform_error",
+        /// The properties do not fit the schema of the event, whose policy is `reject`.
+        SchemaViolation = "schema_violation",
         /// The store refused this row, and this row only.
         StoreRejected = "store_rejected",
     }

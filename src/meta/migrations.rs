@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0008_meter_coverage",
     "0010_transforms",
     "0020_webhooks",
+    "0030_event_schemas",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -29,6 +29,7 @@ mod meters;
 mod migrations;
 mod open;
 mod projects;
+mod schemas;
 mod sessions;
 mod settings;
 mod signing_keys;
@@ -63,6 +64,7 @@ pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use projects::{Project, Projects};
+pub use schemas::{SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
 pub use transforms::{Transform, TransformVersion, Transforms};
@@ -257,6 +259,11 @@ impl Meta {
     /// The features of a scope.
     pub fn features(&self) -> Features<'_> {
         Features(self)
+    }
+
+    /// Schemas of events.
+    pub fn schemas(&self) -> Schemas<'_> {
+        Schemas(self)
     }
 
     /// The corrections of a scope's events.

@@ -57,7 +57,7 @@ impl Texts {
 }
 
 /// The columns of text, in the order of [`COLUMNS`].
-const TEXTS: usize = 12;
+const TEXTS: usize = 13;
 
 /// Rows to be inserted together, kept as columns (about the bytes of the texts and 200 more a row).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct EventBlock {
 }
 
 /// The inserted columns that are not hot keys: name and type, in the order in which they are sent.
-pub(super) const COLUMNS: [(&str, ColumnKind); 20] = [
+pub(super) const COLUMNS: [(&str, ColumnKind); 21] = [
     ("project_id", ColumnKind::Text(0)),
     ("environment_id", ColumnKind::Text(1)),
     ("event_name", ColumnKind::Text(2)),
@@ -88,6 +88,7 @@ pub(super) const COLUMNS: [(&str, ColumnKind); 20] = [
     ("raw_event_id", ColumnKind::Text(9)),
     ("source_topic", ColumnKind::Text(10)),
     ("properties", ColumnKind::Text(11)),
+    ("schema_state", ColumnKind::Text(12)),
     ("timestamp", ColumnKind::Timestamp),
     ("received_at", ColumnKind::ReceivedAt),
     ("schema_version", ColumnKind::SchemaVersion),
@@ -152,6 +153,11 @@ impl EventBlock {
 
     /// Appends a row; the properties are read once, for the hot keys.
     pub fn push(&mut self, row: &EventRow<'_>) {
+        self.push_marked(row, "");
+    }
+
+    /// Appends a row with what its schema says of it.
+    pub fn push_marked(&mut self, row: &EventRow<'_>, schema_state: &str) {
         let texts: [&str; TEXTS] = [
             row.project_id,
             row.environment_id,
@@ -165,6 +171,7 @@ impl EventBlock {
             row.raw_event_id,
             row.source_topic,
             row.properties,
+            schema_state,
         ];
         for (column, text) in self.texts.iter_mut().zip(texts) {
             column.push(text);
@@ -295,7 +302,7 @@ pub(super) mod tests {
         let native = block.native(&used, 0, 10);
         assert_eq!(native.rows, 2);
         let names: Vec<&str> = native.column_types.keys().map(String::as_str).collect();
-        let unused = ["customer_id", "source", "raw_event_id", "version", "is_deleted"];
+        let unused = ["customer_id", "source", "raw_event_id", "schema_state", "version", "is_deleted"];
         let expected: Vec<&str> = columns()
             .filter(|(name, kind)| {
                 !unused.contains(name) && (*name == "p_price" || !matches!(kind, ColumnKind::Hot(_)))

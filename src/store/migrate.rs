@@ -4,7 +4,7 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 10] = [
+const MIGRATIONS: [(&str, &str); 13] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
@@ -18,6 +18,9 @@ const MIGRATIONS: [(&str, &str); 10] = [
         "0020_attributed_conversions",
         include_str!("../../migrations/clickhouse/0020_attributed_conversions.sql"),
     ),
+    ("0030_schema_state", include_str!("../../migrations/clickhouse/0030_schema_state.sql")),
+    ("0031_event_rollups", include_str!("../../migrations/clickhouse/0031_event_rollups.sql")),
+    ("0032_event_quality", include_str!("../../migrations/clickhouse/0032_event_quality.sql")),
 ];
 
 /// The tables that all of them make together.
@@ -32,6 +35,8 @@ pub(super) const TABLES: [&str; 10] = [
     "attributed_conversions",
     "raw_events",
     "raw_event_results",
+    "event_rollups",
+    "event_quality",
 ];
 
 impl Store {

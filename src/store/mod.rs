@@ -18,6 +18,7 @@ mod feature_usage;
 mod hot;
 mod ids;
 mod insert;
+mod metadata;
 mod migrate;
 mod offsets;
 mod persons;
@@ -54,6 +55,7 @@ pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, Dead
 pub use error::{Finding, InsertError, StoreError};
 pub use feature_usage::{AMENDED_VERSION, FeatureUsageRow, usage_version};
 pub use ids::{RecentId, RecentIds};
+pub use metadata::{BACKFILL, BareRow, MetadataCounts, OffsetSpan};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
 pub use persons::{CohortMemberRow, PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
 pub use promoted::Promoted;

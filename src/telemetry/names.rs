@@ -111,6 +111,7 @@ metrics! {
     QUERY_PATHS_DURATION = "query_paths_duration_seconds", Kind::Histogram(LATENCY), [], "Paths.";
 
     QUERY_ATTRIBUTION_DURATION = "query_attribution_duration_seconds", Kind::Histogram(LATENCY), [], "Questions for what a rule of attribution credited.";
+    SCHEMA_CHECKED = "schema_checked_total", Kind::Counter, ["outcome"], "Events held against the schema of their name, by outcome.";
 
     METERING_ROWS = "metering_rows_stored_total", Kind::Counter, [], "Rows of tracked usage that the store confirmed.";
     METERING_UNMETERED = "metering_unmetered_total", Kind::Counter, [], "System events about events that no meter counts.";

@@ -39,6 +39,10 @@ fn wrong_usage_and_wrong_configuration_are_2_and_are_told_on_stderr() {
         "dlq replay",
         "dlq discard --all",
         "lag --url nowhere",
+        "lag --for 1s",
+        "top --interval 1ms",
+        "audit --backfill",
+        "rollups build --from yesterday --to today",
         "generate --rate 0",
         "generate --duplicates 2",
         "generate --duplicates 60% --invalid 60%",
@@ -215,6 +219,11 @@ fn a_newcomer_sees_events_arrive_and_every_command_answers() {
     assert_eq!(trace["status"], "stored");
     assert!(server.ask("dlq stats")["totals"].is_object());
     assert_eq!(server.ask("dlq list"), json!([]));
+    let top = server.ask("top --once --interval 100ms");
+    let accepted = top["rates"].as_array().unwrap().iter().find(|rate| rate["name"] == "accepted").unwrap();
+    assert_eq!(accepted["total"], 2.0 * 400.0 - 2.0 * invalid as f64, "{top}");
+    assert_eq!(server.ask("audit --metadata")["complete"], true);
+    assert_eq!(server.run("lag --over 0").status.code(), Some(0));
     assert!(!server.ask("topics list").as_array().unwrap().is_empty());
     for line in ["doctor", "migrate", "topics check", "topics create", "config check"] {
         let output = server.run(line);

@@ -141,6 +141,7 @@ async fn the_list_catches_up_with_the_topic_passes_over_what_is_foreign_and_comm
         health: test.health.clone(),
         tasks: tasks.clone(),
         control: Control::default(),
+        schemas: None,
     };
     let stop = tasks.stop().clone();
     tasks.spawn("dlq_index", Policy::Shutdown, move || consumer::run_index(deps.clone(), stop.clone()));

@@ -13,10 +13,18 @@ use flexflow::lifecycle::ComponentState;
 use flexflow::meta::{AuditAction, JobState};
 use flexflow::telemetry::names;
 
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "API.md", "ARCHITECTURE.md", "RUNBOOK.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "API.md",
+    "ARCHITECTURE.md",
+    "RUNBOOK.md",
+    "DEPLOYMENT.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+];
 /// Words that begin a path of this repository.
-const FOLDERS: [&str; 7] = ["src/", "config/", "migrations/", "tests/", "benches/", ".ci/", "scripts/"];
+const FOLDERS: [&str; 8] =
+    ["src/", "config/", "migrations/", "tests/", "benches/", "deploy/", ".ci/", "scripts/"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -15,6 +15,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod dlq;
 #[cfg(test)]
 mod docs;
@@ -26,6 +28,8 @@ mod kafka;
 mod live;
 #[cfg(test)]
 mod meta_outage;
+#[cfg(test)]
+mod metadata;
 #[cfg(test)]
 mod metering;
 #[cfg(test)]
@@ -43,9 +47,15 @@ mod raw;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod rollups;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod runbook;
+#[cfg(test)]
 mod saved;
+#[cfg(test)]
+mod schemas;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

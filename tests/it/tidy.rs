@@ -20,8 +20,9 @@ const ROOMS: &[&[&str]] = &[
     &["person"],
     &["metering"],
     &["transform"],
+    &["schema"],
     &["attribution"],
-    &["capture", "consumer", "query", "reprocess", "web", "webhook"],
+    &["capture", "consumer", "query", "reprocess", "rollup", "web", "webhook"],
     &["app"],
     &["cli"],
 ];
@@ -40,6 +41,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/eventlog/kafka/"]),
     ("clap", &["src/cli/"]),
     ("reqwest", &["src/webhook/", "src/cli/"]),
+    ("croner", &["src/rollup/"]),
+    ("jsonschema", &["src/schema/"]),
+    ("ratatui", &["src/cli/top/"]),
     ("libloading", &["src/store/engine/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
 ];

@@ -7,8 +7,10 @@
 //!
 //! | table | columns |
 //! |---|---|
-//! | `events` | `event_id`, `event` (also `event_name`), `distinct_id`, `person_id`, `timestamp`, `day`, `received_at`, `properties` (JSON text), `session_id`, `source`, `customer_id` |
+//! | `events` | `event_id`, `event` (also `event_name`), `distinct_id`, `person_id`, `timestamp`, `day`, `received_at`, `properties` (JSON text), `session_id`, `source`, `customer_id`, `schema_state` |
 //! | `persons` | `id`, `distinct_ids` (at most 100), `properties` (JSON text), `first_seen`, `last_seen`, `events` |
+//! | `event_rollups` | `grain` (`hour`, `day`), `bucket`, `event`, `events`, `people`, `sessions`: as built last |
+//! | `event_quality` | `day`, `event`, `property`, `events`, `present`, `missing`, `texts`, `numbers`, `booleans`, `nulls`, `objects`, `arrays`, `drifted`, `out_of_range`, `smallest`, `greatest` |
 //!
 //! `day` stands in the table's key: a condition on it is what makes a question over a range fast.
 

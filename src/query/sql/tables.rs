@@ -16,6 +16,8 @@ pub(super) fn table(name: &str) -> Option<TableOf> {
     match name {
         "events" => Some(events),
         "persons" => Some(persons),
+        "event_rollups" => Some(rollups),
+        "event_quality" => Some(quality),
         _ => None,
     }
 }
@@ -28,9 +30,35 @@ pub(super) fn events(scope: &Scope, actors: &Actors) -> Sql {
             " AS person_id, fromUnixTimestamp64Milli(bitOr(toUnixTimestamp64Milli(events.timestamp), 0), 'UTC') AS \
              timestamp, toDate(events.timestamp) AS day, \
              fromUnixTimestamp64Milli(bitOr(toUnixTimestamp64Milli(events.received_at), 0), 'UTC') AS received_at, \
-             properties, session_id, toString(source) AS source, customer_id",
+             properties, session_id, toString(source) AS source, customer_id, toString(schema_state) AS \
+             schema_state",
         );
     statement::events(scope, View::Deduplicated, &columns).actors(actors).sql()
+}
+
+fn rollups(scope: &Scope, _: &Actors) -> Sql {
+    built(
+        "SELECT toString(grain) AS grain, bucket, toString(event_name) AS event, events, people, sessions FROM \
+         event_rollups FINAL",
+        scope,
+    )
+}
+
+fn quality(scope: &Scope, _: &Actors) -> Sql {
+    built(
+        "SELECT day, toString(event_name) AS event, property, events, present, missing, texts, numbers, booleans, nulls, \
+         objects, arrays, drifted, out_of_range, smallest, greatest FROM event_quality FINAL",
+        scope,
+    )
+}
+
+/// What the room of rollups has built of this scope.
+fn built(select: &'static str, scope: &Scope) -> Sql {
+    Sql::new(select)
+        .push(" WHERE project_id = ")
+        .arg(scope.project.as_str())
+        .push(" AND environment_id = ")
+        .arg(scope.environment.as_str())
 }
 
 pub(super) fn persons(scope: &Scope, actors: &Actors) -> Sql {

@@ -83,6 +83,11 @@ impl Process {
         Self { child, data_dir: data_dir.to_owned(), client }
     }
 
+    /// The folder it runs on.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,0 +1,30 @@
+//! Events held against their schemas on their way to the store: what capture found stands in the record; what another
+//! producer wrote is looked at here.
+
+use super::decode::{Decoded, Field, Refused};
+use crate::event::ErrorKind;
+use crate::eventlog::Record;
+use crate::schema::{Registry, Verdict};
+
+/// The header in which capture says what the schema says of the event.
+const HEADER: &str = "schema";
+
+/// Notes what the event's schema says of it.
+///
+/// # Errors
+/// It does not fit, and must.
+pub(super) fn hold(event: &mut Decoded, record: &Record, schemas: Option<&Registry>) -> Result<(), Refused> {
+    if let Some(header) = record.headers.iter().find(|header| &*header.name == HEADER) {
+        event.mark = Some(String::from_utf8_lossy(&header.value).into());
+        return Ok(());
+    }
+    let texts = event.of(record.value.as_deref().unwrap_or_default());
+    let Some(schemas) = schemas.and_then(|all| all.of(texts.text(Field::ProjectId))) else { return Ok(()) };
+    let mark = match schemas.check(texts.text(Field::EventName), texts.text(Field::Properties)) {
+        Verdict::NoSchema => return Ok(()),
+        Verdict::Fits(mark) | Verdict::Flagged(mark, _) => mark,
+        Verdict::Rejected(message) => return Err(Refused { kind: ErrorKind::SchemaViolation, message }),
+    };
+    event.mark = Some(mark.0);
+    Ok(())
+}
