@@ -18,7 +18,6 @@ use crate::dlq::{DeadLetter, Refusal};
 use crate::event::{Clock, ErrorKind, RawEvent, Scope, Timestamp};
 use crate::eventlog::{Header, LogError, NewRecord, Record, TopicId, TopicPartition};
 use crate::job::JobError;
-use crate::store::StoreError;
 use crate::telemetry::names;
 use crate::transform::{Chosen, Key, Limits, Mapped, Origin, Outcome, RAW_EVENT_ID_HEADER};
 
@@ -61,7 +60,7 @@ struct Writing {
     totals: Totals,
 }
 
-fn retry(error: StoreError) -> JobError {
+fn retry(error: impl std::fmt::Display) -> JobError {
     JobError::Retry(error.to_string())
 }
 

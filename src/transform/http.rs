@@ -203,11 +203,11 @@ async fn versions(
     if found.is_empty() {
         return Err(not_found(&id));
     }
-    let items: Vec<Value> = found.into_iter().map(shown).collect();
+    let items: Vec<Value> = found.iter().map(shown).collect();
     Ok(HttpResponse::Ok().json(json!({ "items": items })))
 }
 
-fn shown(version: TransformVersion) -> Value {
+fn shown(version: &TransformVersion) -> Value {
     json!({
         "version": version.version,
         "spec": version.spec.0,

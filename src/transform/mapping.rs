@@ -184,7 +184,8 @@ impl Mapping {
 }
 
 fn blame(place: &str, fault: Fault) -> TransformError {
-    TransformError(format!("{place}: {}", fault.0))
+    let Fault(reason) = fault;
+    TransformError(format!("{place}: {reason}"))
 }
 
 impl Require {

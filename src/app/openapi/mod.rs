@@ -1,6 +1,7 @@
 //! The contract: every route as an OpenAPI 3.1 document, and as a page that asks nobody else for anything.
 
 mod page;
+mod raw_routes;
 mod routes;
 
 use serde_json::{Map, Value, json};

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use super::raw_routes;
 use crate::web::SCREENS;
 
 /// Who may ask a route.
@@ -73,7 +74,7 @@ pub struct Route {
     pub summary: &'static str,
 }
 
-type Row = (&'static str, &'static str, Class, Body, u16, &'static str);
+pub(super) type Row = (&'static str, &'static str, Class, Body, u16, &'static str);
 
 const NAME: Body = Body::Fields("name:string!");
 const EVENTS: Body = Body::Json("one event, an array of them, or {\"batch\":[…]}");
@@ -83,12 +84,6 @@ const RULE: Body = Body::Fields(
     "name:string! sources:string[]! target:string! join:object! look_back:string! model:string! dimension:string \
      value:string environment_id:string",
 );
-const REPROCESS: Body = Body::Fields(
-    "external_customer_id:string external_customer_ids:string[] event_name:string event_names:string[] \
-     event_id:string event_ids:string[] start_date:string! end_date:string batch_size:integer \
-     sample_percent:number parallelism:integer dry_run:boolean environment_id:string",
-);
-const TRANSFORM: Body = Body::Fields("name:string spec:object toml:string environment_id:string");
 const METERING: Body = Body::Json("as FlexPrice's SDKs send it");
 
 /// Routes of surfaces that have one address each.
@@ -329,29 +324,6 @@ const ROWS: &[Row] = &[
         200,
         "Go on with one that failed or was cancelled",
     ),
-    ("GET", "/api/transforms", Class::Query, Body::None, 200, "Transforms of raw events"),
-    ("POST", "/api/transforms", Class::Admin, TRANSFORM, 201, "Make a transform"),
-    (
-        "POST",
-        "/api/transforms/test",
-        Class::Query,
-        Body::Fields(
-            "spec:object toml:string transform_id:string version:integer samples:object[]! environment_id:string",
-        ),
-        200,
-        "Try a transform on samples",
-    ),
-    ("GET", "/api/transforms/{transform_id}", Class::Query, Body::None, 200, "One transform"),
-    (
-        "PUT",
-        "/api/transforms/{transform_id}",
-        Class::Admin,
-        TRANSFORM,
-        200,
-        "Change it: make its next version",
-    ),
-    ("DELETE", "/api/transforms/{transform_id}", Class::Admin, Body::None, 200, "Delete it"),
-    ("GET", "/api/transforms/{transform_id}/versions", Class::Query, Body::None, 200, "Its versions"),
     ("GET", "/api/ops/components", Class::Admin, Body::None, 200, "The state of every component"),
     ("GET", "/api/ops/topics", Class::Admin, Body::None, 200, "Topics with their offsets"),
     ("POST", "/api/ops/topics/create", Class::Admin, Body::None, 200, "Create those that are missing"),
@@ -564,50 +536,6 @@ const ROWS: &[Row] = &[
 const VERSIONED: &[Row] = &[
     ("POST", "/v1/events", Class::Ingest, METERING, 202, "Send one event"),
     ("POST", "/v1/events/bulk", Class::Ingest, METERING, 202, "Send events"),
-    (
-        "POST",
-        "/v1/events/raw/bulk",
-        Class::Ingest,
-        METERING,
-        202,
-        "Send raw events: payloads to be transformed",
-    ),
-    (
-        "GET",
-        "/v1/events/raw/list",
-        Class::Query,
-        Body::None,
-        200,
-        "Raw events with what became of each, in pages",
-    ),
-    ("POST", "/v1/events/raw/reprocess", Class::Admin, REPROCESS, 200, "Reprocess raw events"),
-    (
-        "GET",
-        "/v1/events/raw/reprocess",
-        Class::Admin,
-        Body::None,
-        200,
-        "Reprocess jobs, newest first, in pages",
-    ),
-    ("POST", "/v1/events/raw/reprocess/all", Class::Admin, REPROCESS, 200, "Reprocess raw events"),
-    (
-        "POST",
-        "/v1/events/raw/reprocess/pending",
-        Class::Admin,
-        REPROCESS,
-        200,
-        "Reprocess raw events whose events are not stored",
-    ),
-    ("GET", "/v1/events/raw/reprocess/{workflow_id}", Class::Admin, Body::None, 200, "One reprocess job"),
-    ("POST", "/v1/events/raw/reprocess/{workflow_id}/cancel", Class::Admin, Body::None, 200, "Ask it to end"),
-    (
-        "POST",
-        "/v1/events/raw/reprocess/{workflow_id}/resume",
-        Class::Admin,
-        Body::None,
-        200,
-        "Go on with one that failed or was cancelled",
-    ),
     ("GET", "/v1/events", Class::Query, Body::None, 200, "Events, in pages"),
     ("POST", "/v1/events/query", Class::Query, METERING, 200, "Events, in pages"),
     ("POST", "/v1/events/list", Class::Query, METERING, 200, "Events, in pages"),
@@ -659,9 +587,10 @@ pub fn routes() -> Vec<Route> {
         let (method, _, class, body, status, summary) = *row;
         Route { method, path, class, body, status, summary }
     };
-    let plain = ROWS.iter().map(|row| route(row, row.1.into()));
+    let plain = ROWS.iter().chain(raw_routes::ROWS).map(|row| route(row, row.1.into()));
     let versioned = VERSIONED
         .iter()
+        .chain(raw_routes::VERSIONED)
         .flat_map(|row| [route(row, row.1.into()), route(row, format!("/api{}", row.1).into())]);
     let page = |path: String| {
         let summary = "The page";
