@@ -1,9 +1,9 @@
 //! What may be typed: every command, flag and limit, with the words of `--help`.
 
 pub(super) mod people;
-pub(super) mod webhooks;
 pub(super) mod rollups;
 pub(super) mod status;
+pub(super) mod webhooks;
 
 use std::path::PathBuf;
 use std::str::FromStr;

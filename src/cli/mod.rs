@@ -20,8 +20,8 @@ mod settings;
 mod status;
 #[cfg(test)]
 mod tests;
-mod webhooks;
 mod top;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
