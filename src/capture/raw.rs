@@ -182,7 +182,15 @@ impl Taken<'_> {
     fn seal(self) -> Sealed {
         let bytes = self.sealed.iter().map(|(_, record)| record.bytes()).sum();
         let (drafted, records) = self.sealed.into_iter().unzip();
-        Sealed { records, drafted, rejected: self.rejected, clamped: 0, mismatch: None, bytes }
+        Sealed {
+            records,
+            drafted,
+            rejected: self.rejected,
+            flagged: Vec::new(),
+            clamped: 0,
+            mismatch: None,
+            bytes,
+        }
     }
 }
 

@@ -254,11 +254,13 @@ mod tests {
     use super::super::{Compatibility, compile};
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "it is called with what json! makes")]
     fn object(properties: Value, required: &[&str]) -> Value {
         json!({ "type": "object", "properties": properties, "required": required })
     }
 
     /// From, to, and whether the change is backward and forward compatible.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn table() -> Vec<(&'static str, Value, Value, bool, bool)> {
         let price = || object(json!({"price": {"type": "number"}}), &["price"]);
         let named = |schema: Value| object(json!({ "x": schema }), &[]);

@@ -188,23 +188,29 @@ async fn delete(
     Ok(HttpResponse::Ok().json(json!({ "deleted": id.as_str() })))
 }
 
-/// Reads the next definition and holds it against the newest version.
+/// Reads the next definition.
 async fn next(
     request: &HttpRequest,
     payload: Payload,
     limits: BodyLimits,
     registry: &Registry,
-    (schema, versions): &(SchemaRow, Vec<SchemaVersion>),
-) -> Result<(Value, Vec<String>), Problem> {
+) -> Result<Value, Problem> {
     let next: Next = strict::json(&body::read(payload, request, limits).await?)?;
     check_definition(&next.definition, bytes_max(registry)).map_err(definition_problem)?;
+    Ok(next.definition)
+}
+
+/// Holds a definition against the newest version.
+fn breaches(
+    definition: &Value,
+    (schema, versions): &(SchemaRow, Vec<SchemaVersion>),
+) -> Result<Vec<String>, Problem> {
     let rule: Compatibility =
         serde_json::from_value(Value::from(schema.compatibility.as_str())).map_err(Problem::internal)?;
-    let breaches = match versions.last() {
-        Some(latest) => rule.breaches(&latest.definition.0, &next.definition),
+    Ok(match versions.last() {
+        Some(latest) => rule.breaches(&latest.definition.0, definition),
         None => Vec::new(),
-    };
-    Ok((next.definition, breaches))
+    })
 }
 
 async fn check(
@@ -215,8 +221,9 @@ async fn check(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = authorize(&request, Permission::Query, true).await?;
+    let definition = next(&request, payload, **limits, &registry).await?;
     let was = existing(&registry, &access, &id).await?;
-    let (_, breaches) = next(&request, payload, **limits, &registry, &was).await?;
+    let breaches = breaches(&definition, &was)?;
     Ok(HttpResponse::Ok().json(json!({ "compatible": breaches.is_empty(), "breaches": breaches })))
 }
 
@@ -228,8 +235,9 @@ async fn add_version(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = authorize(&request, Permission::Admin, true).await?;
+    let definition = next(&request, payload, **limits, &registry).await?;
     let was = existing(&registry, &access, &id).await?;
-    let (definition, breaches) = next(&request, payload, **limits, &registry, &was).await?;
+    let breaches = breaches(&definition, &was)?;
     if !breaches.is_empty() {
         let rule = &was.0.compatibility;
         let message = format!("this change is not compatible ({rule}): {}", breaches.join("; "));

@@ -24,7 +24,7 @@ const MIGRATIONS: [(&str, &str); 13] = [
 ];
 
 /// The tables that all of them make together.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 12] = [
     "events",
     "events_dlq",
     "person_edges",

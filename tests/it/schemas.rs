@@ -75,7 +75,19 @@ async fn events_are_held_against_the_schema_of_their_name(log: Log) {
     assert_eq!(rejected.len(), 2, "{answer}");
     assert!(rejected.iter().all(|one| one["field"] == "properties"), "{answer}");
 
-    // Another producer's record becomes a dead letter with its own reason.
+    another_producer(&sandbox).await;
+
+    let deleted = client.http.delete(format!("{}{path}", client.url)).bearer_auth(&client.operator_token);
+    assert_eq!(deleted.send().await.unwrap().status().as_u16(), 200);
+    let (_, answer) =
+        client.capture(&json!({"event": "buy", "distinct_id": "ada", "properties": {"price": true}})).await;
+    assert_eq!((&answer["accepted"], &answer["flagged"]), (&json!(1), &Value::Null), "{answer}");
+    sandbox.stop().await;
+}
+
+/// Another producer's record becomes a dead letter with its own reason.
+async fn another_producer(sandbox: &Sandbox) {
+    let client = &sandbox.client;
     let scope = sandbox.running.first_run().unwrap();
     let record = |id: &str, price: Value| {
         NewRecord {
@@ -106,15 +118,8 @@ async fn events_are_held_against_the_schema_of_their_name(log: Log) {
     .await;
     assert_eq!(found["error_kind"], "schema_violation", "{found}");
     assert_eq!(
-        states(&sandbox).await,
+        states(sandbox).await,
         json!([["1", "1"], ["2", "flagged 1"], ["3", ""], ["4", "2"], ["8", "2"]])
     );
     assert_eq!(client.audit().await["balanced"], true);
-
-    let deleted = client.http.delete(format!("{}{path}", client.url)).bearer_auth(&client.operator_token);
-    assert_eq!(deleted.send().await.unwrap().status().as_u16(), 200);
-    let (_, answer) =
-        client.capture(&json!({"event": "buy", "distinct_id": "ada", "properties": {"price": true}})).await;
-    assert_eq!((&answer["accepted"], &answer["flagged"]), (&json!(1), &Value::Null), "{answer}");
-    sandbox.stop().await;
 }

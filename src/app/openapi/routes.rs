@@ -84,6 +84,7 @@ const RULE: Body = Body::Fields(
     "name:string! sources:string[]! target:string! join:object! look_back:string! model:string! dimension:string \
      value:string environment_id:string",
 );
+const DEFINITION: Body = Body::Fields("definition:object!");
 const METERING: Body = Body::Json("as FlexPrice's SDKs send it");
 
 /// Routes of surfaces that have one address each.
@@ -288,22 +289,8 @@ const ROWS: &[Row] = &[
         "Change what the next version has to be, and what happens to events that do not fit",
     ),
     ("DELETE", "/api/schemas/{schema_id}", Class::Admin, Body::None, 200, "Delete it with its versions"),
-    (
-        "POST",
-        "/api/schemas/{schema_id}/versions",
-        Class::Admin,
-        Body::Fields("definition:object!"),
-        201,
-        "Make the next version, if it is compatible",
-    ),
-    (
-        "POST",
-        "/api/schemas/{schema_id}/check",
-        Class::Query,
-        Body::Fields("definition:object!"),
-        200,
-        "Would it be compatible?",
-    ),
+    ("POST", "/api/schemas/{schema_id}/versions", Class::Admin, DEFINITION, 201, "Make the next version"),
+    ("POST", "/api/schemas/{schema_id}/check", Class::Query, DEFINITION, 200, "Would it be compatible?"),
     ("GET", "/api/rollups", Class::Query, Body::None, 200, "Hourly and daily counts: what there is"),
     (
         "POST",
