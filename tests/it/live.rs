@@ -140,14 +140,16 @@ async fn a_stream_tells_each_arriving_event_of_its_scope_and_filters_once() {
     })
     .await;
 
-    let stopping = tokio::spawn(app.stop());
-    let mut ends = Vec::new();
-    while let Some((kind, data)) = all.next().await {
-        ends.push((kind, data));
-    }
+    let reading = async {
+        let mut ends = Vec::new();
+        while let Some((kind, data)) = all.next().await {
+            ends.push((kind, data));
+        }
+        ends
+    };
+    let ((), mut ends) = tokio::join!(Box::pin(app.stop()), reading);
     ends.retain(|(kind, _)| kind != "heartbeat");
     assert_eq!(ends, [("end".to_owned(), json!({"reason": "drain"}))]);
-    stopping.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(settings: &[(&str, &str)]) -> Self {
         let all = [&SETTINGS, settings].concat();
-        let app = Sandbox::with(&all).await;
+        let app = Box::pin(Sandbox::with(&all)).await;
         let browser = Browser::open(&app.client.url).await;
         let first = app.running.first_run().unwrap();
         let (email, password) = (first.email.clone().unwrap(), first.password.clone().unwrap());
@@ -48,7 +48,7 @@ impl Stage {
 
     /// With the printed administrator logged in.
     pub(crate) async fn logged_in(settings: &[(&str, &str)]) -> Self {
-        let stage = Self::set(settings).await;
+        let stage = Box::pin(Self::set(settings)).await;
         stage.browser.goto("/").await;
         stage.browser.log_in(&stage.email, &stage.password).await;
         stage

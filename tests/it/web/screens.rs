@@ -31,6 +31,7 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one walk through the screens, in the order of a person's day")]
 async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     let stage = Stage::set(&[]).await;
     let browser = &stage.browser;
@@ -136,6 +137,7 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one walk through the screens, in the order of a person's day")]
 async fn operators_see_what_is_stuck_and_mend_it() {
     let stage = Stage::logged_in(&[]).await;
     let browser = &stage.browser;
