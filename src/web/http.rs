@@ -59,19 +59,21 @@ fn send(request: &HttpRequest, file: &File, mut answer: actix_web::HttpResponseB
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
         .insert_header((header::VARY, "Accept-Encoding"));
-    if takes_gzip(request) {
-        answer.insert_header((header::CONTENT_ENCODING, "gzip"));
-        return answer.body(file.packed.clone());
+    for (name, packed) in [("br", File::brotli as fn(&File) -> bytes::Bytes), ("gzip", File::gzip)] {
+        if takes(request, name) {
+            return answer.insert_header((header::CONTENT_ENCODING, name)).body(packed(file));
+        }
     }
     answer.body(file.plain.clone())
 }
 
-fn takes_gzip(request: &HttpRequest) -> bool {
+/// Does the client take this encoding?
+fn takes(request: &HttpRequest, encoding: &str) -> bool {
     let accepted = request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| {
         accepted.split(',').any(|one| {
             let (name, quality) = one.split_once(';').unwrap_or((one, ""));
-            name.trim().eq_ignore_ascii_case("gzip") && quality.replace(' ', "") != "q=0"
+            name.trim().eq_ignore_ascii_case(encoding) && quality.replace(' ', "") != "q=0"
         })
     })
 }

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -46,12 +46,13 @@ pub struct Site {
     files: BTreeMap<String, File>,
 }
 
-/// A file as it is served.
+/// A file as it is served; packed when it is first asked for so.
 #[derive(Debug)]
 pub struct File {
     kind: &'static str,
     plain: Bytes,
-    packed: Bytes,
+    gzip: OnceLock<Bytes>,
+    brotli: OnceLock<Bytes>,
 }
 
 /// The page, as it is now. Cheap to clone.
@@ -131,11 +132,14 @@ impl Site {
         let (version, mut contents) = contents()?;
         let index = contents.remove("index.html").ok_or_else(|| anyhow::anyhow!("web/index.html is gone"))?;
         let index = String::from_utf8(index.into_owned())?.replace("\"/web/", &format!("\"/web/{version}/"));
-        let index = File::new("index.html", index.into_bytes())?;
+        let index = File::new("index.html", index.into_bytes());
         let files = contents
             .into_iter()
-            .map(|(name, content)| Ok((name.clone(), File::new(&name, content.into_owned())?)))
-            .collect::<anyhow::Result<_>>()?;
+            .map(|(name, content)| {
+                let file = File::new(&name, content.into_owned());
+                (name, file)
+            })
+            .collect();
         Ok(Self { version, index, files })
     }
 
@@ -149,22 +153,41 @@ impl Site {
         &self.files
     }
 
-    /// What all of it weighs on its way to a browser.
+    /// What all of its code weighs on its way to a browser.
     pub fn packed_bytes(&self) -> usize {
-        self.index.packed.len() + self.files.values().map(|file| file.packed.len()).sum::<usize>()
+        let code = self.files.iter().filter(|(name, _)| !name.ends_with("LICENSE")).map(|(_, file)| file);
+        code.chain([&self.index]).map(|file| file.brotli().len()).sum()
     }
 }
 
 impl File {
-    fn new(name: &str, plain: Vec<u8>) -> anyhow::Result<Self> {
-        let mut packer = GzEncoder::new(Vec::new(), Compression::best());
-        packer.write_all(&plain)?;
-        Ok(Self { kind: kind(name), packed: packer.finish()?.into(), plain: plain.into() })
+    fn new(name: &str, plain: Vec<u8>) -> Self {
+        Self { kind: kind(name), plain: plain.into(), gzip: OnceLock::new(), brotli: OnceLock::new() }
     }
 
     /// As it is written.
     pub fn plain(&self) -> &[u8] {
         &self.plain
+    }
+
+    /// Smaller, for every client.
+    fn gzip(&self) -> Bytes {
+        let pack = || {
+            let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+            let packed = packer.write_all(&self.plain).and_then(|()| packer.finish());
+            packed.map_or_else(|_| self.plain.clone(), Bytes::from)
+        };
+        self.gzip.get_or_init(pack).clone()
+    }
+
+    /// Smallest, for browsers: they take it over TLS, and from their own machine.
+    fn brotli(&self) -> Bytes {
+        let pack = || {
+            let (mut packed, params) = (Vec::new(), brotli::enc::BrotliEncoderParams::default());
+            let done = brotli::BrotliCompress(&mut &*self.plain, &mut packed, &params);
+            done.map_or_else(|_| self.plain.clone(), |_| packed.into())
+        };
+        self.brotli.get_or_init(pack).clone()
     }
 }
 
