@@ -7,7 +7,7 @@
 //! | `'text'`, `12.5`, `true`, `false`, `null` | itself (`''` inside of a text is one quote) |
 //! | `a + b`, `-`, `*`, `/`, `%` | exact decimals; a quotient is rounded at 18 digits |
 //! | `==`, `!=`, `<`, `<=`, `>`, `>=`, `and`, `or`, `not` | comparisons and conditions; nothing equals null |
-//! | `name(a, b)` | a function, see [`Function`](super::function::Function) |
+//! | `name(a, b)` | a function, see [`Function`] |
 
 use chrono::format::{Item, StrftimeItems};
 
