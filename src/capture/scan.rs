@@ -5,6 +5,8 @@
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::event::number_length;
+
 /// Nesting that is refused anywhere, also in fields that are ignored.
 const DEPTH_MAX: usize = 512;
 
@@ -240,40 +242,13 @@ impl<'a> Scanner<'a> {
             Some(b'f') if rest.starts_with(b"false") => 5,
             Some(b'n') if rest.starts_with(b"null") => 4,
             Some(b'-' | b'0'..=b'9') => {
-                number(rest).ok_or_else(|| self.syntax("a number is not as JSON writes one"))?
+                number_length(rest).ok_or_else(|| self.syntax("a number is not as JSON writes one"))?
             }
             _ => return Err(self.syntax("expected a value")),
         };
         self.at += length;
         Ok(())
     }
-}
-
-/// The length of the number that `text` begins with, however large it is.
-fn number(text: &[u8]) -> Option<usize> {
-    let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let mut at = usize::from(text[0] == b'-');
-    let whole = digits(at);
-    if whole == 0 || (whole > 1 && text[at] == b'0') {
-        return None;
-    }
-    at += whole;
-    if text.get(at) == Some(&b'.') {
-        let fraction = digits(at + 1);
-        if fraction == 0 {
-            return None;
-        }
-        at += 1 + fraction;
-    }
-    if matches!(text.get(at), Some(b'e' | b'E')) {
-        at += 1 + usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
-        let exponent = digits(at);
-        if exponent == 0 {
-            return None;
-        }
-        at += exponent;
-    }
-    Some(at)
 }
 
 fn has_repeated(keys: &mut [u64]) -> bool {

@@ -9,16 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::RowRef;
 use super::decode::{Decoded, Field, Refused, decode};
 use super::sink::Sink;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
 use crate::attribution::{Attribution, AttributionError, Taken};
-use crate::event::{Scope, Timestamp};
-use crate::eventlog::{Record, TopicId, TopicPartition};
+use crate::event::Scope;
+use crate::eventlog::Record;
 use crate::lifecycle::Stop;
 use crate::store::{InsertError, StoreError};
 
@@ -35,7 +34,7 @@ pub enum PostProcessingLane {
 }
 
 /// See the [module](self).
-pub struct AttributionStage {
+pub(super) struct AttributionStage {
     name: &'static str,
     attribution: Attribution,
     sink: Arc<dyn Sink>,
@@ -136,17 +135,8 @@ impl Stage for AttributionStage {
         MAPPER_VERSION
     }
 
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
     fn read(&self, record: &Record) -> Result<Read<()>, Refused> {
-        let id = IdHash(u128::from(record.offset.cast_unsigned()));
-        Ok(Read { row: (), id, remember: false, received_at: record.timestamp })
+        Ok(Read::by_offset((), record))
     }
 
     async fn insert(
@@ -156,34 +146,12 @@ impl Stage for AttributionStage {
         _: &str,
     ) -> Result<(), InsertError> {
         self.take(batch, rows).await.map_err(|error| match error {
-            // What is refused here was made here: no record is to blame, so none becomes a dead letter.
-            AttributionError::Insert(InsertError::Rejected(message)) => {
-                InsertError::Schema { message, cure: "flexflow doctor" }
-            }
-            AttributionError::Insert(error) => error,
+            AttributionError::Insert(error) => error.of_derived_rows(),
             AttributionError::Store(StoreError::Schema { message, cure }) => {
                 InsertError::Schema { message, cure }
             }
             other => InsertError::Unavailable(other.to_string()),
         })
-    }
-
-    async fn stored_offsets(
-        &self,
-        _: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        // What is read again is computed again, to the same rows.
-        Ok(BTreeMap::new())
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

@@ -11,12 +11,12 @@ use super::core::{FetchPosition, IdHash, RowRef, StoredId};
 use super::decode::{Decoded, Field, Refused, decode};
 use super::reprocessed::version_of;
 use super::sink::Sink;
-use super::stage::{Read, Stage, StageBatch};
+use super::stage::{Read, Stage, StageBatch, by_partition, ranges};
 use crate::event::Timestamp;
 use crate::eventlog::{Header, Record, TopicId, TopicPartition};
 use crate::person::{Said, Saying};
 use crate::schema::Registry;
-use crate::store::{EventBlock, EventRow, InsertError, StoreError, StoredRange};
+use crate::store::{EventBlock, EventRow, InsertError, StoreError};
 use crate::transform::RAW_EVENT_ID_HEADER;
 
 /// Counts up whenever [`decode`] or [`EventsStage::block`] makes another row of the same record.
@@ -25,7 +25,7 @@ const MAPPER_VERSION: u32 = 2;
 const BUILD_HERE_ROWS_MAX: usize = 500;
 
 /// See the [module](self).
-pub struct EventsStage {
+pub(super) struct EventsStage {
     sink: Arc<dyn Sink>,
     /// Of the id hashes: this process's own.
     seed: u64,
@@ -36,7 +36,7 @@ pub struct EventsStage {
 }
 
 impl EventsStage {
-    pub fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
+    pub(super) fn new(sink: Arc<dyn Sink>, seed: u64) -> Self {
         Self { sink, seed, reprocessed: false, schemas: None }
     }
 
@@ -46,7 +46,7 @@ impl EventsStage {
     }
 
     /// The same, holding events against their schemas.
-    pub fn with_schemas(self, schemas: Option<Registry>) -> Self {
+    pub(super) fn with_schemas(self, schemas: Option<Registry>) -> Self {
         Self { schemas, ..self }
     }
 
@@ -126,6 +126,10 @@ impl Stage for EventsStage {
         true
     }
 
+    fn makes_events_visible(&self) -> bool {
+        true
+    }
+
     fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
         let mut event = decode(record)?;
         super::schemas::hold(&mut event, record, self.schemas.as_ref())?;
@@ -167,17 +171,7 @@ impl Stage for EventsStage {
         &self,
         from: &[FetchPosition],
     ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        let ranges: Vec<StoredRange> = from
-            .iter()
-            .map(|position| StoredRange {
-                topic: position.topic_partition.topic.to_string(),
-                topic_id: position.topic_id.0,
-                partition: position.topic_partition.partition,
-                from_offset: position.offset,
-            })
-            .collect();
-        let found = self.sink.stored_offsets(&ranges).await?;
-        Ok(found.into_iter().map(|s| (TopicPartition::new(s.topic, s.partition), s.offsets)).collect())
+        Ok(by_partition(self.sink.stored_offsets(&ranges(from)).await?))
     }
 
     async fn recent_ids(

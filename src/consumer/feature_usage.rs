@@ -5,7 +5,7 @@
 //! An event that no meter of its scope counts is told of as system event `event.unmetered`, once a name in
 //! `metering.unmetered_interval`. Telling is best effort: it holds nothing up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::{IdHash, RowRef, StoredId};
 use super::decode::{Decoded, Field, Refused, decode};
 use super::events::EventsStage;
 use super::reprocessed::version_of;
@@ -35,7 +35,7 @@ const MAPPER_VERSION: u32 = 1;
 const TOLD_MAX: u64 = 100_000;
 
 /// See the [module](self).
-pub struct FeatureUsageStage {
+pub(super) struct FeatureUsageStage {
     store: Store,
     metering: Metering,
     /// For the id window, which is the same as that of events.
@@ -49,7 +49,7 @@ pub struct FeatureUsageStage {
 
 /// A record as this stage reads it.
 #[derive(Debug)]
-pub enum UsageRecord {
+pub(super) enum UsageRecord {
     Event(Box<Decoded>),
     /// Refused by the events stage.
     Unreadable,
@@ -210,10 +210,6 @@ impl Stage for FeatureUsageStage {
         false
     }
 
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
     fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         // What the events stage refuses counts nowhere.
@@ -246,23 +242,11 @@ impl Stage for FeatureUsageStage {
         let (found, unmetered) = self.rows(batch, rows).await?;
         if !found.is_empty() {
             let inserted = self.store.insert_feature_usage(&found, token).await;
-            // What is refused here was made here: no record is to blame, so none becomes a dead letter.
-            inserted.map_err(|error| match error {
-                InsertError::Rejected(message) => InsertError::Schema { message, cure: "flexflow doctor" },
-                other => other,
-            })?;
+            inserted.map_err(InsertError::of_derived_rows)?;
             names::METERING_ROWS.counter(&[]).increment(found.len() as u64);
         }
         self.unmetered.tell(unmetered).await;
         Ok(())
-    }
-
-    async fn stored_offsets(
-        &self,
-        _: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        // Most events make no row, so offsets tell nothing; what is read again makes the same rows under the same keys.
-        Ok(BTreeMap::new())
     }
 
     async fn recent_ids(

@@ -4,31 +4,28 @@
 //! of a dead letter would come round again: what is no dead letter is passed over, and one that the store refuses by
 //! itself is left out of the list, both with a line in the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::RowRef;
 use super::decode::Refused;
 use super::sink::Sink;
 use super::stage::{Read, Stage, StageBatch};
 use crate::dlq::{self, DeadLetter};
-use crate::event::Timestamp;
-use crate::eventlog::{Position, Record, TopicId, TopicPartition};
+use crate::eventlog::{Position, Record};
 use crate::store::{DeadLetterRow, InsertError, StoreError};
 
 /// Counts up whenever [`dlq::index_row`] makes another row of the same dead letter.
 const MAPPER_VERSION: u32 = 1;
 
-/// See the [module](self).
-pub struct IndexStage {
+/// See the [module](self). Listing one again changes nothing: of an origin the row with the highest version counts.
+pub(super) struct IndexStage {
     sink: Arc<dyn Sink>,
 }
 
 impl IndexStage {
-    pub fn new(sink: Arc<dyn Sink>) -> Self {
+    pub(super) fn new(sink: Arc<dyn Sink>) -> Self {
         Self { sink }
     }
 }
@@ -50,14 +47,6 @@ impl Stage for IndexStage {
         MAPPER_VERSION
     }
 
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
     fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused> {
         let row = match DeadLetter::from_record(record) {
             Ok(letter) => Some(Box::new(letter)),
@@ -66,9 +55,7 @@ impl Stage for IndexStage {
                 None
             }
         };
-        // Offsets name dead letters already; the insert token needs no more.
-        let id = IdHash(u128::from(record.offset.cast_unsigned()));
-        Ok(Read { row, id, remember: false, received_at: record.timestamp })
+        Ok(Read::by_offset(row, record))
     }
 
     async fn insert(
@@ -103,24 +90,6 @@ impl Stage for IndexStage {
             }
             outcome => outcome,
         }
-    }
-
-    /// Listing one again changes nothing: of an origin the row with the highest version counts.
-    async fn stored_offsets(
-        &self,
-        _: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        Ok(BTreeMap::new())
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

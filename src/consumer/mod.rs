@@ -37,21 +37,17 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use attribution::{AttributionStage, PostProcessingLane, run as run_attribution};
+pub use attribution::{PostProcessingLane, run as run_attribution};
 pub use control::{Control, NotStopped};
 pub use decode::{Decoded, Field, Refused, decode};
-pub use events::EventsStage;
-pub use feature_usage::{FeatureUsageStage, run as run_feature_usage};
-pub use index::IndexStage;
-pub use publish::{PublishStage, run as run_publish};
-pub use raw::{RawStage, run as run_raw};
-pub use reprocessed::{
-    ReprocessedStage, ReprocessedUsageStage, reprocessed_usage_group, run as run_reprocessed,
-    run_usage as run_reprocessed_usage,
-};
+
+pub use feature_usage::run as run_feature_usage;
+pub use publish::run as run_publish;
+pub use raw::run as run_raw;
+pub use reprocessed::{reprocessed_usage_group, run as run_reprocessed, run_usage as run_reprocessed_usage};
 pub use sink::{IdStream, Sink, Warehouse};
 pub use stage::{Payload, Read, Stage, StageBatch};
-pub use webhooks::{WebhookStage, run as run_webhooks};
+pub use webhooks::run as run_webhooks;
 
 use crate::config::Config;
 use crate::dlq::index_group;
@@ -61,6 +57,8 @@ use crate::lifecycle::{Health, Stop, Tasks};
 use crate::schema::Registry;
 use core::{FloodLimits, Settings};
 use driver::{Driver, Setup};
+use events::EventsStage;
+use index::IndexStage;
 
 /// What the consumer works with.
 #[derive(Clone)]

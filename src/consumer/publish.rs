@@ -13,14 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::RowRef;
 use super::decode::{Refused, decode};
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
-use crate::event::{Clock, Timestamp};
+use crate::event::Clock;
 use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicId, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::store::{InsertError, StoreError};
@@ -36,7 +35,7 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 const FAILED: &str = "Failed to publish event to post-processing service";
 
 /// See the [module](self).
-pub struct PublishStage {
+pub(super) struct PublishStage {
     log: Arc<dyn EventLog>,
     clock: Arc<dyn Clock>,
     topic: Arc<str>,
@@ -174,23 +173,13 @@ impl Stage for PublishStage {
         MAPPER_VERSION
     }
 
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
     fn accounts(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
         false
     }
 
     fn read(&self, record: &Record) -> Result<Read<bool>, Refused> {
         // Refused ones are the events stage's business.
-        let row = decode(record).is_ok();
-        let id = IdHash(u128::from(record.offset.cast_unsigned()));
-        Ok(Read { row, id, remember: false, received_at: record.timestamp })
+        Ok(Read::by_offset(decode(record).is_ok(), record))
     }
 
     async fn insert(
@@ -224,23 +213,6 @@ impl Stage for PublishStage {
                 Err(InsertError::Unavailable(error.to_string()))
             }
         }
-    }
-
-    async fn stored_offsets(
-        &self,
-        _: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        Ok(BTreeMap::new())
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
     }
 
     /// Is the topic there?

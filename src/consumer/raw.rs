@@ -10,17 +10,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::{FetchPosition, IdHash, RowRef};
 use super::decode::Refused;
-use super::stage::{Read, Stage, StageBatch};
+use super::stage::{Read, Stage, StageBatch, by_partition, ranges};
 use super::{ConsumerDeps, dead_letter_bytes_max, random};
 use crate::dlq::{DeadLetter, Refusal};
 use crate::event::{Clock, ErrorKind, RawEvent, Scope, Timestamp};
-use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicId, TopicPartition};
+use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicPartition};
 use crate::lifecycle::Stop;
-use crate::store::{InsertError, RawEventRow, RawKey, RawResultRow, Store, StoreError, StoredRange};
+use crate::store::{InsertError, RawEventRow, RawKey, RawResultRow, Store, StoreError};
 use crate::telemetry::names;
 use crate::transform::{Chosen, Key, Limits, Mapped, Origin, Outcome, Transforms};
 
@@ -30,7 +29,7 @@ const MAPPER_VERSION: u32 = 1;
 const PRODUCER: &str = "raw";
 
 /// See the [module](self).
-pub struct RawStage {
+pub(super) struct RawStage {
     store: Store,
     transforms: Transforms,
     log: Arc<dyn EventLog>,
@@ -43,7 +42,7 @@ pub struct RawStage {
 
 /// A raw event as it was read from its record.
 #[derive(Clone, Debug)]
-pub struct RawRecord {
+pub(super) struct RawRecord {
     scope: Scope,
     id: String,
     external_customer_id: String,
@@ -360,14 +359,6 @@ impl Stage for RawStage {
     }
 
     /// One that was dropped may come again, mended, under its id: events have a window of their own.
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
     fn read(&self, record: &Record) -> Result<Read<RawRecord>, Refused> {
         let row = read(record)?;
         let scope = &row.scope;
@@ -390,12 +381,7 @@ impl Stage for RawStage {
         let mut judged = self.judge(batch, rows).await?;
         self.publish(batch, &mut judged).await?;
         self.bury(batch, &judged).await?;
-        let noted = self.note(batch, &judged).await;
-        // What is refused here was made here: no record is to blame, so none becomes a dead letter.
-        noted.map_err(|error| match error {
-            InsertError::Rejected(message) => InsertError::Schema { message, cure: "flexflow doctor" },
-            other => other,
-        })?;
+        self.note(batch, &judged).await.map_err(InsertError::of_derived_rows)?;
         show(batch, &judged);
         Ok(())
     }
@@ -404,27 +390,7 @@ impl Stage for RawStage {
         &self,
         from: &[FetchPosition],
     ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        let ranges: Vec<StoredRange> = from
-            .iter()
-            .map(|position| StoredRange {
-                topic: position.topic_partition.topic.to_string(),
-                topic_id: position.topic_id.0,
-                partition: position.topic_partition.partition,
-                from_offset: position.offset,
-            })
-            .collect();
-        let found = self.store.stored_raw_offsets(&ranges).await?;
-        Ok(found.into_iter().map(|s| (TopicPartition::new(s.topic, s.partition), s.offsets)).collect())
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
+        Ok(by_partition(self.store.stored_raw_offsets(&ranges(from)).await?))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

@@ -9,24 +9,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
-use super::core::{FetchPosition, RowRef, StoredId};
-use super::decode::{Decoded, Refused};
+use super::core::{FetchPosition, RowRef};
+use super::decode::Refused;
 use super::events::EventsStage;
-use super::feature_usage::{FeatureUsageStage, UsageRecord};
+use super::feature_usage::FeatureUsageStage;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, random};
 use crate::config::Config;
-use crate::event::Timestamp;
-use crate::eventlog::{Header, Record, TopicId, TopicPartition};
+use crate::eventlog::{Header, Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::metering::Metering;
 use crate::store::{AMENDED_VERSION, InsertError, Store, StoreError};
 use crate::transform::{DELETED_HEADER, VERSION_HEADER};
-
-/// Counts up whenever the same record would become another row.
-const MAPPER_VERSION: u32 = 1;
 
 /// The version of a reprocessed event's row, and whether it says that the event is no more. Whatever stands in the
 /// header, it stays below the corrections that people made.
@@ -44,20 +39,20 @@ pub fn reprocessed_usage_group(config: &Config) -> String {
     format!("{}-reprocessed", config.metering.group_id)
 }
 
-/// See the [module](self).
-pub struct ReprocessedStage(EventsStage);
-
-/// The same for usage.
-pub struct ReprocessedUsageStage(FeatureUsageStage);
+/// A stage of live events, of those that were reprocessed. See the [module](self).
+pub(super) struct Reprocessed<S> {
+    name: &'static str,
+    stage: S,
+}
 
 /// Runs the stage until a stop is through. The component `reprocessed` tells how it is doing.
 ///
 /// # Errors
 /// Only a fault of this program ends it; the supervisor starts it again.
 pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
-    let stage = ReprocessedStage(EventsStage::new(deps.sink.clone(), random(&*deps.ids)).reprocessed());
-    let topics = vec![deps.config.reprocess.output_topic.as_str().into()];
-    super::run_stage(Arc::new(stage), &deps, topics, &deps.config.reprocess.group_id, &stop).await
+    let stage = EventsStage::new(deps.sink.clone(), random(&*deps.ids)).reprocessed();
+    let group = deps.config.reprocess.group_id.clone();
+    run_as("reprocessed", stage, &deps, &group, &stop).await
 }
 
 /// The same for usage: the component `reprocessed_usage`.
@@ -70,34 +65,40 @@ pub async fn run_usage(
     metering: Metering,
     stop: Stop,
 ) -> anyhow::Result<()> {
-    let stage = ReprocessedUsageStage(FeatureUsageStage::new(&deps, store, metering).reprocessed());
-    let topics = vec![deps.config.reprocess.output_topic.as_str().into()];
+    let stage = FeatureUsageStage::new(&deps, store, metering).reprocessed();
     let group = reprocessed_usage_group(&deps.config);
-    super::run_stage(Arc::new(stage), &deps, topics, &group, &stop).await
+    run_as("reprocessed_usage", stage, &deps, &group, &stop).await
+}
+
+async fn run_as<S: Stage>(
+    name: &'static str,
+    stage: S,
+    deps: &ConsumerDeps,
+    group: &str,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let topics = vec![deps.config.reprocess.output_topic.as_str().into()];
+    super::run_stage(Arc::new(Reprocessed { name, stage }), deps, topics, group, stop).await
 }
 
 #[async_trait]
-impl Stage for ReprocessedStage {
-    type Row = Decoded;
+impl<S: Stage> Stage for Reprocessed<S> {
+    type Row = S::Row;
 
     fn name(&self) -> &'static str {
-        "reprocessed"
+        self.name
     }
 
     fn table(&self) -> &'static str {
-        "events"
+        self.stage.table()
     }
 
     fn mapper_version(&self) -> u32 {
-        MAPPER_VERSION
+        self.stage.mapper_version()
     }
 
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
+    fn accounts(&self) -> bool {
+        self.stage.accounts()
     }
 
     fn lanes_max(&self) -> usize {
@@ -105,105 +106,28 @@ impl Stage for ReprocessedStage {
     }
 
     /// An event that is hidden under its former key and stands under another comes twice in one batch: no duplicate.
-    fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
-        Ok(Read { remember: false, ..self.0.read(record)? })
+    fn read(&self, record: &Record) -> Result<Read<S::Row>, Refused> {
+        Ok(Read { remember: false, ..self.stage.read(record)? })
     }
 
     async fn insert(
         &self,
-        batch: &Arc<StageBatch<Decoded>>,
+        batch: &Arc<StageBatch<S::Row>>,
         rows: &Arc<[RowRef]>,
         token: &str,
     ) -> Result<(), InsertError> {
-        self.0.insert(batch, rows, token).await
+        self.stage.insert(batch, rows, token).await
     }
 
     async fn stored_offsets(
         &self,
         from: &[FetchPosition],
     ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        self.0.stored_offsets(from).await
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
+        self.stage.stored_offsets(from).await
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.0.probe().await
-    }
-}
-
-#[async_trait]
-impl Stage for ReprocessedUsageStage {
-    type Row = UsageRecord;
-
-    fn name(&self) -> &'static str {
-        "reprocessed_usage"
-    }
-
-    fn table(&self) -> &'static str {
-        "feature_usage"
-    }
-
-    fn mapper_version(&self) -> u32 {
-        MAPPER_VERSION
-    }
-
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn accounts(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
-    fn lanes_max(&self) -> usize {
-        1
-    }
-
-    fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
-        Ok(Read { remember: false, ..self.0.read(record)? })
-    }
-
-    async fn insert(
-        &self,
-        batch: &Arc<StageBatch<UsageRecord>>,
-        rows: &Arc<[RowRef]>,
-        token: &str,
-    ) -> Result<(), InsertError> {
-        self.0.insert(batch, rows, token).await
-    }
-
-    async fn stored_offsets(
-        &self,
-        from: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        self.0.stored_offsets(from).await
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.0.probe().await
+        self.stage.probe().await
     }
 }
 

@@ -11,7 +11,7 @@ use super::core::{Batch, FetchPosition, IdHash, RowRef, StoredId, Verdict};
 use super::decode::Refused;
 use crate::event::Timestamp;
 use crate::eventlog::{Record, TopicId, TopicPartition};
-use crate::store::{InsertError, StoreError};
+use crate::store::{InsertError, StoreError, StoredOffsets, StoredRange};
 
 /// A record with what the stage read in it.
 #[derive(Debug)]
@@ -34,6 +34,12 @@ pub struct Read<R> {
 }
 
 impl<R> Read<R> {
+    /// Of a stage without an id window: the offset names the record well enough.
+    pub(super) fn by_offset(row: R, record: &Record) -> Self {
+        let id = IdHash(u128::from(record.offset.cast_unsigned()));
+        Self { row, id, remember: false, received_at: record.timestamp }
+    }
+
     pub(super) fn verdict(&self) -> Verdict {
         Verdict::Row { id: self.id, remember: self.remember, received_at: self.received_at }
     }
@@ -65,7 +71,9 @@ pub trait Stage: Send + Sync + 'static {
     fn mapper_version(&self) -> u32;
 
     /// Does it recognise resends by their id?
-    fn has_id_window(&self) -> bool;
+    fn has_id_window(&self) -> bool {
+        false
+    }
 
     /// Do its records count in the accounting of their topic? Those of one stage a topic do.
     fn accounts(&self) -> bool {
@@ -74,7 +82,7 @@ pub trait Stage: Send + Sync + 'static {
 
     /// Do its rows make events visible to queries? Then the time from receipt is measured.
     fn makes_events_visible(&self) -> bool {
-        true
+        false
     }
 
     /// Reads a record. The same record gives the same answer for ever.
@@ -94,30 +102,52 @@ pub trait Stage: Send + Sync + 'static {
         token: &str,
     ) -> Result<(), InsertError>;
 
-    /// The offsets, from each position on, whose rows are stored; sorted.
+    /// The offsets, from each position on, whose rows are stored; sorted. None by default: right where what is done twice
+    /// has the effect of once.
     ///
     /// # Errors
     /// See [`StoreError`].
     async fn stored_offsets(
         &self,
-        from: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError>;
+        _from: &[FetchPosition],
+    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
+        Ok(BTreeMap::new())
+    }
 
-    /// Sends the ids stored since then to `found`, newest first, at most `limit`.
+    /// Sends the ids stored since then to `found`, newest first, at most `limit`. Asked of stages with an id window.
     ///
     /// # Errors
     /// See [`StoreError`].
     async fn recent_ids(
         &self,
-        partitions: &[(TopicPartition, TopicId)],
-        since: Timestamp,
-        limit: usize,
-        found: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError>;
+        _partitions: &[(TopicPartition, TopicId)],
+        _since: Timestamp,
+        _limit: usize,
+        _found: mpsc::Sender<Vec<StoredId>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Does the store answer?
     ///
     /// # Errors
     /// See [`StoreError`].
     async fn probe(&self) -> Result<(), StoreError>;
+}
+
+/// The store's question for [`Stage::stored_offsets`].
+pub(super) fn ranges(from: &[FetchPosition]) -> Vec<StoredRange> {
+    from.iter()
+        .map(|position| StoredRange {
+            topic: position.topic_partition.topic.to_string(),
+            topic_id: position.topic_id.0,
+            partition: position.topic_partition.partition,
+            from_offset: position.offset,
+        })
+        .collect()
+}
+
+/// The store's answer for [`Stage::stored_offsets`].
+pub(super) fn by_partition(found: Vec<StoredOffsets>) -> BTreeMap<TopicPartition, Vec<i64>> {
+    found.into_iter().map(|one| (TopicPartition::new(one.topic, one.partition), one.offsets)).collect()
 }

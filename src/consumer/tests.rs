@@ -131,6 +131,10 @@ impl Stage for Table {
         1
     }
 
+    fn makes_events_visible(&self) -> bool {
+        true
+    }
+
     fn has_id_window(&self) -> bool {
         true
     }

@@ -2,19 +2,17 @@
 //! the metadata database. An event that is read again adds nothing. It refuses nothing: a record that is no system event
 //! is passed over with a line in the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::core::{FetchPosition, IdHash, RowRef, StoredId};
+use super::core::RowRef;
 use super::decode::Refused;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
-use crate::event::Timestamp;
-use crate::eventlog::{Record, SystemEventRecord, TopicId, TopicPartition};
+use crate::eventlog::{Record, SystemEventRecord};
 use crate::lifecycle::Stop;
 use crate::meta::{Deliverable, Meta, MetaError};
 use crate::store::{InsertError, StoreError};
@@ -24,7 +22,7 @@ use crate::telemetry::names;
 const MAPPER_VERSION: u32 = 1;
 
 /// See the [module](self).
-pub struct WebhookStage {
+pub(super) struct WebhookStage {
     meta: Meta,
     queued: Arc<Notify>,
     retry_for: std::time::Duration,
@@ -83,14 +81,6 @@ impl Stage for WebhookStage {
         MAPPER_VERSION
     }
 
-    fn has_id_window(&self) -> bool {
-        false
-    }
-
-    fn makes_events_visible(&self) -> bool {
-        false
-    }
-
     fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         let row = match serde_json::from_slice::<SystemEventRecord>(value) {
@@ -100,8 +90,7 @@ impl Stage for WebhookStage {
                 None
             }
         };
-        let id = IdHash(u128::from(record.offset.cast_unsigned()));
-        Ok(Read { row, id, remember: false, received_at: record.timestamp })
+        Ok(Read::by_offset(row, record))
     }
 
     async fn insert(
@@ -126,23 +115,6 @@ impl Stage for WebhookStage {
             names::WEBHOOK_DELIVERIES.counter(&[]).increment(added);
             self.queued.notify_one();
         }
-        Ok(())
-    }
-
-    async fn stored_offsets(
-        &self,
-        _: &[FetchPosition],
-    ) -> Result<BTreeMap<TopicPartition, Vec<i64>>, StoreError> {
-        Ok(BTreeMap::new())
-    }
-
-    async fn recent_ids(
-        &self,
-        _: &[(TopicPartition, TopicId)],
-        _: Timestamp,
-        _: usize,
-        _: mpsc::Sender<Vec<StoredId>>,
-    ) -> Result<(), StoreError> {
         Ok(())
     }
 

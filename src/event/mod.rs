@@ -10,12 +10,14 @@
 //! - [`SystemEventKind`] is the closed list of what the product tells others of.
 
 mod ids;
+mod json;
 mod raw;
 mod reason;
 mod record;
 mod time;
 
 pub use ids::{EnvironmentId, IdSource, ProjectId, RandomIds, Scope};
+pub use json::number_length;
 pub use raw::RawEvent;
 pub use reason::{DropReason, ErrorKind, SystemEventKind};
 pub use record::{LogEvent, SCHEMA_VERSION};

@@ -52,6 +52,16 @@ impl InsertError {
             Self::Rejected(_) => "rejected",
         }
     }
+
+    /// The same of rows that this program derived: no record is to blame for what is refused, so none becomes a dead
+    /// letter.
+    #[must_use]
+    pub fn of_derived_rows(self) -> Self {
+        match self {
+            Self::Rejected(message) => Self::Schema { message, cure: "flexflow doctor" },
+            other => other,
+        }
+    }
 }
 
 /// One thing `flexflow doctor` looked at in the store.

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::event::number_length;
+
 /// Deepest nesting that is read.
 const DEPTH_MAX: usize = 100;
 
@@ -103,7 +105,7 @@ impl<'a> Reader<'a> {
             Some(b'f') => self.word("false", Json::Bool(false)),
             Some(b'n') => self.word("null", Json::Null),
             Some(b'-' | b'0'..=b'9') => {
-                let length = number(&self.text.as_bytes()[self.at..])
+                let length = number_length(&self.text.as_bytes()[self.at..])
                     .ok_or_else(|| self.wrong("a number is not as JSON writes one"))?;
                 let number = &self.text[self.at..self.at + length];
                 self.at += length;
@@ -201,33 +203,6 @@ impl<'a> Reader<'a> {
             .map(Cow::Owned)
             .map_err(|_| NotJson { at: from, expected: "an escape in a string is not one that JSON has" })
     }
-}
-
-/// The length of the number that these bytes begin with.
-fn number(text: &[u8]) -> Option<usize> {
-    let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let mut at = usize::from(text[0] == b'-');
-    let whole = digits(at);
-    if whole == 0 || (whole > 1 && text[at] == b'0') {
-        return None;
-    }
-    at += whole;
-    if text.get(at) == Some(&b'.') {
-        let fraction = digits(at + 1);
-        if fraction == 0 {
-            return None;
-        }
-        at += 1 + fraction;
-    }
-    if matches!(text.get(at), Some(b'e' | b'E')) {
-        at += 1 + usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
-        let exponent = digits(at);
-        if exponent == 0 {
-            return None;
-        }
-        at += exponent;
-    }
-    Some(at)
 }
 
 #[cfg(test)]

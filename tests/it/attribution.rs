@@ -97,10 +97,14 @@ async fn an_order_is_credited_to_its_click_within_seconds_whichever_comes_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "open: fails since it was first run whole; the cause is not known"]
 async fn merged_people_corrected_events_and_changed_rules_change_what_is_credited() {
-    let app =
-        Sandbox::with(&[("attribution.follow_interval", "100ms"), ("attribution.backfill", "3650d")]).await;
+    // The events are of one winter: whatever reaches back from today must reach them.
+    let app = Sandbox::with(&[
+        ("attribution.follow_interval", "100ms"),
+        ("attribution.backfill", "3650d"),
+        ("attribution.merge_horizon", "3650d"),
+    ])
+    .await;
     let client = &app.client;
     let body = json!({"name": "by person", "sources": ["ad clicked", "mail opened"], "target": "order placed",
                       "look_back": "2d", "model": "linear", "join": {"by": "distinct_id"}, "value": "amount"});

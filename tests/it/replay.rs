@@ -64,6 +64,17 @@ async fn produce(app: &Sandbox, events: &[Value]) {
     }
 }
 
+/// Where the partitions of the topic of events end.
+async fn ends(client: &Client) -> Vec<Value> {
+    let (status, lag) = client.operator_get("/api/ops/lag").await;
+    assert_eq!(status, 200, "{lag}");
+    let of_events =
+        lag["groups"].as_array().unwrap().iter().filter(|one| one["topic"] == *client.events_topic);
+    let ends: Vec<Value> = of_events.map(|one| json!([one["group"], one["partition"], one["end"]])).collect();
+    assert!(!ends.is_empty(), "{lag}");
+    ends
+}
+
 /// Waits until this key's project has `count` dead letters.
 async fn dead_letters(client: &Client, count: usize) -> Vec<Value> {
     eventually(&format!("{count} dead letters are listed"), || async {
@@ -112,14 +123,13 @@ async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs(l
         order
     };
 
-    let (_, before) = client.operator_get("/api/ops/lag").await;
+    let before = ends(client).await;
     let dry = run(client, "replay", fixed(json!({"dry_run": true}))).await;
     assert_eq!(dry["outcomes"], json!({"replayed": 1}));
     assert_eq!(dry["samples"][0]["id"], letters[0]["id"], "{dry}");
     assert!(!dry["samples"][0]["before"].as_str().unwrap().contains("distinct_id"), "{dry}");
     assert!(dry["samples"][0]["after"].as_str().unwrap().contains(r#""distinct_id":"ada""#), "{dry}");
-    let (_, after) = client.operator_get("/api/ops/lag").await;
-    assert_eq!(before, after, "a dry run writes nothing to the log");
+    assert_eq!(before, ends(client).await, "a dry run writes no event");
     assert_eq!(dead_letters(client, 1).await[0]["status"], "open", "a dry run marks nothing");
 
     assert_eq!(run(client, "replay", fixed(json!({}))).await["outcomes"], json!({"replayed": 1}));
