@@ -172,6 +172,7 @@ fn the_runbook_explains_every_component_and_state() {
         .collect();
     let mut components = arguments(&product_code(), ".component(");
     components.extend(arguments(&stages, "fn name(&self) -> &'static str {"));
+    components.extend(arguments(&stages, "run_as("));
     assert_same("Components", components);
     let all = [ComponentState::Up, ComponentState::Degraded, ComponentState::Starting, ComponentState::Down];
     for state in all {
