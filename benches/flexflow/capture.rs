@@ -16,7 +16,7 @@ use flexflow::config::Config;
 use flexflow::event::{RandomIds, SystemClock, Timestamp};
 use flexflow::eventlog::{
     EventLog, FetchFrom, FetchLimits, Fetched, GroupMember, GroupSpec, LogError, NewRecord, Position,
-    TopicDescription, TopicPartition, TopicSpec,
+    TopicDescription, TopicPartition, TopicSettings, TopicSpec,
 };
 use flexflow::lifecycle::{Health, Stop, Tasks};
 use flexflow::meta::Meta;
@@ -54,6 +54,9 @@ impl EventLog for NoLog {
     async fn topics(&self) -> Result<Vec<TopicDescription>, LogError> {
         Ok(Vec::new())
     }
+    async fn topic_settings(&self, _: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError> {
+        Ok(Vec::new())
+    }
     async fn committed(&self, _: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
         Ok(BTreeMap::new())
     }
@@ -78,8 +81,11 @@ struct Server {
 }
 
 impl Server {
-    async fn start(dir: &Path, with_log: bool) -> Self {
-        let mut config = Config::from_overrides(&[("server.listen", "127.0.0.1:0")]).expect("config");
+    /// On the log of these settings; none: without one.
+    async fn start(dir: &Path, log: Option<&[(&str, &str)]>) -> Self {
+        let listen = [("server.listen", "127.0.0.1:0")];
+        let settings: Vec<_> = listen.iter().chain(log.unwrap_or_default()).copied().collect();
+        let mut config = Config::from_overrides(&settings).expect("config");
         config.data_dir = dir.to_owned();
         config.auth.static_keys = vec![flexflow::config::StaticKey {
             sha256: KEY_SHA256.into(),
@@ -90,7 +96,7 @@ impl Server {
         let (clock, ids) = (Arc::new(SystemClock), Arc::new(RandomIds));
         let health = Health::new(clock.clone());
         let tasks = Tasks::new(Stop::default());
-        let log: Arc<dyn EventLog> = if with_log {
+        let log: Arc<dyn EventLog> = if log.is_some() {
             open_log(&config, &health, &tasks, clock.clone(), ids.clone()).await.expect("log")
         } else {
             Arc::new(NoLog(AtomicI64::new(0)))
@@ -137,7 +143,7 @@ pub fn event_into(body: &mut String, n: u64, with_id: bool) {
 }
 
 /// Bodies made beforehand, so that making them is not part of what is measured; capture does not look at repeated ids.
-fn prepared(requests: u64, events: u64) -> Body {
+pub fn prepared(requests: u64, events: u64) -> Body {
     let bodies: Vec<Vec<u8>> = (0..requests)
         .map(|n| {
             let mut body = String::from(if events > 1 { "[" } else { "" });
@@ -157,19 +163,20 @@ fn prepared(requests: u64, events: u64) -> Body {
 }
 
 /// What one run cost besides its time.
-struct Measured {
-    outcome: Outcome,
+pub struct Measured {
+    pub outcome: Outcome,
     /// CPU microseconds a request: the server's threads, the load generator's, the log's.
     cpu_us: [f64; 3],
     /// Requests made durable by one sync; nothing without a log.
     per_sync: f64,
     /// Seconds the log took after the last answer to finish what it does behind it, and close.
-    closing: f64,
+    pub closing: f64,
 }
 
-async fn measure(with_log: bool, body: Body, load: Load) -> Measured {
+/// Capture alone on the log of these settings; none: without one.
+pub async fn measure(log: Option<&[(&str, &str)]>, body: Body, load: Load) -> Measured {
     let dir = tempfile::tempdir().expect("a folder");
-    let server = Server::start(dir.path(), with_log).await;
+    let server = Server::start(dir.path(), log).await;
     let (cpu_before, syncs_before) = (machine::cpu_by_part(), syncs());
     let outcome = post(server.address, "/capture", KEY, body, load).await;
     let (cpu_after, syncs_after) = (machine::cpu_by_part(), syncs());
@@ -188,7 +195,7 @@ fn syncs() -> f64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0.0)
 }
 
-fn cpu(measured: &Measured) -> String {
+pub fn cpu(measured: &Measured) -> String {
     let [server, load, log] = measured.cpu_us;
     format!("{:.1} µs (server {server:.1}, log {log:.1}, load generator {load:.1})", server + load + log)
 }
@@ -197,10 +204,10 @@ fn cpu(measured: &Measured) -> String {
 pub async fn single(seconds: u64) {
     let body = prepared(1000, 1);
     let load = Load { connections: 64, seconds, rate: None };
-    let ceiling = measure(false, body.clone(), load).await;
-    let durable = measure(true, body.clone(), load).await;
+    let ceiling = measure(None, body.clone(), load).await;
+    let durable = measure(Some(&[]), body.clone(), load).await;
     let rate = durable.outcome.per_second() / 2.0;
-    let half = measure(true, body, Load { rate: Some(rate), ..load }).await.outcome;
+    let half = measure(Some(&[]), body, Load { rate: Some(rate), ..load }).await.outcome;
     let what = format!("single-event POST, {seconds} s, 64 connections");
     report::note(format!("{what}, without the log"), format!("{:.0}/s", ceiling.outcome.per_second()));
     report::note(
@@ -233,8 +240,8 @@ pub async fn single(seconds: u64) {
 pub async fn bulk(seconds: u64) {
     let body = prepared(500, 100);
     let load = Load { connections: 32, seconds, rate: None };
-    let ceiling = measure(false, body.clone(), Load { seconds: seconds.min(15), ..load }).await;
-    let durable = measure(true, body, load).await;
+    let ceiling = measure(None, body.clone(), Load { seconds: seconds.min(15), ..load }).await;
+    let durable = measure(Some(&[]), body, load).await;
     let answered = durable.outcome.requests as f64 * 100.0;
     let rate = answered / (durable.outcome.seconds + durable.closing);
     let without = ceiling.outcome.per_second() * 100.0;

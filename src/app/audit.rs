@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::consumer::{self, Field};
 use crate::dlq::DeadLetter;
-use crate::event::{ErrorKind, LogEvent, Timestamp};
+use crate::event::{ErrorKind, Timestamp};
 use crate::eventlog::{EventLog, FetchFrom, FetchLimits, LogError, Record, TopicDescription, TopicPartition};
 use crate::store::{EventKey, Store, StoreError};
 
@@ -147,18 +148,20 @@ pub(super) async fn run(log: &dyn EventLog, store: &Store, config: &Config) -> R
 fn tally(partition: i32, records: &[Record], facts: &Facts<'_>, report: &mut PartitionReport) {
     for record in records {
         let event = decode(record);
-        let key = event.as_ref().map(key_of);
+        let key = event.as_ref().map(|event| &event.key);
         let mut terms = Terms { records: 1, ..Terms::default() };
         if facts.stored.contains(&record.offset) {
             terms.stored = 1;
         } else if let Some(kind) = facts.dead.get(&(partition, record.offset)) {
             terms.dead_lettered.insert(*kind, 1);
-        } else if key.as_ref().is_some_and(|key| facts.known.contains(key)) {
+        } else if key.is_some_and(|key| facts.known.contains(key)) {
             terms.duplicate = 1;
         } else {
             terms.missing = 1;
             if report.missing.len() < MISSING_NAMED {
-                report.missing.push(Missing { offset: record.offset, event_id: key.map(|key| key.event_id) });
+                report
+                    .missing
+                    .push(Missing { offset: record.offset, event_id: key.map(|key| key.event_id.clone()) });
             }
         }
         let received = event.map_or(record.timestamp, |event| event.received_at).as_millis();
@@ -171,16 +174,23 @@ fn tally(partition: i32, records: &[Record], facts: &Facts<'_>, report: &mut Par
     }
 }
 
-pub(super) fn decode(record: &Record) -> Option<LogEvent<'_>> {
-    serde_json::from_slice(record.value.as_deref()?).ok()
+/// What a record says of its event.
+pub(super) struct Said {
+    pub key: EventKey,
+    pub received_at: Timestamp,
+    pub schema_version: u32,
 }
 
-pub(super) fn key_of(event: &LogEvent<'_>) -> EventKey {
-    EventKey {
-        project_id: event.project_id.to_string(),
-        environment_id: event.environment_id.to_string(),
-        event_id: event.id.to_string(),
-    }
+/// As the consumer reads it: other producers' shapes, too.
+pub(super) fn decode(record: &Record) -> Option<Said> {
+    let event = consumer::decode(record).ok()?;
+    let texts = event.of(record.value.as_deref()?);
+    let key = EventKey {
+        project_id: texts.text(Field::ProjectId).to_owned(),
+        environment_id: texts.text(Field::EnvironmentId).to_owned(),
+        event_id: texts.text(Field::Id).to_owned(),
+    };
+    Some(Said { key, received_at: event.received_at, schema_version: event.schema_version })
 }
 
 async fn look_up<'a>(
@@ -198,7 +208,7 @@ async fn look_up<'a>(
     let unexplained: Vec<EventKey> = records
         .iter()
         .filter(|record| !stored.contains(&record.offset) && !dead.contains_key(&(partition, record.offset)))
-        .filter_map(|record| decode(record).as_ref().map(key_of))
+        .filter_map(|record| Some(decode(record)?.key))
         .collect();
     let known =
         if unexplained.is_empty() { HashSet::new() } else { store.known_events(&unexplained).await? };

@@ -112,10 +112,9 @@ fn data_dir(config: &Config) -> Finding {
 }
 
 async fn topics_finding(config: &Config, pools: &Pools) -> Finding {
-    let outcome = match pools.log.topics().await {
+    let outcome = match topics::looked_at(&*pools.log, config).await {
         Err(error) => Err(error.to_string()),
-        Ok(there) => {
-            let comparison = topics::compare(&topics::specs(config), &there);
+        Ok((_, comparison)) => {
             if comparison.missing.is_empty() {
                 let mut message = "all topics are there".to_owned();
                 comparison.remarks.iter().for_each(|remark| message.extend(["; ", remark]));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::pools::Pools;
-use super::{Role, audit, doctor, lag, metadata, openapi, raw_audit, readiness, topics};
+use super::{Role, audit, doctor, lag, metadata, openapi, raw_audit, readiness, source_audit, topics};
 use crate::attribution;
 use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
@@ -222,8 +222,8 @@ async fn components(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
 
 async fn list_topics(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
-    let there = shared.pools.log.topics().await.map_err(|error| unavailable(&error))?;
-    let comparison = topics::compare(&topics::specs(&shared.config), &there);
+    let looked = topics::looked_at(&*shared.pools.log, &shared.config).await;
+    let (there, comparison) = looked.map_err(|error| unavailable(&error))?;
     let rows: Vec<_> = there
         .iter()
         .map(|topic| {
@@ -314,9 +314,12 @@ async fn run_audit(request: HttpRequest, shared: web::Data<Shared>) -> Result<Ht
         audit::run(&*shared.pools.log, store, &shared.config).await.map_err(|error| unavailable(&error))?;
     let raw = raw_audit::run(&*shared.pools.log, store, &shared.config);
     let raw = raw.await.map_err(|error| unavailable(&error))?;
+    let sources = source_audit::run(&*shared.pools.log, store, &shared.config);
+    let sources = sources.await.map_err(|error| unavailable(&error))?;
     let mut body = serde_json::to_value(&report).map_err(Problem::internal)?;
-    body["balanced"] = json!(report.balanced && raw.balanced);
+    body["balanced"] = json!(report.balanced && raw.balanced && sources.iter().all(|source| source.balanced));
     body["raw"] = json!(raw);
+    body["sources"] = json!(sources);
     Ok(HttpResponse::Ok().json(body))
 }
 

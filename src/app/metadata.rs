@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::audit::{AuditError, Reader, decode, key_of};
+use super::audit::{AuditError, Reader, decode};
 use crate::config::Config;
 use crate::event::{SCHEMA_VERSION, Scope, Timestamp};
 use crate::eventlog::{EventLog, LogError, Record, TopicDescription};
@@ -216,9 +216,8 @@ async fn origins(
         while let Some(records) = reader.next().await? {
             for record in &records {
                 let Some(event) = decode(record) else { continue };
-                let key = key_of(&event);
-                if wanted.contains(&key) {
-                    found.entry(key).or_insert_with(|| Origin {
+                if wanted.contains(&event.key) {
+                    found.entry(event.key).or_insert_with(|| Origin {
                         topic: topic.name.to_string(),
                         topic_id: topic.id.0,
                         partition,

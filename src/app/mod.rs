@@ -18,6 +18,7 @@ mod raw_audit;
 mod readiness;
 mod role;
 mod schema;
+mod source_audit;
 mod topics;
 mod watch;
 
@@ -302,6 +303,10 @@ fn start_consumer(
     work.spawn("raw", restart, move || {
         consumer::run_raw(stage.clone(), raw_store.clone(), transforms.clone(), stop.clone())
     });
+    if !config.consumer.sources.is_empty() {
+        let (stage, stop) = (deps.clone(), work.stop().clone());
+        work.spawn("sources", restart, move || consumer::run_sources(stage.clone(), stop.clone()));
+    }
     let (stage, stop) = (deps.clone(), work.stop().clone());
     work.spawn("dlq_index", restart, move || consumer::run_index(stage.clone(), stop.clone()));
     let stop = work.stop().clone();

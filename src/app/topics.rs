@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::consumer::{self, dead_letter_bytes_max};
 use crate::dlq;
-use crate::eventlog::{EventLog, LogError, Retention, TopicDescription, TopicSpec};
+use crate::eventlog::{EventLog, LogError, Retention, TopicDescription, TopicSettings, TopicSpec};
 use crate::lifecycle::Component;
 use crate::telemetry::names;
 
@@ -57,6 +57,9 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
         let (backfill, group) = (&config.topics.post_processing_backfill, &post_processing.backfill_group_id);
         specs.push(topic(backfill, record_bytes_max, group));
     }
+    for source in &config.consumer.sources {
+        specs.push(topic(&source.topic, record_bytes_max, &config.consumer.sources_group_id));
+    }
     specs
 }
 
@@ -79,6 +82,11 @@ fn is_vital(config: &Config, topic: &str) -> bool {
     topic == config.topics.events || topic == config.consumer.dlq_topic
 }
 
+/// Topics of other programs (`consumer.sources`): how they are kept is not this product's business.
+fn is_foreign(config: &Config, topic: &str) -> bool {
+    config.consumer.sources.iter().any(|source| source.topic == topic)
+}
+
 /// How the topics that should be compare with those that are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
@@ -87,26 +95,119 @@ pub(super) struct Comparison {
     pub remarks: Vec<String>,
 }
 
-/// Compares; changes nothing.
-pub(super) fn compare(wanted: &[TopicSpec], there: &[TopicDescription]) -> Comparison {
+/// Looks at the topics and compares them with the configuration; changes nothing.
+///
+/// # Errors
+/// The log does not answer.
+pub(super) async fn looked_at(
+    log: &dyn EventLog,
+    config: &Config,
+) -> Result<(Vec<TopicDescription>, Comparison), LogError> {
+    let there = log.topics().await?;
+    let specs = specs(config);
+    let names: Vec<Arc<str>> = specs.iter().map(|spec| spec.name.clone()).collect();
+    let settings = match log.topic_settings(&names).await {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::debug!(%error, "how topics are kept cannot be asked");
+            Vec::new()
+        }
+    };
+    let comparison = compare(config, &specs, &there, &settings);
+    Ok((there, comparison))
+}
+
+fn compare(
+    config: &Config,
+    wanted: &[TopicSpec],
+    there: &[TopicDescription],
+    settings: &[TopicSettings],
+) -> Comparison {
     let there: BTreeMap<&str, &TopicDescription> = there.iter().map(|topic| (&*topic.name, topic)).collect();
     let mut comparison = Comparison::default();
     for spec in wanted {
-        match there.get(&*spec.name) {
-            None => comparison.missing.push(spec.name.clone()),
-            Some(topic) if topic.partitions.len() != usize::try_from(spec.partitions).unwrap_or(0) => {
-                comparison.remarks.push(format!(
-                    "topic {} has {} partitions, eventlog.partitions says {}: it keeps its own; \
-                     `flexflow topics grow` adds some",
-                    spec.name,
-                    topic.partitions.len(),
-                    spec.partitions
-                ));
-            }
-            Some(_) => {}
+        let Some(topic) = there.get(&*spec.name) else {
+            comparison.missing.push(spec.name.clone());
+            continue;
+        };
+        if is_foreign(config, &spec.name) {
+            continue;
+        }
+        if topic.partitions.len() != usize::try_from(spec.partitions).unwrap_or(0) {
+            comparison.remarks.push(format!(
+                "topic {} has {} partitions, eventlog.partitions says {}: it keeps its own; \
+                 `flexflow topics grow` adds some",
+                spec.name,
+                topic.partitions.len(),
+                spec.partitions
+            ));
+        }
+        if let Some(kept) = settings.iter().find(|kept| kept.name == spec.name) {
+            remark_on(config, spec, kept, &mut comparison.remarks);
         }
     }
     comparison
+}
+
+/// What of a topic's settings is not as configured. Nothing is altered: whoever made it may have had reasons.
+fn remark_on(config: &Config, spec: &TopicSpec, kept: &TopicSettings, remarks: &mut Vec<String>) {
+    let name = &spec.name;
+    let alter = |setting: String| {
+        format!(
+            "`kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {name} --add-config {setting}`",
+            config.eventlog.kafka.bootstrap_servers.join(",")
+        )
+    };
+    let factor = usize::try_from(config.eventlog.kafka.replication_factor).unwrap_or(0);
+    if let Some(copies) = kept.replication_factor.filter(|copies| factor > 0 && *copies != factor) {
+        remarks.push(format!(
+            "topic {name} has replication factor {copies}, eventlog.kafka.replication_factor says {factor}: it keeps its \
+             own; `kafka-reassign-partitions` changes it"
+        ));
+    }
+    let (wanted, found) = (spec.retention, kept.retention);
+    if wanted.age_max != found.age_max {
+        let told = |age: Option<Duration>| {
+            age.map_or_else(
+                || "for ever".to_owned(),
+                |age| format!("for {}", humantime::format_duration(age)),
+            )
+        };
+        let millis = wanted.age_max.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        remarks.push(format!(
+            "topic {name} keeps records {}, eventlog.retention_age says {}: it keeps its own; {} changes it",
+            told(found.age_max),
+            told(wanted.age_max),
+            alter(format!("retention.ms={millis}"))
+        ));
+    }
+    if wanted.bytes_max != found.bytes_max {
+        let told = |bytes: Option<u64>| {
+            bytes.map_or_else(|| "without bound".to_owned(), |bytes| format!("up to {bytes} bytes"))
+        };
+        let bytes = wanted.bytes_max.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        remarks.push(format!(
+            "topic {name} keeps records {} a partition, eventlog.retention_bytes says {}: it keeps its own; {} changes it",
+            told(found.bytes_max),
+            told(wanted.bytes_max),
+            alter(format!("retention.bytes={bytes}"))
+        ));
+    }
+    if kept.record_bytes_max < spec.record_bytes_max {
+        remarks.push(format!(
+            "topic {name} takes records of up to {} bytes, {} are needed (eventlog.record_bytes_max): larger ones are \
+             refused; {} changes it",
+            kept.record_bytes_max,
+            spec.record_bytes_max,
+            alter(format!("max.message.bytes={}", spec.record_bytes_max + 1024))
+        ));
+    }
+    if kept.compacted {
+        remarks.push(format!(
+            "topic {name} is compacted: of events with one key it forgets all but the last; {} changes it",
+            alter("cleanup.policy=delete".to_owned())
+        ));
+    }
 }
 
 /// Creates what is missing until all topics are there once (if `create` allows it), then watches: a topic that vanishes
@@ -116,11 +217,11 @@ pub(super) async fn watch(
     config: Arc<Config>,
     component: Component,
 ) -> anyhow::Result<()> {
-    let (specs, create) = (specs(&config), config.server.migrate_on_start);
+    let create = config.server.migrate_on_start;
     let mut complete_once = false;
     let mut told: Vec<String> = Vec::new();
     loop {
-        match look(&*log, &specs, create && !complete_once).await {
+        match look(&*log, &config, create && !complete_once).await {
             Ok(comparison) => {
                 for remark in comparison.remarks.iter().filter(|remark| !told.contains(remark)) {
                     tracing::warn!("{remark}");
@@ -147,16 +248,15 @@ pub(super) async fn watch(
     }
 }
 
-async fn look(log: &dyn EventLog, specs: &[TopicSpec], create: bool) -> Result<Comparison, LogError> {
-    let comparison = compare(specs, &log.topics().await?);
-    if !create || comparison.missing.is_empty() {
-        return Ok(comparison);
+async fn look(log: &dyn EventLog, config: &Config, create: bool) -> Result<Comparison, LogError> {
+    if create {
+        // All of them: a log of this process's own takes over what the configuration says of those that are there.
+        let made = log.create_topics(&specs(config)).await?;
+        if !made.is_empty() {
+            tracing::info!(topics = made.join(", "), "created missing topics");
+        }
     }
-    let missing: Vec<TopicSpec> =
-        specs.iter().filter(|spec| comparison.missing.contains(&spec.name)).cloned().collect();
-    let made = log.create_topics(&missing).await?;
-    tracing::info!(topics = made.join(", "), "created missing topics");
-    Ok(compare(specs, &log.topics().await?))
+    Ok(looked_at(log, config).await?.1)
 }
 
 #[cfg(test)]
@@ -166,22 +266,76 @@ mod tests {
     use super::*;
     use crate::eventlog::{PartitionOffsets, TopicId};
 
+    fn config(more: &[(&str, &str)]) -> Config {
+        let brokers = ("eventlog.kafka.bootstrap_servers", "k1:9092");
+        let settings: Vec<_> = [brokers, ("eventlog.partitions", "4")].iter().chain(more).copied().collect();
+        Config::from_overrides(&settings).expect("settings")
+    }
+
+    fn there(name: &str, partitions: usize) -> TopicDescription {
+        TopicDescription {
+            name: name.into(),
+            id: TopicId(Uuid::nil()),
+            partitions: vec![PartitionOffsets { log_start: 0, end: 0 }; partitions],
+        }
+    }
+
+    fn kept_as(spec: &TopicSpec) -> TopicSettings {
+        TopicSettings {
+            name: spec.name.clone(),
+            replication_factor: Some(3),
+            retention: spec.retention,
+            record_bytes_max: spec.record_bytes_max,
+            compacted: false,
+        }
+    }
+
     #[test]
     fn a_missing_topic_is_named_and_another_size_is_only_remarked() {
-        let spec = |name: &str| TopicSpec {
-            name: name.into(),
-            partitions: 4,
-            retention: Retention::default(),
-            record_bytes_max: 1,
-            required_groups: vec![],
+        let config = config(&[]);
+        let specs: Vec<TopicSpec> =
+            specs(&config).into_iter().filter(|spec| spec.name.starts_with("events")).collect();
+        let comparison = compare(&config, &specs[..1], &[there("events", 2)], &[]);
+        assert_eq!((comparison.missing.len(), comparison.remarks.len()), (0, 1));
+        assert!(compare(&config, &specs, &[], &[]).missing.contains(&Arc::from("events-dlq")));
+    }
+
+    #[test]
+    fn whatever_is_kept_otherwise_than_configured_is_remarked_with_the_command_that_changes_it() {
+        let config = config(&[("eventlog.kafka.replication_factor", "3")]);
+        let specs = &specs(&config)[..1];
+        let remarks = |change: &dyn Fn(&mut TopicSettings)| {
+            let mut kept = kept_as(&specs[0]);
+            change(&mut kept);
+            compare(&config, specs, &[there("events", 4)], &[kept]).remarks
         };
-        let there = TopicDescription {
-            name: "events".into(),
-            id: TopicId(Uuid::nil()),
-            partitions: vec![PartitionOffsets { log_start: 0, end: 0 }; 2],
-        };
-        let comparison = compare(&[spec("events"), spec("events-dlq")], &[there]);
-        assert_eq!(comparison.missing, vec![Arc::from("events-dlq")]);
-        assert_eq!(comparison.remarks.len(), 1);
+        assert_eq!(remarks(&|_| {}), Vec::<String>::new(), "as configured");
+        let day = Some(Duration::from_secs(86_400));
+        let cases: [(&dyn Fn(&mut TopicSettings), &str); 6] = [
+            (&|kept| kept.replication_factor = Some(1), "kafka-reassign-partitions"),
+            (&|kept| kept.retention.age_max = day, "--add-config retention.ms=604800000`"),
+            (&|kept| kept.retention.age_max = None, "for ever, eventlog.retention_age says for 7days"),
+            (&|kept| kept.retention.bytes_max = Some(1), "--add-config retention.bytes=-1`"),
+            (&|kept| kept.record_bytes_max = 1000, "--add-config max.message.bytes="),
+            (&|kept| kept.compacted = true, "--add-config cleanup.policy=delete`"),
+        ];
+        for (change, words) in cases {
+            let remarks = remarks(change);
+            assert!(matches!(&remarks[..], [one] if one.contains(words)), "{words}: {remarks:?}");
+        }
+        assert_eq!(remarks(&|kept| kept.record_bytes_max *= 2), Vec::<String>::new(), "more does no harm");
+    }
+
+    #[test]
+    fn a_topic_of_others_is_made_if_it_is_missing_and_never_remarked_on() {
+        let config = config(&[("consumer.sources", "[{ topic = \"clicks\", decoder = \"flexprice\" }]")]);
+        let spec = specs(&config).into_iter().find(|spec| &*spec.name == "clicks").expect("a spec");
+        assert_eq!(spec.required_groups, [Arc::from("source-consumers")]);
+        let compacted = TopicSettings { compacted: true, ..kept_as(&spec) };
+        let specs = [spec];
+        assert_eq!(compare(&config, &specs, &[there("clicks", 1)], &[compacted]), Comparison::default());
+        assert_eq!(compare(&config, &specs, &[], &[]).missing.len(), 1);
+        let groups = groups(&config);
+        assert!(groups.contains(&("clicks".into(), "source-consumers".into())), "{groups:?}");
     }
 }

@@ -1,21 +1,15 @@
-//! Raw events: payloads that a transform makes events of. What names and dates one is fixed here, whatever the transform:
-//! the payload's own `id`, customer (`orgId`), time (`createdAt`) and name, where it has them; the rest goes to the log
-//! byte for byte.
-
-use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+//! Raw events: payloads that a transform makes events of. What names and dates one is fixed here, by [`Payloads`].
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
-use super::batch::{Drafted, Rejection, RejectionCode, Sealed, TEXT_CHARACTERS_MAX};
+use super::batch::{Drafted, Rejection, RejectionCode, Sealed};
 use super::parse::{NotABatch, find_array, rest_of_object, skip_whitespace};
 use super::scan::element_end;
 use super::{Capture, InFlight, Receipt, Refusal, STEP_BYTES, Unread};
 use crate::auth::Access;
-use crate::event::{RawEvent, SCHEMA_VERSION, Timestamp};
-use crate::eventlog::{Header, NewRecord};
-use crate::transform::{Json, RAW_EVENT_ID_HEADER};
+use crate::event::Timestamp;
+use crate::eventlog::NewRecord;
+use crate::transform::Payloads;
 
 /// Raw events of one request.
 const RAW_EVENTS_MAX: usize = 1000;
@@ -23,16 +17,6 @@ const RAW_EVENTS_MAX: usize = 1000;
 const PRODUCER: &str = "raw";
 /// The key of the array in a body that is an object; the first is the one that answers use.
 const ENVELOPES: [&str; 4] = ["data", "events", "raw_events", "batch"];
-
-/// What a payload may call the things that name and date it; the first that will do counts.
-const IDS: [&str; 2] = ["id", "event_id"];
-const CUSTOMERS: [&str; 3] = ["orgId", "external_customer_id", "distinct_id"];
-const TIMES: [&str; 2] = ["createdAt", "timestamp"];
-const NAMES: [&str; 3] = ["event_name", "event", "methodName"];
-
-static HEADER_NAMES: LazyLock<[Arc<str>; 5]> = LazyLock::new(|| {
-    ["schema_version", "project_id", "environment_id", "producer", RAW_EVENT_ID_HEADER].map(Arc::from)
-});
 
 impl Capture {
     /// Takes the payloads of a body: each becomes one record of topic `topics.raw_events`. As [`Capture::produce`].
@@ -143,39 +127,12 @@ impl Taken<'_> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| format!("not UTF-8 at its byte {}", error.valid_up_to()))?
             .trim_end();
-        let json = Json::parse(text).map_err(|error| error.to_string())?;
-        if !matches!(json, Json::Object { .. }) {
-            return Err(format!("a raw event must be a JSON object, given {}", json.kind()));
-        }
-        // The grammar is checked: this only borrows.
-        let payload: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let id = text_of(&json, &IDS).unwrap_or_else(|| {
-            let made = self.capture.0.ids.uuid_v7(self.received_at);
-            Cow::Owned(made.hyphenated().to_string())
-        });
-        let scope = &self.access.scope;
-        let raw = RawEvent {
-            project_id: scope.project.as_str().into(),
-            environment_id: scope.environment.as_str().into(),
-            external_customer_id: text_of(&json, &CUSTOMERS).unwrap_or_default(),
-            timestamp: time_of(&json).unwrap_or(self.received_at),
-            event_name: text_of(&json, &NAMES).unwrap_or_default(),
-            received_at: self.received_at,
-            payload,
-            id,
-        };
-        let key = if raw.external_customer_id.is_empty() { &raw.id } else { &raw.external_customer_id };
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let value = serde_json::to_vec(&raw).map_err(|error| error.to_string())?;
-        let version = SCHEMA_VERSION.to_string();
-        let said = [&*version, scope.project.as_str(), scope.environment.as_str(), PRODUCER, &*raw.id];
-        let headers = HEADER_NAMES.iter().zip(said);
-        let headers = headers
-            .map(|(name, said)| Header { name: name.clone(), value: Bytes::copy_from_slice(said.as_bytes()) })
-            .collect();
-        let quoted = serde_json::Value::from(&*raw.id).to_string();
+        let payloads =
+            Payloads { scope: &self.access.scope, received_at: self.received_at, producer: PRODUCER };
+        let make_id = || self.capture.0.ids.uuid_v7(self.received_at).hyphenated().to_string();
+        let (id, record) = payloads.record(text, make_id).map_err(|error| error.to_string())?;
+        let quoted = serde_json::Value::from(id).to_string();
         let id = Bytes::copy_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
-        let record = NewRecord { key: Some(key), value: value.into(), headers, timestamp: self.received_at };
         Ok((Drafted { index, id }, record))
     }
 
@@ -192,28 +149,4 @@ impl Taken<'_> {
             bytes,
         }
     }
-}
-
-/// The first of these that is a text (or a number) of 1 to 200 characters.
-fn text_of<'a>(json: &Json<'a>, names: &[&str]) -> Option<Cow<'a, str>> {
-    names.iter().find_map(|name| {
-        let text: Cow<'a, str> = match json.get(name)? {
-            Json::Text(text) => text.clone(),
-            Json::Number(text) => Cow::Borrowed(text),
-            _ => return None,
-        };
-        let fits = !text.trim().is_empty()
-            && !text.contains('\0')
-            && (text.len() <= TEXT_CHARACTERS_MAX || text.chars().count() <= TEXT_CHARACTERS_MAX);
-        fits.then_some(text)
-    })
-}
-
-fn time_of(json: &Json<'_>) -> Option<Timestamp> {
-    TIMES.iter().find_map(|name| match json.get(name)? {
-        Json::Text(text) => {
-            Timestamp::parse(text).ok().filter(|at| (Timestamp::EPOCH..=Timestamp::MAX).contains(at))
-        }
-        _ => None,
-    })
 }

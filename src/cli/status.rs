@@ -183,6 +183,16 @@ pub(super) async fn audit(operator: &Operator, output: Output) -> anyhow::Result
             ));
         }
     }
+    for source in items(&report["sources"]) {
+        output.talk(format_args!(
+            "source {}: {} records, {} handed on, {} missing, {} in flight",
+            cell(&source["topic"]),
+            source["records"],
+            source["handed_on"],
+            source["missing"],
+            source["in_flight"]
+        ));
+    }
     output.talk(if balanced { "the accounting balances" } else { "the accounting does not balance" });
     Ok(if balanced { Ended::Done } else { Ended::Problem })
 }

@@ -124,6 +124,11 @@ pub(super) fn form(key: &str, default: &Value) -> String {
         Value::Array(_) if key == "auth.static_keys" => {
             "a list of tables with sha256, project_id, environment_id and scopes".to_owned()
         }
+        Value::Array(_) if key == "consumer.sources" => {
+            "a list of tables with topic, decoder (flexflow, flexprice, flexprice_raw or raw), project_id and \
+             environment_id"
+                .to_owned()
+        }
         Value::Array(_) => "a list of texts such as [\"a\", \"b\"]".to_owned(),
         Value::String(text) => text_form(key, text),
         other => format!("a value such as {other}"),

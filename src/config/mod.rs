@@ -21,7 +21,7 @@ pub use sections::{
     KafkaCompression, KafkaSasl, KafkaSaslMechanism, Log, LogFormat, Meta, Metering, Person, Query,
     Registration, Reprocess, Rollup, Schema, Server, StaticKey, Store, Topics, Transform,
 };
-pub use stages::{Attribution, PostProcessing, Webhook};
+pub use stages::{Attribution, PostProcessing, Source, SourceDecoder, Webhook};
 
 /// The defaults file as compiled in.
 pub const REFERENCE: &str = include_str!("../../config/flexflow.toml");

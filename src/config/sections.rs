@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
-use super::stages::{Attribution, PostProcessing, Webhook};
+use super::stages::{Attribution, PostProcessing, Source, Webhook};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -222,6 +222,10 @@ pub struct Kafka {
     pub tls: bool,
     #[serde(deserialize_with = "optional_path")]
     pub tls_ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "optional_path")]
+    pub tls_cert_file: Option<PathBuf>,
+    #[serde(deserialize_with = "optional_path")]
+    pub tls_key_file: Option<PathBuf>,
     pub replication_factor: i16,
     pub compression: KafkaCompression,
     #[serde(with = "humantime_serde")]
@@ -283,6 +287,8 @@ pub struct Consumer {
     #[serde(deserialize_with = "optional_text")]
     pub instance_id: Option<String>,
     pub dlq_topic: String,
+    pub sources: Vec<Source>,
+    pub sources_group_id: String,
     pub metrics_port: u16,
     pub batch_rows_max: usize,
     pub batch_bytes_max: ByteSize,

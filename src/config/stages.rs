@@ -5,6 +5,41 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+/// A further topic that events come in by (`consumer.sources`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub topic: String,
+    pub decoder: SourceDecoder,
+    /// Where messages belong that do not say; both or none.
+    #[serde(default)]
+    pub project_id: String,
+    #[serde(default)]
+    pub environment_id: String,
+}
+
+impl Source {
+    /// Project and environment of messages that name none.
+    pub fn scope(&self) -> Option<(&str, &str)> {
+        let named = !self.project_id.is_empty() && !self.environment_id.is_empty();
+        named.then_some((self.project_id.as_str(), self.environment_id.as_str()))
+    }
+}
+
+/// How the records of a source are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceDecoder {
+    /// FlexFlow's own records, such as those of another installation.
+    Flexflow,
+    /// FlexPrice's messages, one event or many.
+    Flexprice,
+    /// FlexPrice's messages of payloads.
+    FlexpriceRaw,
+    /// Any JSON object is a payload.
+    Raw,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PostProcessing {

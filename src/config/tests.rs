@@ -25,6 +25,7 @@ fn another(key: &str, default: &Value) -> String {
         ("eventlog.retention_bytes", _) => "1 GiB".to_owned(),
         ("server.listen", _) => "127.0.0.1:8081".to_owned(),
         ("server.cors_origins", _) => "https://a.example,https://b.example:444".to_owned(),
+        ("consumer.sources", _) => "[{ topic = \"clicks\", decoder = \"flexprice\" }]".to_owned(),
         ("auth.static_keys", _) => format!(
             "[{{ sha256 = \"{}\", project_id = \"p\", environment_id = \"e\", scopes = [\"query\"] }}]",
             "ab".repeat(32)
@@ -231,6 +232,10 @@ fn limits_that_make_no_sense_are_told_all_at_once() {
         ("consumer.dlq_topic", "events"),
         ("topics.events", "events"),
         ("consumer.group_id", " "),
+        (
+            "consumer.sources",
+            "[{ topic = \"raw_events\", decoder = \"raw\" }, { topic = \"a/b\", decoder = \"flexprice\", project_id = \"p\" }]",
+        ),
         ("store.url", "http://db:8123"),
         ("store.database", "a-b"),
         ("meta.url", "mysql://x"),

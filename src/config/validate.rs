@@ -15,6 +15,8 @@ const RECORD_OVERHEAD: ByteSize = ByteSize::kib(16);
 /// Kafka's bound on a topic's name.
 const TOPIC_CHARACTERS_MAX: usize = 249;
 
+const TOPIC_NAMES: &str = "1 to 249 of a-z A-Z 0-9 . _ -";
+
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const SCOPES: &[&str] = &["ingest", "query", "admin"];
 
@@ -24,6 +26,13 @@ pub(super) struct Fault {
     pub key: &'static str,
     pub problem: String,
     pub valid: String,
+}
+
+fn is_topic_name(name: &str) -> bool {
+    (1..=TOPIC_CHARACTERS_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && name != "."
+        && name != ".."
 }
 
 #[derive(Default)]
@@ -259,12 +268,8 @@ impl Config {
             ("topics.post_processing_backfill", &self.topics.post_processing_backfill),
             ("consumer.dlq_topic", &self.consumer.dlq_topic),
         ] {
-            let fits = (1..=TOPIC_CHARACTERS_MAX).contains(&topic.len())
-                && topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-                && topic != "."
-                && topic != "..";
-            if !fits {
-                faults.add(key, "is not a topic's name", "1 to 249 of a-z A-Z 0-9 . _ -");
+            if !is_topic_name(topic) {
+                faults.add(key, "is not a topic's name", TOPIC_NAMES);
             }
         }
         self.check_groups(faults);
@@ -368,11 +373,20 @@ impl Config {
                 "1 or more, or 0 for the brokers' default",
             );
         }
-        if kafka.tls_ca_file.is_some() && !kafka.tls {
+        for (key, file) in [
+            ("eventlog.kafka.tls_ca_file", &kafka.tls_ca_file),
+            ("eventlog.kafka.tls_cert_file", &kafka.tls_cert_file),
+            ("eventlog.kafka.tls_key_file", &kafka.tls_key_file),
+        ] {
+            if file.is_some() && !kafka.tls {
+                faults.add(key, "is set, and eventlog.kafka.tls is false", "tls = true, or \"\"");
+            }
+        }
+        if kafka.tls_cert_file.is_some() != kafka.tls_key_file.is_some() {
             faults.add(
-                "eventlog.kafka.tls_ca_file",
-                "is set, and eventlog.kafka.tls is false",
-                "tls = true, or \"\"",
+                "eventlog.kafka.tls_cert_file",
+                "goes with eventlog.kafka.tls_key_file, and one of them is empty",
+                "both files, or none",
             );
         }
         let wants_login = kafka.sasl.mechanism != KafkaSaslMechanism::None;

@@ -17,7 +17,7 @@ use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
 use crate::attribution::{Attribution, AttributionError, Taken};
 use crate::event::Scope;
-use crate::eventlog::Record;
+use crate::eventlog::{Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::store::{InsertError, StoreError};
 
@@ -135,7 +135,7 @@ impl Stage for AttributionStage {
         MAPPER_VERSION
     }
 
-    fn read(&self, record: &Record) -> Result<Read<()>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<()>, Refused> {
         Ok(Read::by_offset((), record))
     }
 

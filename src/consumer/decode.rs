@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{ErrorKind, SCHEMA_VERSION, Timestamp};
+use crate::event::{ErrorKind, SCHEMA_VERSION, Scope, Timestamp};
 use crate::eventlog::Record;
 
 /// Longest id, name or distinct id, in characters.
@@ -202,6 +202,14 @@ enum Number {
 /// # Errors
 /// See [`Refused`]; nothing here depends on when it runs, so the same record is refused or taken for ever.
 pub fn decode(record: &Record) -> Result<Decoded, Refused> {
+    decode_in(record, None)
+}
+
+/// The same; `scope` is where an event belongs that says neither its project nor its environment.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn decode_in(record: &Record, scope: Option<&Scope>) -> Result<Decoded, Refused> {
     let value = record.value.as_ref().ok_or_else(|| {
         refused(ErrorKind::EmptyRecord, "the record has no value; an event's JSON object is expected")
     })?;
@@ -217,7 +225,14 @@ pub fn decode(record: &Record) -> Result<Decoded, Refused> {
     if !text.trim_start().starts_with('{') {
         return Err(refused(ErrorKind::InvalidJson, "not a JSON object"));
     }
-    let wire: Wire<'_> = serde_json::from_str(text).map_err(|error| bad_json(&error))?;
+    let mut wire: Wire<'_> = serde_json::from_str(text).map_err(|error| bad_json(&error))?;
+    if let Some(scope) = scope
+        && (wire.project_id.is_none() && wire.tenant_id.is_none() && wire.environment_id.is_none())
+    {
+        let named = |id: &str| Some(Text::Text(Cow::Owned(id.to_owned())));
+        wire.project_id = named(scope.project.as_str());
+        wire.environment_id = named(scope.environment.as_str());
+    }
     Reader { value, logged_at: record.timestamp, unescaped: String::new() }.read(wire)
 }
 

@@ -130,7 +130,7 @@ impl Stage for EventsStage {
         true
     }
 
-    fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<Decoded>, Refused> {
         let mut event = decode(record)?;
         super::schemas::hold(&mut event, record, self.schemas.as_ref())?;
         let value = record.value.as_deref().unwrap_or_default();

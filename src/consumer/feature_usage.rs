@@ -210,7 +210,7 @@ impl Stage for FeatureUsageStage {
         false
     }
 
-    fn read(&self, record: &Record) -> Result<Read<UsageRecord>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         // What the events stage refuses counts nowhere.
         let held = decode(record).and_then(|mut event| {

@@ -13,7 +13,7 @@ use super::decode::Refused;
 use super::sink::Sink;
 use super::stage::{Read, Stage, StageBatch};
 use crate::dlq::{self, DeadLetter};
-use crate::eventlog::{Position, Record};
+use crate::eventlog::{Position, Record, TopicPartition};
 use crate::store::{DeadLetterRow, InsertError, StoreError};
 
 /// Counts up whenever [`dlq::index_row`] makes another row of the same dead letter.
@@ -47,7 +47,7 @@ impl Stage for IndexStage {
         MAPPER_VERSION
     }
 
-    fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<Self::Row>, Refused> {
         let row = match DeadLetter::from_record(record) {
             Ok(letter) => Some(Box::new(letter)),
             Err(error) => {

@@ -27,6 +27,7 @@ mod raw;
 mod reprocessed;
 mod schemas;
 mod sink;
+mod sources;
 mod stage;
 mod sweep;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use publish::run as run_publish;
 pub use raw::run as run_raw;
 pub use reprocessed::{reprocessed_usage_group, run as run_reprocessed, run_usage as run_reprocessed_usage};
 pub use sink::{IdStream, Sink, Warehouse};
+pub use sources::{Made, SourceReader, SourcesStage, Target, run as run_sources};
 pub use stage::{Payload, Read, Stage, StageBatch};
 pub use webhooks::run as run_webhooks;
 

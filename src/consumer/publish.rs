@@ -177,7 +177,7 @@ impl Stage for PublishStage {
         false
     }
 
-    fn read(&self, record: &Record) -> Result<Read<bool>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<bool>, Refused> {
         // Refused ones are the events stage's business.
         Ok(Read::by_offset(decode(record).is_ok(), record))
     }

@@ -359,7 +359,7 @@ impl Stage for RawStage {
     }
 
     /// One that was dropped may come again, mended, under its id: events have a window of their own.
-    fn read(&self, record: &Record) -> Result<Read<RawRecord>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<RawRecord>, Refused> {
         let row = read(record)?;
         let scope = &row.scope;
         let id = IdHash::of(self.seed, scope.project.as_str(), scope.environment.as_str(), &row.id);

@@ -106,8 +106,8 @@ impl<S: Stage> Stage for Reprocessed<S> {
     }
 
     /// An event that is hidden under its former key and stands under another comes twice in one batch: no duplicate.
-    fn read(&self, record: &Record) -> Result<Read<S::Row>, Refused> {
-        Ok(Read { remember: false, ..self.stage.read(record)? })
+    fn read(&self, at: &TopicPartition, record: &Record) -> Result<Read<S::Row>, Refused> {
+        Ok(Read { remember: false, ..self.stage.read(at, record)? })
     }
 
     async fn insert(

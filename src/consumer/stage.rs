@@ -85,11 +85,11 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
-    /// Reads a record. The same record gives the same answer for ever.
+    /// Reads a record that stands there. The same record gives the same answer for ever.
     ///
     /// # Errors
     /// The record cannot become a row.
-    fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused>;
+    fn read(&self, at: &TopicPartition, record: &Record) -> Result<Read<Self::Row>, Refused>;
 
     /// Inserts rows as one block. Ok only when the store has confirmed them.
     ///

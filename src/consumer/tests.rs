@@ -139,8 +139,8 @@ impl Stage for Table {
         true
     }
 
-    fn read(&self, record: &Record) -> Result<Read<Decoded>, Refused> {
-        self.events.read(record)
+    fn read(&self, at: &TopicPartition, record: &Record) -> Result<Read<Decoded>, Refused> {
+        self.events.read(at, record)
     }
 
     async fn insert(

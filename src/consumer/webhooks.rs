@@ -12,7 +12,7 @@ use super::core::RowRef;
 use super::decode::Refused;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
-use crate::eventlog::{Record, SystemEventRecord};
+use crate::eventlog::{Record, SystemEventRecord, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::meta::{Deliverable, Meta, MetaError};
 use crate::store::{InsertError, StoreError};
@@ -81,7 +81,7 @@ impl Stage for WebhookStage {
         MAPPER_VERSION
     }
 
-    fn read(&self, record: &Record) -> Result<Read<Self::Row>, Refused> {
+    fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<Self::Row>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         let row = match serde_json::from_slice::<SystemEventRecord>(value) {
             Ok(event) => Some(Box::new(deliverable(&event))),

@@ -97,7 +97,7 @@ impl<S: Stage> Work<S> {
         let mut parts = Vec::with_capacity(fetched.len());
         for part in fetched {
             let found = match part.outcome {
-                Ok(records) => self.clone().read(records).await,
+                Ok(records) => self.clone().read(&part.topic_partition, records).await,
                 Err(FetchError::OffsetOutOfRange(offsets)) => FetchedPart::OutOfRange(offsets),
                 Err(FetchError::UnknownTopic { .. }) => FetchedPart::UnknownTopic,
                 Err(FetchError::Corrupt { offset }) => FetchedPart::Corrupt { offset },
@@ -107,13 +107,18 @@ impl<S: Stage> Work<S> {
         Input::Fetched { lane, fetch, parts }
     }
 
-    async fn read(self: Arc<Self>, fetched: FetchedRecords) -> FetchedPart<Payload<S::Row>> {
+    async fn read(
+        self: Arc<Self>,
+        at: &TopicPartition,
+        fetched: FetchedRecords,
+    ) -> FetchedPart<Payload<S::Row>> {
         let FetchedRecords { records, next_offset, offsets } = fetched;
         let bytes: usize = records.iter().map(record_bytes).sum();
         let items = if bytes <= DECODE_HERE_BYTES_MAX {
-            self.items(records)
+            self.items(at, records)
         } else {
-            match tokio::task::spawn_blocking(move || self.items(records)).await {
+            let at = at.clone();
+            match tokio::task::spawn_blocking(move || self.items(&at, records)).await {
                 Ok(items) => items,
                 // The decoder panicked: so does this task, and the driver hears of it.
                 Err(join) => std::panic::resume_unwind(Box::new(join.to_string())),
@@ -122,9 +127,9 @@ impl<S: Stage> Work<S> {
         FetchedPart::Records { items, next_offset, offsets }
     }
 
-    fn items(&self, records: Vec<Record>) -> Vec<Item<Payload<S::Row>>> {
+    fn items(&self, at: &TopicPartition, records: Vec<Record>) -> Vec<Item<Payload<S::Row>>> {
         let item = |record: Record| {
-            let read = self.stage.read(&record);
+            let read = self.stage.read(at, &record);
             let verdict = match &read {
                 Ok(read) => read.verdict(),
                 Err(refused) => Verdict::Refused(refused.kind),

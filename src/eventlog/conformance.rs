@@ -397,6 +397,20 @@ pub(super) async fn offsets_are_found_by_time_though_the_clock_jumped_back<B: Ba
     assert_eq!(at(3001).await, [4], "the end where there is none");
 }
 
+pub(super) async fn a_topic_tells_how_it_is_kept<B: Backend>(b: B) {
+    let log = b.log();
+    let retention = Retention { age_max: Some(Duration::from_secs(3600)), bytes_max: Some(1 << 30) };
+    let kept = TopicSpec { retention, record_bytes_max: 4096, ..spec("events", 1) };
+    make(&*log, &[kept, spec("other", 1)]).await;
+    let names = ["events".into(), "absent".into(), "other".into()];
+    let told = log.topic_settings(&names).await.unwrap();
+    let told = |name: &str| told.iter().find(|one| &*one.name == name);
+    let events = told("events").expect("settings");
+    assert_eq!((events.retention, events.record_bytes_max, events.compacted), (retention, 4096, false));
+    assert_eq!(told("other").expect("settings").retention, Retention::default(), "no bound");
+    assert!(told("absent").is_none());
+}
+
 pub(super) async fn a_closed_log_says_so<B: Backend>(b: B) {
     let log = b.log();
     make(&*log, &[spec("events", 1)]).await;
@@ -430,6 +444,7 @@ macro_rules! conformance_suite {
             a_grown_topic_gives_its_new_partitions_and_keeps_commits_in_flight
             retention_takes_the_oldest_but_nothing_a_required_group_still_needs
             offsets_are_found_by_time_though_the_clock_jumped_back
+            a_topic_tells_how_it_is_kept
             a_closed_log_says_so
         );
     };

@@ -134,6 +134,19 @@ pub struct TopicSpec {
     pub required_groups: Vec<Arc<str>>,
 }
 
+impl TopicSpec {
+    /// Of a log that keeps a topic as it was asked to.
+    fn as_settings(&self) -> TopicSettings {
+        TopicSettings {
+            name: self.name.clone(),
+            replication_factor: None,
+            retention: self.retention,
+            record_bytes_max: self.record_bytes_max,
+            compacted: false,
+        }
+    }
+}
+
 /// How long records are kept; whichever bound is reached first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Retention {
@@ -148,6 +161,19 @@ pub struct TopicDescription {
     pub id: TopicId,
     /// By partition number.
     pub partitions: Vec<PartitionOffsets>,
+}
+
+/// How a topic that stands is kept, as far as its log tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicSettings {
+    pub name: Arc<str>,
+    /// Copies of each partition, the fewest of them; `None`: a log of one machine.
+    pub replication_factor: Option<usize>,
+    pub retention: Retention,
+    /// As [`TopicSpec::record_bytes_max`] counts them.
+    pub record_bytes_max: usize,
+    /// Of records with one key only the last is kept for ever: no topic of events.
+    pub compacted: bool,
 }
 
 /// The ends of a partition.
@@ -327,7 +353,8 @@ pub trait EventLog: Send + Sync + 'static {
     async fn join(&self, spec: GroupSpec) -> Result<Box<dyn GroupMember>, LogError>;
 
     /// Creates the topics that are missing; never deletes one, nor changes the partitions of one that is there.
-    /// Answers the names it made. Embedded: a topic that is there takes over retention, limit and required groups.
+    /// Answers the names it made. Embedded: a topic that is there takes over retention, limit and required groups; Kafka:
+    /// nobody is asked about one that is there.
     async fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<Arc<str>>, LogError>;
 
     /// Grows a topic to `partitions`; one that has as many already stays as it is. Keys move: see RUNBOOK.
@@ -338,6 +365,9 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Every topic as it stands.
     async fn topics(&self) -> Result<Vec<TopicDescription>, LogError>;
+
+    /// How these topics are kept; one that is missing, or that nobody may ask about, is left out.
+    async fn topic_settings(&self, topics: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError>;
 
     /// What a group has committed, for the present incarnation of each topic.
     async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError>;

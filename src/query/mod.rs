@@ -104,6 +104,8 @@ pub struct Query {
     backlog: BacklogReader,
     limits: config::Query,
     dlq_topic: Arc<str>,
+    /// Topics of other programs whose records are events, and where those belong that do not say.
+    sources: Arc<[(BacklogReader, Option<Scope>)]>,
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
     /// Places for streams.
@@ -156,9 +158,27 @@ impl Asked {
     }
 }
 
+/// What a trace looks through besides the topic of events: sources whose records are events.
+fn sources(
+    log: &Arc<dyn EventLog>,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Arc<[(BacklogReader, Option<Scope>)]> {
+    let group = &config.consumer.sources_group_id;
+    let of_events = config.consumer.sources.iter().filter(|source| {
+        matches!(source.decoder, config::SourceDecoder::Flexflow | config::SourceDecoder::Flexprice)
+    });
+    let reader = |source: &config::Source| {
+        let scope = source.scope().map(|(project, environment)| Scope::new(project, environment));
+        (BacklogReader::new(log.clone(), &source.topic, group, clock.clone()), scope)
+    };
+    of_events.map(reader).collect()
+}
+
 impl Query {
     /// Answers from `store`; `log` tells how far the store is behind.
     pub fn new(store: Store, log: Arc<dyn EventLog>, config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let sources = sources(&log, config, &clock);
         let backlog =
             BacklogReader::new(log, &config.topics.events, &config.consumer.group_id, clock.clone());
         let limits = config.query.clone();
@@ -172,6 +192,7 @@ impl Query {
             backlog,
             limits,
             dlq_topic,
+            sources,
             clock,
             turns,
             live,

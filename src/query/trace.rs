@@ -1,14 +1,16 @@
 //! What became of one event: received → topic, partition, offset → stored row, or dead letter, or not found yet and
 //! how far the store is behind.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use super::backlog::Part;
 use super::events::LogPlace;
 use super::statement::{self, View};
 use super::{Meta, Query};
 use crate::dlq::DeadLetter;
-use crate::event::{ErrorKind, LogEvent, Scope, Timestamp};
+use crate::event::{ErrorKind, Scope, Timestamp};
 use crate::eventlog::{LogError, Record};
 use crate::http::Problem;
 use crate::store::{DeadLetterOrigin, Row, RowCells, Sql, StoreError};
@@ -201,7 +203,7 @@ async fn look_in_log(
     let mut looked_through = true;
     if among_waiting && lag > 0 {
         let show = |partition: i32, record: &Record| {
-            if let Some(received_at) = received(record, scope, event_id) {
+            if let Some(received_at) = received(record, scope, event_id, None) {
                 let topic = reader.topic().to_owned();
                 waiting.push((LogPlace { topic, partition, offset: record.offset }, received_at));
             }
@@ -209,6 +211,9 @@ async fn look_in_log(
         looked_through = reader
             .look_through(reader.topic(), Part::Uncommitted, query.limits.trace_records_max, show)
             .await?;
+    }
+    if among_waiting {
+        looked_through &= look_in_sources(query, scope, event_id, &mut waiting).await?;
     }
     let mut dead_letters = Vec::new();
     let show = |_: i32, record: &Record| {
@@ -239,6 +244,31 @@ async fn look_in_log(
     Ok(InLog { waiting, dead_letters, backlog })
 }
 
+/// What waits in topics of other programs (`consumer.sources`); true: all of it was looked through.
+async fn look_in_sources(
+    query: &Query,
+    scope: &Scope,
+    event_id: &str,
+    waiting: &mut Vec<(LogPlace, Timestamp)>,
+) -> Result<bool, LogError> {
+    let mut whole = true;
+    for (reader, default) in query.sources.iter() {
+        let show = |partition: i32, record: &Record| {
+            if let Some(received_at) = received(record, scope, event_id, default.as_ref()) {
+                let topic = reader.topic().to_owned();
+                waiting.push((LogPlace { topic, partition, offset: record.offset }, received_at));
+            }
+        };
+        let records_max = query.limits.trace_records_max;
+        match reader.look_through(reader.topic(), Part::Uncommitted, records_max, show).await {
+            Ok(all) => whole &= all,
+            Err(LogError::TopicMissing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(whole)
+}
+
 /// Fills in what the index of dead letters knows; one that it does not have yet is open.
 async fn tell_what_became_of(query: &Query, letters: &mut [Letter]) {
     if letters.is_empty() {
@@ -259,13 +289,43 @@ async fn tell_what_became_of(query: &Query, letters: &mut [Letter]) {
     }
 }
 
-/// When capture took the event, if this record is it.
-fn received(record: &Record, scope: &Scope, event_id: &str) -> Option<Timestamp> {
-    let event: LogEvent<'_> = serde_json::from_slice(record.value.as_deref()?).ok()?;
-    let same = event.id == event_id
-        && event.project_id == scope.project.as_str()
-        && event.environment_id == scope.environment.as_str();
-    same.then_some(event.received_at)
+/// A record that waits, in FlexFlow's shape or in FlexPrice's, of one event or of many.
+#[derive(Deserialize)]
+struct Waiting<'a> {
+    #[serde(borrow, default)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default, alias = "tenant_id")]
+    project_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    environment_id: Cow<'a, str>,
+    #[serde(default)]
+    received_at: Option<Timestamp>,
+    #[serde(borrow, default)]
+    events: Vec<Waiting<'a>>,
+}
+
+impl Waiting<'_> {
+    fn tells_of(&self, scope: &Scope, event_id: &str, default: Option<&Scope>) -> bool {
+        let unsaid = self.project_id.is_empty() && self.environment_id.is_empty();
+        let here = if unsaid {
+            default == Some(scope)
+        } else {
+            self.project_id == scope.project.as_str() && self.environment_id == scope.environment.as_str()
+        };
+        if self.events.is_empty() {
+            return here && self.id == event_id;
+        }
+        let said = Scope::new(self.project_id.as_ref(), self.environment_id.as_ref());
+        let default = if unsaid { default } else { Some(&said) };
+        self.events.iter().any(|event| event.tells_of(scope, event_id, default))
+    }
+}
+
+/// When the event was taken, if this record is it; `default` is where a record belongs that does not say.
+fn received(record: &Record, scope: &Scope, event_id: &str, default: Option<&Scope>) -> Option<Timestamp> {
+    let waiting: Waiting<'_> = serde_json::from_slice(record.value.as_deref()?).ok()?;
+    let told = waiting.tells_of(scope, event_id, default);
+    told.then(|| waiting.received_at.unwrap_or(record.timestamp))
 }
 
 /// The dead letter of the event, if this record is one. Headers repeat the ids, so that others are not read.
@@ -372,5 +432,35 @@ impl Row for StoredRow {
             is_deleted: cells.next()?,
             counts: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_found_in_every_shape_and_only_in_its_own_scope() {
+        let record = |value: &'static str| Record {
+            offset: 0,
+            timestamp: Timestamp::from_millis(9),
+            key: None,
+            value: Some(value.into()),
+            headers: Vec::new(),
+        };
+        let (here, elsewhere) = (Scope::new("p", "e"), Scope::new("p", "other"));
+        let ours = record(
+            r#"{"id":"a","project_id":"p","environment_id":"e","received_at":"1970-01-01T00:00:00.005Z"}"#,
+        );
+        assert_eq!(received(&ours, &here, "a", None), Some(Timestamp::from_millis(5)));
+        assert_eq!(received(&ours, &elsewhere, "a", None), None);
+        let theirs = record(r#"{"id":"a","tenant_id":"p","environment_id":"e"}"#);
+        assert_eq!(received(&theirs, &here, "a", None), Some(Timestamp::from_millis(9)));
+        let many = record(r#"{"events":[{"id":"b"},{"id":"a"}],"tenant_id":"p","environment_id":"e"}"#);
+        assert!(received(&many, &here, "a", None).is_some());
+        assert!(received(&many, &elsewhere, "a", Some(&elsewhere)).is_none());
+        let unsaid = record(r#"{"id":"a"}"#);
+        assert!(received(&unsaid, &here, "a", Some(&here)).is_some());
+        assert!(received(&unsaid, &here, "a", None).is_none());
     }
 }

@@ -14,7 +14,7 @@
 //! | `json.rs`, `value.rs`, `expression.rs`, `function.rs` | pure: payloads, values, the language |
 //! | `spec.rs`, `mapping.rs` | pure: a transform as it is written, and as it is applied |
 //! | `default.toml` | the transform that every environment has at first |
-//! | `publish.rs` | events that were made, as records of the log |
+//! | `payload.rs`, `publish.rs` | payloads, and the events that were made of them, as records of the log |
 //! | `catalogue.rs`, `http.rs` | which version counts in a scope; the routes |
 
 mod catalogue;
@@ -23,6 +23,7 @@ mod function;
 pub mod http;
 mod json;
 mod mapping;
+mod payload;
 mod publish;
 mod spec;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use function::Function;
 pub use http::results;
 pub use json::{Json, NotJson};
 pub use mapping::{Limits, Mapped, Mapping, NO_EVENT, Outcome, TransformError, Wanted};
+pub use payload::{NotAPayload, Payloads};
 pub use publish::{DELETED_HEADER, Key, Origin, RAW_EVENT_ID_HEADER, VERSION_HEADER};
 pub use spec::{DefineSpec, DropSpec, EventSpec, Invalid, PropertySpec, RequireSpec, SPEC_BYTES_MAX, Spec};
 

@@ -57,6 +57,8 @@ mod saved;
 #[cfg(test)]
 mod schemas;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod store_server;

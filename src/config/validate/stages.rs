@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Faults;
-use crate::config::Config;
+use super::{Faults, TOPIC_NAMES, is_topic_name};
+use crate::config::{Config, SourceDecoder};
 
 impl Config {
     pub(super) fn check_stages(&self, faults: &mut Faults) {
@@ -11,11 +11,14 @@ impl Config {
         let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
         groups.insert(self.consumer.group_id.trim(), "consumer.group_id");
         groups.insert(self.metering.group_id.trim(), "metering.group_id");
+        groups.insert(self.consumer.raw_group_id.trim(), "consumer.raw_group_id");
+        groups.insert(self.reprocess.group_id.trim(), "reprocess.group_id");
         for (key, group) in [
             ("post_processing.publish_group_id", stages.publish_group_id.trim()),
             ("post_processing.group_id", stages.group_id.trim()),
             ("post_processing.backfill_group_id", stages.backfill_group_id.trim()),
             ("webhook.group_id", self.webhook.group_id.trim()),
+            ("consumer.sources_group_id", self.consumer.sources_group_id.trim()),
         ] {
             if let Some(other) = groups.insert(group, key) {
                 faults.add(key, format!("is {other}'s"), "a consumer group's own name");
@@ -76,6 +79,42 @@ impl Config {
                 && key != "consumer.dlq_topic"
             {
                 faults.add(key, format!("is {other}"), "a topic of its own");
+            }
+        }
+        self.check_sources(faults);
+    }
+
+    /// Further topics: each once, none of the product's own, and each with a place for what says none.
+    fn check_sources(&self, faults: &mut Faults) {
+        const KEY: &str = "consumer.sources";
+        let topics = &self.topics;
+        let own = [
+            &topics.events,
+            &topics.raw_events,
+            &topics.system_events,
+            &topics.post_processing,
+            &topics.post_processing_backfill,
+            &self.consumer.dlq_topic,
+            &self.reprocess.output_topic,
+        ];
+        let sources = &self.consumer.sources;
+        for (i, source) in sources.iter().enumerate() {
+            let name = &source.topic;
+            if !is_topic_name(name) {
+                faults.add(KEY, format!("{name:?} is not a topic's name"), TOPIC_NAMES);
+            }
+            if own.contains(&name) {
+                faults.add(KEY, format!("{name} is one of FlexFlow's own topics"), "another topic");
+            }
+            if sources[..i].iter().any(|other| other.topic == *name) {
+                faults.add(KEY, format!("{name} is there twice"), "each topic once");
+            }
+            if source.project_id.is_empty() != source.environment_id.is_empty() {
+                let problem = format!("{name} has one of project_id and environment_id");
+                faults.add(KEY, problem, "both of them, or none");
+            } else if source.decoder == SourceDecoder::Raw && source.scope().is_none() {
+                let problem = format!("{name} does not say where its payloads belong");
+                faults.add(KEY, problem, "a project_id and an environment_id");
             }
         }
     }

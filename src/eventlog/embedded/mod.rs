@@ -37,7 +37,7 @@ use super::groups::{Commit, GroupHost, Groups, SingleOwnerMember};
 use super::partitioner::Placement;
 use super::{
     CommitError, EventLog, FetchError, FetchFrom, FetchLimits, Fetched, GroupMember, GroupSpec, LogError,
-    NewRecord, Position, TopicDescription, TopicId, TopicPartition, TopicSpec,
+    NewRecord, Position, TopicDescription, TopicId, TopicPartition, TopicSettings, TopicSpec,
 };
 use crate::config::EventLogSection;
 use crate::event::{Clock, IdSource, Timestamp};
@@ -472,6 +472,13 @@ impl EventLog for EmbeddedLog {
             partitions: topic.partitions.iter().map(|partition| partition.read().offsets).collect(),
         };
         Ok(self.0.shared.catalog().topics.values().map(describe).collect())
+    }
+
+    async fn topic_settings(&self, topics: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError> {
+        self.0.shared.check_open()?;
+        let catalog = self.0.shared.catalog();
+        let found = topics.iter().filter_map(|name| catalog.topics.get(name));
+        Ok(found.map(|topic| topic.spec.as_settings()).collect())
     }
 
     async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {

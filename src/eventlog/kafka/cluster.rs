@@ -47,6 +47,8 @@ pub(super) struct Topic {
     pub(super) id: TopicId,
     /// By partition number.
     pub(super) leaders: Vec<Leader>,
+    /// Copies of the partition that has the fewest.
+    pub(super) replicas: usize,
     pub(super) internal: bool,
 }
 
@@ -388,5 +390,6 @@ fn read_topic(name: &Arc<str>, topic: &MetadataResponseTopic) -> Topic {
             *leader = Leader { broker: partition.leader_id.0, epoch: partition.leader_epoch };
         }
     }
-    Topic { name: name.clone(), id: TopicId(topic.topic_id), leaders, internal: topic.is_internal }
+    let replicas = topic.partitions.iter().map(|partition| partition.replica_nodes.len()).min().unwrap_or(0);
+    Topic { name: name.clone(), id: TopicId(topic.topic_id), leaders, replicas, internal: topic.is_internal }
 }

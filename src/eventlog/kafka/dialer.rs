@@ -73,7 +73,7 @@ impl Dialer {
         let address: Arc<str> = address.into();
         let timeout = self.0.connect_timeout;
         match tokio::time::timeout(timeout, self.open_unbounded(&address)).await {
-            Ok(opened) => opened,
+            Ok(opened) => opened.map_err(certificate_refused),
             Err(_) => {
                 Err(CallError::Unreachable { address, reason: format!("no answer within {timeout:?}") })
             }
@@ -212,6 +212,22 @@ impl Dialer {
             "Kafka broker {} refuses the login: {said}{cure}",
             connection.address()
         )))
+    }
+}
+
+/// A broker that does not want this program's certificate, or wants one, says so by an alert, after the handshake even.
+fn certificate_refused(error: CallError) -> CallError {
+    match error {
+        CallError::Unreachable { address, reason }
+            if reason.contains("fatal alert")
+                && (reason.contains("ertificate") || reason.contains("UnknownCA")) =>
+        {
+            CallError::Denied(format!(
+                "Kafka broker {address} does not accept this program's certificate ({reason}): see \
+                 eventlog.kafka.tls_cert_file and eventlog.kafka.tls_key_file"
+            ))
+        }
+        other => other,
     }
 }
 

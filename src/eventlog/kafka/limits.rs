@@ -17,7 +17,7 @@ use crate::eventlog::TopicId;
 pub(super) const BATCH_OVERHEAD_BYTES: usize = 1024;
 pub(super) const MESSAGE_BYTES_KEY: &str = "max.message.bytes";
 /// The kind of resource that a topic is.
-const TOPIC_RESOURCE: i8 = 2;
+pub(super) const TOPIC_RESOURCE: i8 = 2;
 /// Topics remembered; more are asked for each time.
 const TOPICS_MAX: usize = 1000;
 

@@ -15,11 +15,11 @@ use super::error::CallError;
 use super::fetcher::Fetcher;
 use super::group::{GroupOptions, Groups};
 use super::producer::Producer;
-use super::{offsets, topics};
+use super::{offsets, settings, topics};
 use crate::event::{IdSource, Timestamp};
 use crate::eventlog::{
     EventLog, FetchFrom, FetchLimits, Fetched, GroupMember, GroupSpec, LogError, NewRecord, Position,
-    TopicDescription, TopicPartition, TopicSpec,
+    TopicDescription, TopicPartition, TopicSettings, TopicSpec,
 };
 use crate::lifecycle::{Stop, Tasks};
 
@@ -135,6 +135,10 @@ impl EventLog for KafkaLog {
 
     async fn topics(&self) -> Result<Vec<TopicDescription>, LogError> {
         self.0.open(topics::describe(&self.0.cluster)).await
+    }
+
+    async fn topic_settings(&self, topics: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError> {
+        self.0.open(settings::of(&self.0.cluster, topics)).await
     }
 
     async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {

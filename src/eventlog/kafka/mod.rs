@@ -24,6 +24,7 @@ mod log;
 mod offsets;
 mod producer;
 mod sasl;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -89,7 +90,10 @@ impl KafkaOptions {
         Self {
             bootstrap_servers: kafka.bootstrap_servers.clone(),
             client_id: kafka.client_id.clone(),
-            tls: kafka.tls.then(|| TlsOptions { ca_file: kafka.tls_ca_file.clone() }),
+            tls: kafka.tls.then(|| TlsOptions {
+                ca_file: kafka.tls_ca_file.clone(),
+                identity: kafka.tls_cert_file.clone().zip(kafka.tls_key_file.clone()),
+            }),
             sasl: mechanism.map(|mechanism| SaslOptions {
                 mechanism,
                 username: kafka.sasl.username.clone(),

@@ -1,4 +1,7 @@
 //! Logging in to a broker: SASL PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677).
+//!
+//! Names and passwords go as they are, without SASLprep: Apache Kafka keeps them so, and a password that SASLprep changes
+//! would let nobody in.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -18,11 +18,13 @@ const SYSTEM_BUNDLES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// Who is believed.
+/// Who is believed, and what is shown to them.
 #[derive(Clone, Debug, Default)]
 pub struct TlsOptions {
     /// PEM file of certificates; none: those the system trusts.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of the certificate that is shown, and of its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Makes TLS connections that check the broker's certificate against its host name.
@@ -43,7 +45,8 @@ impl Tls {
             )?,
         };
         let mut roots = RootCertStore::empty();
-        let (added, _unusable) = roots.add_parsable_certificates(certificates(&file)?);
+        let (added, _unusable) =
+            roots.add_parsable_certificates(certificates(&file, "eventlog.kafka.tls_ca_file")?);
         if added == 0 {
             return Err(format!("{} (eventlog.kafka.tls_ca_file) holds no certificate", file.display()));
         }
@@ -51,8 +54,22 @@ impl Tls {
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match &options.identity {
+            None => config.with_no_client_auth(),
+            Some((cert_file, key_file)) => {
+                let chain = certificates(cert_file, "eventlog.kafka.tls_cert_file")?;
+                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
+                    format!(
+                        "cannot read a private key from {} (eventlog.kafka.tls_key_file): {error}",
+                        key_file.display()
+                    )
+                })?;
+                config.with_client_auth_cert(chain, key).map_err(|error| {
+                    format!("eventlog.kafka.tls_cert_file and eventlog.kafka.tls_key_file do not go together: {error}")
+                })?
+            }
+        };
         let config = Arc::new(config);
         Ok(Self { connector: TlsConnector::from(config.clone()), config })
     }
@@ -103,9 +120,9 @@ fn failure(error: &std::io::Error) -> TlsFailure {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(file: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable = |error: &dyn std::fmt::Display| {
-        format!("cannot read certificates from {} (eventlog.kafka.tls_ca_file): {error}", file.display())
+        format!("cannot read certificates from {} ({setting}): {error}", file.display())
     };
     let found = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
     found.collect::<Result<_, _>>().map_err(|error| unreadable(&error))
@@ -116,7 +133,25 @@ mod tests {
     use super::*;
 
     fn refused(ca_file: &Path) -> String {
-        Tls::new(&TlsOptions { ca_file: Some(ca_file.to_owned()) }).err().expect("refused")
+        let options = TlsOptions { ca_file: Some(ca_file.to_owned()), identity: None };
+        Tls::new(&options).err().expect("refused")
+    }
+
+    #[test]
+    fn a_certificate_and_the_key_of_another_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert_file, key_file) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let (one, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let params = rcgen::CertificateParams::new(vec!["flexflow".to_owned()]).unwrap();
+        std::fs::write(&cert_file, params.self_signed(&one).unwrap().pem()).unwrap();
+        let shown = |key: &str| {
+            std::fs::write(&key_file, key).unwrap();
+            let identity = Some((cert_file.clone(), key_file.clone()));
+            Tls::new(&TlsOptions { ca_file: Some(cert_file.clone()), identity }).map(|_| ())
+        };
+        assert_eq!(shown(&one.serialize_pem()), Ok(()));
+        assert!(shown(&other.serialize_pem()).unwrap_err().contains("do not go together"));
+        assert!(shown("nothing of the kind").unwrap_err().contains("eventlog.kafka.tls_key_file"));
     }
 
     #[test]

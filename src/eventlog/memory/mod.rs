@@ -19,7 +19,7 @@ use super::partitioner::Placement;
 use super::{
     CommitError, EventLog, FetchError, FetchFrom, FetchLimits, Fetched, FetchedRecords, GroupMember,
     GroupSpec, LogError, NewRecord, PartitionOffsets, Position, Record, TopicDescription, TopicId,
-    TopicPartition, TopicSpec,
+    TopicPartition, TopicSettings, TopicSpec,
 };
 use crate::event::{Clock, IdSource, Timestamp};
 
@@ -486,6 +486,13 @@ impl EventLog for MemoryLog {
             partitions: topic.partitions.iter().map(Partition::offsets).collect(),
         };
         Ok(state.topics.iter().map(describe).collect())
+    }
+
+    async fn topic_settings(&self, topics: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError> {
+        self.0.turn(Operation::Describe).await?;
+        let state = self.0.lock();
+        let found = topics.iter().filter_map(|name| state.topics.get(name));
+        Ok(found.map(|topic| topic.spec.as_settings()).collect())
     }
 
     async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {

@@ -16,6 +16,8 @@ pub(crate) struct LogSettings {
     pairs: Vec<(String, String)>,
     events_topic: String,
     group_id: String,
+    /// Of names of a test's own, on Kafka.
+    names: Option<Names>,
 }
 
 impl LogSettings {
@@ -25,6 +27,7 @@ impl LogSettings {
                 pairs: Vec::new(),
                 events_topic: "events".to_owned(),
                 group_id: "event-consumers".to_owned(),
+                names: None,
             },
             Log::Kafka => Self::on(Kafka::shared().await),
         }
@@ -55,8 +58,10 @@ impl LogSettings {
             topic("post_processing.group_id", "post-processing-group"),
             topic("post_processing.backfill_group_id", "backfill-group"),
             topic("webhook.group_id", "webhooks"),
+            topic("consumer.sources_group_id", "sources"),
         ];
-        Self { pairs, events_topic: names.name("events"), group_id: names.name("consumers") }
+        let (events_topic, group_id) = (names.name("events"), names.name("consumers"));
+        Self { pairs, events_topic, group_id, names: Some(names) }
     }
 
     pub(crate) fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -69,6 +74,12 @@ impl LogSettings {
         found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{key} is set"))
     }
 
+    /// What `topics.system_events` is.
+    pub(crate) fn system_events_topic(&self) -> String {
+        let found = self.pairs.iter().find(|(name, _)| name == "topics.system_events");
+        found.map_or_else(|| "system_events".to_owned(), |(_, value)| value.clone())
+    }
+
     /// What `topics.post_processing` and `topics.post_processing_backfill` are.
     pub(crate) fn post_processing_topics(&self) -> [String; 2] {
         let named = |key: &str, default: &str| {
@@ -79,6 +90,11 @@ impl LogSettings {
             named("topics.post_processing", "events_post_processing"),
             named("topics.post_processing_backfill", "events_post_processing_backfill"),
         ]
+    }
+
+    /// A topic that no other test has.
+    pub(crate) fn further_topic(&self, name: &str) -> String {
+        self.names.as_ref().map_or_else(|| name.to_owned(), |names| names.name(name))
     }
 
     pub(crate) fn group_id(&self) -> &str {

@@ -9,7 +9,7 @@ use crate::event::Timestamp;
 use crate::eventlog::{
     AssignedPartition, CommitError, Committer, EventLog, FetchFrom, FetchLimits, Fetched, Generation,
     GroupEvent, GroupMember, GroupSpec, KafkaLog, LogError, NewRecord, Position, TopicDescription,
-    TopicPartition, TopicSpec,
+    TopicPartition, TopicSettings, TopicSpec,
 };
 
 pub(super) struct Apart {
@@ -91,6 +91,12 @@ impl EventLog for Apart {
         let all = self.log.topics().await?;
         let mine = all.into_iter().filter(|topic| topic.name.starts_with(&self.prefix));
         Ok(mine.map(|topic| TopicDescription { name: take(&self.prefix, &topic.name), ..topic }).collect())
+    }
+
+    async fn topic_settings(&self, topics: &[Arc<str>]) -> Result<Vec<TopicSettings>, LogError> {
+        let names: Vec<Arc<str>> = topics.iter().map(|name| put(&self.prefix, name)).collect();
+        let told = self.log.topic_settings(&names).await?;
+        Ok(told.into_iter().map(|one| TopicSettings { name: take(&self.prefix, &one.name), ..one }).collect())
     }
 
     async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
