@@ -7,8 +7,12 @@ use flexflow::app::{Options, Role};
 use flexflow::event::{Clock, SystemClock};
 use serde_json::{Value, json};
 
-use crate::support::eventually;
 use crate::support::sandbox::{Client, Sandbox};
+use crate::support::{Log, eventually, on_every_log};
+
+on_every_log! {
+    events_of_one_environment_are_not_answered_to_another
+}
 
 /// Capture and auth alone: no engine is needed to decide who may do what.
 async fn sandbox(settings: &[(&str, &str)]) -> Sandbox {
@@ -209,9 +213,8 @@ async fn a_restart_keeps_the_first_project_and_its_key() {
     again.sandbox.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_of_one_environment_are_not_answered_to_another() {
-    let installation = Installation::of(Sandbox::start().await).await;
+async fn events_of_one_environment_are_not_answered_to_another(log: Log) {
+    let installation = Installation::of(Sandbox::on(log).await).await;
     let development = installation.key("development", &["ingest", "query"], None).await;
     let development = Client { key: text(&development["api_key"]), ..installation.client().clone() };
     let production = installation.client();

@@ -1,15 +1,20 @@
 //! Records that cannot be stored: each becomes a dead letter with a reason, and none of its neighbours suffers.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use flexflow::event::Timestamp;
-use flexflow::eventlog::NewRecord;
+use flexflow::event::{Clock, SystemClock, Timestamp};
+use flexflow::eventlog::{Header, NewRecord};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::support::{Log, Sandbox, eventually, on_every_log};
+use crate::support::{Log, Sandbox, eventually, eventually_for, on_every_log};
 
 on_every_log! {
     poison_between_good_records_becomes_dead_letters_with_reasons
     a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_letters
+    poison_and_good_records_for_a_long_while_each_end_where_they_belong
 }
 
 /// A record as another producer of the topic might write it.
@@ -108,5 +113,71 @@ async fn a_topic_of_poison_stops_the_partition_instead_of_filling_the_dead_lette
     })
     .await;
     assert_eq!(app.client.audit().await["balanced"], true);
+    app.stop().await;
+}
+
+/// Every kind of poison at random among good records, over restarts: each is a dead letter with its reason, and nothing
+/// else is. `FLEXFLOW_TEST_POISON_RECORDS` says how many.
+async fn poison_and_good_records_for_a_long_while_each_end_where_they_belong(log: Log) {
+    let count: usize =
+        std::env::var("FLEXFLOW_TEST_POISON_RECORDS").map_or(4000, |count| count.parse().unwrap());
+    let seed: u64 = std::env::var("FLEXFLOW_TEST_SEED")
+        .map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    println!("repeat with FLEXFLOW_TEST_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut app = Sandbox::on_with(log, &[("consumer.batch_rows_max", "300")]).await;
+    let (mut stored, mut dead) = (0, BTreeMap::<&str, usize>::new());
+    for part in 0..3 {
+        let mut records = Vec::new();
+        for i in 0..count / 3 {
+            let mut next = good(&app, &format!("good-{part}-{i}"));
+            next.timestamp = SystemClock.now();
+            next.key = (rng.random_ratio(9, 10)).then(|| Bytes::from(format!("person-{}", i % 40)));
+            let changed = |field: &str, value: Value| {
+                let mut event: Value = serde_json::from_slice(&next.value).unwrap();
+                event[field] = value;
+                event.to_string()
+            };
+            let (value, kind): (Bytes, Option<&str>) = match rng.random_range(0..40) {
+                0 => (Bytes::new(), Some("empty_record")),
+                1 => (vec![rng.random::<u8>() | 0x80; 20].into(), Some("invalid_json")),
+                2 => (next.value.slice(..next.value.len() - 1), Some("invalid_json")),
+                3 => (changed("event_name", Value::Null).into(), Some("missing_field")),
+                4 => (changed("distinct_id", json!(7)).into(), Some("invalid_field")),
+                5 => (changed("timestamp", json!("1960-01-01T00:00:00Z")).into(), Some("out_of_range")),
+                6 => (changed("schema_version", json!(99)).into(), Some("unknown_schema_version")),
+                7 => {
+                    let many =
+                        (0..100).map(|n| Header { name: format!("h{n}").into(), value: vec![7; 100].into() });
+                    next.headers.extend(many);
+                    (next.value.clone(), None)
+                }
+                _ => (next.value.clone(), None),
+            };
+            next.value = value;
+            match kind {
+                Some(kind) => *dead.entry(kind).or_default() += 1,
+                None => stored += 1,
+            }
+            records.push(next);
+        }
+        for some in records.chunks(500) {
+            produce(&app, some.to_vec()).await;
+        }
+        // In the middle of it.
+        app = app.restart(&[("consumer.batch_rows_max", "300")]).await;
+    }
+    let done = std::time::Duration::from_secs(60 + count as u64 / 1000);
+    eventually_for(done, "everything is dealt with", || async {
+        match app.client.lag().await? {
+            0 => Ok(()),
+            lag => Err(format!("lag {lag}")),
+        }
+    })
+    .await;
+    let audit = app.client.audit().await;
+    let totals = &audit["totals"];
+    assert_eq!((&audit["balanced"], &totals["stored"]), (&json!(true), &json!(stored)), "{totals}");
+    assert_eq!(totals["dead_lettered"], json!(dead), "{totals}");
     app.stop().await;
 }

@@ -10,8 +10,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::Sandbox;
 use crate::support::sandbox::Client;
+use crate::support::{Log, Sandbox, on_every_log};
+
+on_every_log! {
+    the_good_items_of_a_batch_are_accepted_and_visible_beside_the_rejected
+}
 
 /// Capture and auth alone: what is refused needs no store.
 async fn capture_alone(settings: &[(&str, &str)], clock: Option<Arc<dyn Clock>>) -> Sandbox {
@@ -203,9 +207,8 @@ async fn a_body_without_end_is_refused_before_it_is_read() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_good_items_of_a_batch_are_accepted_and_visible_beside_the_rejected() {
-    let app = Sandbox::start().await;
+async fn the_good_items_of_a_batch_are_accepted_and_visible_beside_the_rejected(log: Log) {
+    let app = Sandbox::on(log).await;
     let body = json!([
         {"event": "good", "distinct_id": "ada", "event_id": "first"},
         {"distinct_id": "ada"},

@@ -22,7 +22,7 @@ on_every_log! {
 #[derive(Default)]
 pub(crate) struct Ledger {
     sent: BTreeSet<String>,
-    acknowledged: BTreeSet<String>,
+    pub(crate) acknowledged: BTreeSet<String>,
 }
 
 async fn a_crash_of_the_process_at_any_moment_loses_and_doubles_nothing(log: Log) {

@@ -11,6 +11,7 @@ use crate::support::{Log, Process, Sandbox, eventually, on_every_log};
 on_every_log! {
     topics_missing_at_the_start_stop_no_event_and_heal_without_a_restart
     topics_deleted_while_running_stop_no_event_and_heal_without_a_restart
+    the_topic_of_events_deleted_while_running_is_named_and_heals_once_it_is_made_again
 }
 
 /// What the documents tell operators to look for in the log.
@@ -129,6 +130,36 @@ async fn topics_deleted_while_running_stop_no_event_and_heal_without_a_restart(l
     client.accept(&orders(70, 80)).await;
     client.settled(80).await;
     handed_on_at_least(client, &topics[0], 50).await;
+    assert_eq!(client.audit().await["balanced"], true);
+    app.stop().await;
+}
+
+/// The topic that everything goes through, deleted and made again: whoever sends is told to come back, what was stored
+/// stays, and what is sent afterwards is read from the new topic's start.
+async fn the_topic_of_events_deleted_while_running_is_named_and_heals_once_it_is_made_again(log: Log) {
+    let app = Sandbox::on_with(log, &[("consumer.backoff_max", "2s")]).await;
+    let (client, topic) = (&app.client, app.client.events_topic.clone());
+    client.accept(&orders(0, 30)).await;
+    client.settled(30).await;
+    app.running.log().delete_topic(&topic).await.unwrap();
+    component_is(client, "consumer", "down", &topic).await;
+    component_is(client, "topics", "down", &topic).await;
+    let (status, refused) = client.capture(&orders(30, 40)).await;
+    assert_eq!(status, 503, "{refused}");
+    assert_eq!(client.operator_get("/ready").await.0, 503);
+
+    let (status, made) = client.operator_post("/api/ops/topics/create", &json!({})).await;
+    assert_eq!((status, &made["created"]), (200, &json!([topic])), "{made}");
+    component_is(client, "consumer", "up", "").await;
+    component_is(client, "topics", "up", "").await;
+    eventually("events are taken again", || async {
+        match client.capture(&orders(30, 60)).await {
+            (202, _) => Ok(()),
+            (status, answer) => Err(format!("{status} {answer}")),
+        }
+    })
+    .await;
+    client.settled(60).await;
     assert_eq!(client.audit().await["balanced"], true);
     app.stop().await;
 }

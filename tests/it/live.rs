@@ -6,7 +6,11 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::support::sandbox::Client;
-use crate::support::{Sandbox, eventually};
+use crate::support::{Log, Sandbox, eventually, on_every_log};
+
+on_every_log! {
+    a_stream_tells_each_arriving_event_of_its_scope_and_filters_once
+}
 
 /// A stream, read message by message.
 struct Live {
@@ -83,9 +87,9 @@ async fn other_key(app: &Sandbox) -> String {
     made["api_key"].as_str().unwrap().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_tells_each_arriving_event_of_its_scope_and_filters_once() {
-    let app = Sandbox::with(&[("query.live_interval", "50ms"), ("query.live_clients_max", "4")]).await;
+async fn a_stream_tells_each_arriving_event_of_its_scope_and_filters_once(log: Log) {
+    let app =
+        Sandbox::on_with(log, &[("query.live_interval", "50ms"), ("query.live_clients_max", "4")]).await;
     let client = &app.client;
     client.accept(&event("before", "ann", &json!({}))).await;
     client.settled(1).await;

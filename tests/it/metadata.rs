@@ -7,7 +7,11 @@ use flexflow::store::{EventBlock, EventRow, Sql};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::Sandbox;
+use crate::support::{Log, Sandbox, on_every_log};
+
+on_every_log! {
+    rows_that_lack_metadata_are_counted_filled_in_once_and_marked
+}
 
 /// An event as an import would have written it.
 fn imported<'a>(project: &'a str, environment: &'a str, id: &'a str) -> EventRow<'a> {
@@ -35,9 +39,8 @@ fn imported<'a>(project: &'a str, environment: &'a str, id: &'a str) -> EventRow
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_lack_metadata_are_counted_filled_in_once_and_marked() {
-    let sandbox = Sandbox::start().await;
+async fn rows_that_lack_metadata_are_counted_filled_in_once_and_marked(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let client = &sandbox.client;
     let first = sandbox.running.first_run().unwrap();
     client.accept(&json!([{"event": "seen", "distinct_id": "ada", "event_id": "whole"}])).await;
@@ -55,7 +58,7 @@ async fn rows_that_lack_metadata_are_counted_filled_in_once_and_marked() {
         headers: Vec::new(),
         timestamp: Timestamp::from_millis(1_767_225_601_000),
     };
-    for outcome in sandbox.running.log().produce("events", vec![record]).await {
+    for outcome in sandbox.running.log().produce(&client.events_topic, vec![record]).await {
         outcome.unwrap();
     }
     client.settled(2).await;

@@ -2,10 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    eventually,
-    sandbox::{Client, Sandbox},
-};
+use crate::support::sandbox::{Client, Sandbox};
+use crate::support::{Log, eventually, on_every_log};
+
+on_every_log! {
+    identified_ids_are_one_person_in_every_question_and_over_a_restart
+    a_merge_by_the_route_holds_at_once_and_a_split_undoes_it
+    an_identify_that_comes_with_the_events_holds_as_soon_as_they_are_seen
+}
 
 #[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
 fn event(name: &str, distinct_id: &str, at: &str, properties: Value) -> Value {
@@ -34,9 +38,8 @@ async fn person_of(client: &Client, distinct_id: &str) -> Value {
     answer["persons"][0].clone()
 }
 
-#[tokio::test]
-async fn identified_ids_are_one_person_in_every_question_and_over_a_restart() {
-    let sandbox = Sandbox::start().await;
+async fn identified_ids_are_one_person_in_every_question_and_over_a_restart(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let client = sandbox.client.clone();
     client
         .accept(&json!([
@@ -85,9 +88,8 @@ async fn identified_ids_are_one_person_in_every_question_and_over_a_restart() {
     sandbox.stop().await;
 }
 
-#[tokio::test]
-async fn a_merge_by_the_route_holds_at_once_and_a_split_undoes_it() {
-    let sandbox = Sandbox::with(&[("person.ids_max", "4")]).await;
+async fn a_merge_by_the_route_holds_at_once_and_a_split_undoes_it(log: Log) {
+    let sandbox = Sandbox::on_with(log, &[("person.ids_max", "4")]).await;
     let client = &sandbox.client;
     let events: Vec<Value> =
         ["a", "b", "c", "d", "e"].map(|id| event("seen", id, "2026-01-01T10:00:00Z", json!({}))).into();
@@ -135,9 +137,8 @@ async fn a_merge_by_the_route_holds_at_once_and_a_split_undoes_it() {
     sandbox.stop().await;
 }
 
-#[tokio::test]
-async fn an_identify_that_comes_with_the_events_holds_as_soon_as_they_are_seen() {
-    let sandbox = Sandbox::start().await;
+async fn an_identify_that_comes_with_the_events_holds_as_soon_as_they_are_seen(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let client = &sandbox.client;
     let mut events = Vec::new();
     for n in 0..300 {

@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::eventually;
 use crate::support::sandbox::{Client, Sandbox};
+use crate::support::{Log, eventually, on_every_log};
+
+on_every_log! {
+    an_answer_is_remembered_until_something_in_it_changes
+}
 
 #[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
 fn event(name: &str, distinct_id: &str, at: &str, properties: Value) -> Value {
@@ -198,9 +202,8 @@ async fn a_dashboard_keeps_questions_and_asks_them_together() {
     sandbox.stop().await;
 }
 
-#[tokio::test]
-async fn an_answer_is_remembered_until_something_in_it_changes() {
-    let sandbox = Sandbox::start().await;
+async fn an_answer_is_remembered_until_something_in_it_changes(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let client = &sandbox.client;
     client
         .accept(&json!([

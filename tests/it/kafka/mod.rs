@@ -1,10 +1,12 @@
 //! FlexFlow on a real Kafka.
 
+mod apart;
 mod consumers;
 mod fleet;
 mod group;
 mod harness;
 mod logs;
+mod outages;
 mod produce;
 mod refusals;
 mod start;

@@ -9,6 +9,9 @@ use flexflow::eventlog::{EventLog, LogError};
 use super::logs::{open, produce_one, spec};
 use crate::support::kafka::{Kafka, VERSION};
 
+/// A password that SASLprep would turn into `paffword`: Kafka keeps it as it is, and so has whoever logs in.
+const LIGATURE: &str = "pa\u{fb00}word";
+
 /// A broker that also listens with TLS and a login, and lets `writer` do little.
 struct Guarded {
     kafka: Kafka,
@@ -45,7 +48,7 @@ async fn guarded() -> Guarded {
         inline(&key.serialize_pem()),
     );
     let kafka = Kafka::start(1, VERSION, &properties).await;
-    for (user, password) in [("scram", "octopus")] {
+    for (user, password) in [("scram", "octopus"), ("ligature", LIGATURE)] {
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
             let add = format!("{mechanism}=[iterations=4096,password={password}]");
             let args = ["--alter", "--entity-type", "users", "--entity-name", user, "--add-config", &add];
@@ -87,6 +90,7 @@ async fn logins_and_certificates_are_checked_and_each_mistake_is_named() {
         ("PLAIN", "admin", "secret"),
         ("SCRAM-SHA-256", "scram", "octopus"),
         ("SCRAM-SHA-512", "scram", "octopus"),
+        ("SCRAM-SHA-256", "ligature", LIGATURE),
     ] {
         let log = open(address, &login(mechanism, user, password));
         log.probe().await.unwrap_or_else(|error| panic!("{mechanism}: {error}"));
@@ -132,6 +136,50 @@ async fn logins_and_certificates_are_checked_and_each_mistake_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_asks_for_a_certificate_gets_one_and_who_has_none_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (cert_file, key_file) =
+            (dir.path().join(format!("{name}.pem")), dir.path().join(format!("{name}.key")));
+        std::fs::write(&cert_file, certificate.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let inline = |pem: &str| pem.trim().replace('\r', "").replace('\n', "\\n");
+        let pems = (inline(&certificate.pem()), inline(&key.serialize_pem()));
+        (pems, cert_file.display().to_string(), key_file.display().to_string())
+    };
+    let ((server_cert, server_key), ca_file, _) = made("localhost");
+    let ((client_cert, _), cert_file, key_file) = made("flexflow");
+    let (_, strange_cert, strange_key) = made("stranger");
+    let properties = format!(
+        "listeners=PLAINTEXT://127.0.0.1:{{port}},SSL://127.0.0.1:{{extra}},CONTROLLER://127.0.0.1:{{control}}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{{port}},SSL://localhost:{{extra}}\n\
+         ssl.client.auth=required\nssl.keystore.type=PEM\nssl.keystore.certificate.chain={server_cert}\n\
+         ssl.keystore.key={server_key}\nssl.truststore.type=PEM\nssl.truststore.certificates={client_cert}\n"
+    );
+    let kafka = Kafka::start(1, VERSION, &properties).await;
+    let port: u16 = kafka.bootstrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let address = format!("localhost:{}", port + 2);
+    let tls = [("eventlog.kafka.tls", "true"), ("eventlog.kafka.tls_ca_file", ca_file.as_str())];
+    fn shown<'a>(tls: [(&'a str, &'a str); 2], cert: &'a str, key: &'a str) -> [(&'a str, &'a str); 4] {
+        [tls[0], tls[1], ("eventlog.kafka.tls_cert_file", cert), ("eventlog.kafka.tls_key_file", key)]
+    }
+    let log = open(&address, &shown(tls, &cert_file, &key_file));
+    log.create_topics(&[spec("events", 1)]).await.unwrap();
+    produce_one(&log, "events", "key", "value").await.unwrap();
+    log.delete_topic("events")
+        .await
+        .expect("deletion goes through another client, with the same certificate");
+    says(&refused(&address, &tls).await, &["certificate", "eventlog.kafka.tls_cert_file"]);
+    says(
+        &refused(&address, &shown(tls, &strange_cert, &strange_key)).await,
+        &["certificate", "eventlog.kafka.tls_cert_file"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_where_nobody_or_somebody_else_listens_is_named() {
     says(&refused("127.0.0.1:1", &[]).await, &["127.0.0.1:1", "eventlog.kafka.bootstrap_servers"]);
     says(
@@ -174,6 +222,8 @@ fn settings_that_contradict_each_other_are_told_before_anything_is_asked() {
     says(&told(&[brokers, ("eventlog.kafka.sasl.mechanism", "GSSAPI")]), &["PLAIN", "SCRAM-SHA-512"]);
     says(&told(&[brokers, ("eventlog.kafka.sasl.username", "ada")]), &["eventlog.kafka.sasl.mechanism"]);
     says(&told(&[brokers, ("eventlog.kafka.tls_ca_file", "/ca.pem")]), &["eventlog.kafka.tls is false"]);
+    let half = [brokers, ("eventlog.kafka.tls", "true"), ("eventlog.kafka.tls_cert_file", "/cert.pem")];
+    says(&told(&half), &["eventlog.kafka.tls_key_file", "both files, or none"]);
     says(&told(&[brokers, ("eventlog.kafka.heartbeat_interval", "9s")]), &["eventlog.kafka.session_timeout"]);
     let config = Config::from_overrides(&[brokers]).unwrap();
     assert_eq!(config.eventlog.kind, flexflow::config::EventLogKind::Kafka);

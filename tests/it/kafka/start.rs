@@ -2,11 +2,14 @@
 
 use flexflow::app::{App, Options, Role};
 use flexflow::config::Config;
+use flexflow::eventlog::EventLog;
 use serde_json::json;
 
+use super::logs::open;
 use crate::support::kafka::{Kafka, VERSION};
+use crate::support::log::LogSettings;
 use crate::support::sandbox::Sandbox;
-use crate::support::{eventually, eventually_for};
+use crate::support::{Process, eventually, eventually_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_all_on_an_empty_kafka_ends_in_a_working_product() {
@@ -28,6 +31,46 @@ async fn serve_all_on_an_empty_kafka_ends_in_a_working_product() {
     let group = kafka.tool("consumer-groups", &["--describe", "--group", "event-consumers"]).await;
     assert!(group.contains("events") && group.contains("flexflow"), "{group}");
     sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_are_kept_otherwise_than_configured_are_named_and_stay_as_they_are() {
+    let kafka = Kafka::shared().await;
+    let log = LogSettings::on(kafka);
+    let topic = log.events_topic().to_owned();
+    let made = ["--create", "--topic", &topic, "--partitions", "3"];
+    let kept = ["--config", "retention.ms=60000", "--config", "max.message.bytes=300000"];
+    kafka.tool("topics", &[&made[..], &kept[..]].concat()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let process = Process::serve_on(&data_dir, &log, &[]).await;
+    let (status, found) = process.client.operator_get("/api/ops/topics").await;
+    let remarks: Vec<&str> =
+        found["remarks"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
+    let said = std::fs::read_to_string(data_dir.join("stdout")).unwrap();
+    let expected = [
+        "has 3 partitions, eventlog.partitions says 4".to_owned(),
+        format!("--entity-name {topic} --add-config retention.ms=604800000`"),
+        format!("--entity-name {topic} --add-config max.message.bytes="),
+    ];
+    assert_eq!(
+        (status, remarks.len()),
+        (200, expected.len()),
+        "only the topic that was made by hand: {remarks:?}"
+    );
+    for words in &expected {
+        assert!(remarks.iter().any(|remark| remark.contains(words)), "{words}: {remarks:?}");
+        assert!(said.contains(words), "the log says it, too: {words}\n{said}");
+    }
+    let settings = process.client.operator_get("/api/ops/doctor").await.1;
+    assert!(settings.to_string().contains("retention.ms=604800000"), "{settings}");
+    assert!(process.terminate().success());
+    let described = kafka.tool("topics", &["--describe", "--topic", &topic]).await;
+    for kept in ["PartitionCount: 3", "retention.ms=60000", "max.message.bytes=300000"] {
+        assert!(described.replace('\t', " ").contains(kept), "{kept}: {described}");
+    }
+    let told = open(kafka.bootstrap(), &[]).topic_settings(&[topic.as_str().into()]).await.unwrap();
+    assert_eq!(told[0].replication_factor, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

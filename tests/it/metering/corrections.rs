@@ -5,6 +5,12 @@ use flexflow::store::Sql;
 
 use super::*;
 
+on_every_log! {
+    voided_and_amended_events_leave_earlier_totals_as_they_were
+    a_final_total_is_swept_and_can_be_had_again
+    a_correction_that_was_written_down_and_never_made_counts_its_event_once_in_earlier_totals
+}
+
 fn sum(more: &[(&str, &str)]) -> Value {
     let mut question = json!({
         "event_name": "call", "aggregation_type": "SUM", "property_name": "n",
@@ -29,9 +35,8 @@ async fn a_moment_later(client: &Client) -> String {
     now.plus(std::time::Duration::from_millis(20)).to_string()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn voided_and_amended_events_leave_earlier_totals_as_they_were() {
-    let app = Sandbox::start().await;
+async fn voided_and_amended_events_leave_earlier_totals_as_they_were(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     let events: Vec<Value> = (0..5)
         .map(|n| {
@@ -108,10 +113,9 @@ async fn voided_and_amended_events_leave_earlier_totals_as_they_were() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_final_total_is_swept_and_can_be_had_again() {
+async fn a_final_total_is_swept_and_can_be_had_again(log: Log) {
     // An id window too short to find the resend: only the sweep does.
-    let app = Sandbox::with(&[("consumer.dedupe_window", "1ms")]).await;
+    let app = Sandbox::on_with(log, &[("consumer.dedupe_window", "1ms")]).await;
     let client = &app.client;
     stored(client, &[event("r", "ada", "2026-01-10T00:00:00Z", &json!({"n": "1.5"}))]).await;
     a_moment_later(client).await;
@@ -129,9 +133,8 @@ async fn a_final_total_is_swept_and_can_be_had_again() {
 }
 
 /// What a crash between the line of a correction and its tombstone leaves.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_correction_that_was_written_down_and_never_made_counts_its_event_once_in_earlier_totals() {
-    let app = Sandbox::start().await;
+async fn a_correction_that_was_written_down_and_never_made_counts_its_event_once_in_earlier_totals(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     stored(client, &[event("e1", "ada", "2026-01-10T00:00:00Z", &json!({"n": "1.01"}))]).await;
     let before = a_moment_later(client).await;

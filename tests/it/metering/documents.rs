@@ -3,6 +3,11 @@
 
 use super::*;
 
+on_every_log! {
+    the_documents_steps_work_word_for_word
+    costs_are_what_the_events_say
+}
+
 async fn curl(client: &Client, path: &str, body: &str) -> (u16, Value) {
     let request = client
         .http
@@ -14,9 +19,8 @@ async fn curl(client: &Client, path: &str, body: &str) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_documents_steps_work_word_for_word() {
-    let app = Sandbox::start().await;
+async fn the_documents_steps_work_word_for_word(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     let environment = app.running.first_run().unwrap().environment_id;
 
@@ -82,9 +86,8 @@ async fn the_documents_steps_work_word_for_word() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn costs_are_what_the_events_say() {
-    let app = Sandbox::start().await;
+async fn costs_are_what_the_events_say(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     let now = flexflow::event::Clock::now(&flexflow::event::SystemClock).to_string();
     let events = [

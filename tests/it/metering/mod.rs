@@ -10,7 +10,7 @@ mod usage;
 use serde_json::{Value, json};
 
 use crate::support::sandbox::Client;
-use crate::support::{Sandbox, eventually};
+use crate::support::{Log, Sandbox, eventually, on_every_log};
 
 /// An event as it is sent.
 fn event(id: &str, customer: &str, at: &str, properties: &Value) -> Value {

@@ -7,6 +7,11 @@ use flexflow::eventlog::{FetchFrom, FetchLimits, TopicPartition};
 
 use super::*;
 
+on_every_log! {
+    tracked_usage_says_the_same_as_the_events
+    an_event_that_no_meter_counts_is_told_of_once_a_name
+}
+
 const SETTINGS: [(&str, &str); 2] = [("metering.tracking", "true"), ("metering.cache_ttl", "100ms")];
 const RANGE: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z");
 
@@ -96,9 +101,8 @@ async fn assert_same(client: &Client, pairs: &[Pair]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tracked_usage_says_the_same_as_the_events() {
-    let app = Sandbox::with(&SETTINGS).await;
+async fn tracked_usage_says_the_same_as_the_events(log: Log) {
+    let app = Sandbox::on_with(log, &SETTINGS).await;
     let client = &app.client;
     let mut pairs = vec![
         meter(client, "SUM", "tokens", true).await,
@@ -160,9 +164,8 @@ async fn tracked_usage_says_the_same_as_the_events() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_no_meter_counts_is_told_of_once_a_name() {
-    let app = Sandbox::with(&SETTINGS).await;
+async fn an_event_that_no_meter_counts_is_told_of_once_a_name(log: Log) {
+    let app = Sandbox::on_with(log, &SETTINGS).await;
     let client = &app.client;
     meter(client, "COUNT", "", true).await;
     let mut sent = events(0, 6);
@@ -170,14 +173,14 @@ async fn an_event_that_no_meter_counts_is_told_of_once_a_name() {
         event["event_name"] = ["mystery", "riddle"][index % 2].into();
     }
     stored(client, &sent).await;
-    let log = app.running.log();
+    let (log, system_events) = (app.running.log(), app.system_events_topic());
     let told = eventually("both names are told of", || async {
         let topics = log.topics().await.map_err(|error| error.to_string())?;
-        let topic = topics.into_iter().find(|topic| &*topic.name == "system_events").ok_or("no topic")?;
+        let topic = topics.into_iter().find(|topic| *topic.name == *system_events).ok_or("no topic")?;
         let from: Vec<FetchFrom> = (0..)
             .zip(&topic.partitions)
             .map(|(partition, _)| FetchFrom {
-                topic_partition: TopicPartition::new("system_events", partition),
+                topic_partition: TopicPartition::new(system_events.as_str(), partition),
                 topic_id: topic.id,
                 offset: 0,
             })

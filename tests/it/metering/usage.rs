@@ -2,6 +2,12 @@
 
 use super::*;
 
+on_every_log! {
+    usage_is_exact_to_the_last_digit
+    windows_groups_and_buckets_add_up
+    a_meter_measures_the_past_as_it_was_defined_then
+}
+
 /// A day of calls of two customers, with values of every kind.
 fn calls() -> Vec<Value> {
     let mut events = Vec::new();
@@ -60,9 +66,8 @@ fn question(kind: &str, more: Value) -> Value {
     question
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn usage_is_exact_to_the_last_digit() {
-    let app = Sandbox::start().await;
+async fn usage_is_exact_to_the_last_digit(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     send_calls(client).await;
     for (kind, more, value) in [
@@ -102,9 +107,8 @@ async fn usage_is_exact_to_the_last_digit() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn windows_groups_and_buckets_add_up() {
-    let app = Sandbox::start().await;
+async fn windows_groups_and_buckets_add_up(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     send_calls(client).await;
     let points = |answer: &Value| -> Vec<(String, String)> {
@@ -153,9 +157,8 @@ async fn windows_groups_and_buckets_add_up() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_meter_measures_the_past_as_it_was_defined_then() {
-    let app = Sandbox::start().await;
+async fn a_meter_measures_the_past_as_it_was_defined_then(log: Log) {
+    let app = Sandbox::on(log).await;
     let client = &app.client;
     send_calls(client).await;
     let meter = json!({

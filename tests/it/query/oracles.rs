@@ -8,8 +8,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::support::eventually;
 use crate::support::sandbox::{Client, Sandbox};
+use crate::support::{Log, eventually, on_every_log};
+
+on_every_log! {
+    every_published_question_has_its_published_answer
+}
 
 /// What is not answered yet: a kind, a case, or `case/question`. A question that comes out right in spite of its entry
 /// fails the test, so that the list is true.
@@ -220,9 +224,8 @@ pub(super) fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), Stri
     }
 }
 
-#[actix_web::test]
-async fn every_published_question_has_its_published_answer() {
-    let sandbox = Sandbox::start().await;
+async fn every_published_question_has_its_published_answer(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let mut asked = 0;
     let mut wrong = Vec::new();
     let mut right = Vec::new();

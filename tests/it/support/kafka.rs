@@ -123,6 +123,8 @@ impl Kafka {
         let output = tokio::process::Command::new(script())
             .args(["tool", "--version", &self.version, name, "--bootstrap-server", &self.bootstrap])
             .args(args)
+            // Java reads its arguments by it.
+            .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null())
             .output()
             .await

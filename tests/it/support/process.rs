@@ -42,9 +42,11 @@ impl Process {
         std::fs::remove_file(data_dir.join("server.json")).ok();
         std::fs::create_dir_all(data_dir).unwrap();
         let level: &[&str] = if command.contains(&"--log-level") { &[] } else { &["--log-level", "warn"] };
+        let has_port = command.iter().any(|arg| arg.starts_with("--set=consumer.metrics_port="));
+        let listen: &[&str] = if has_port { &[] } else { &["--listen", "127.0.0.1:0"] };
         let child = Command::new(env!("CARGO_BIN_EXE_flexflow"))
             .args(command)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(listen)
             .args(level)
             .arg("--data-dir")
             .arg(data_dir)

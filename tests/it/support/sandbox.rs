@@ -113,6 +113,11 @@ impl Sandbox {
         self.log.get("consumer.dlq_topic")
     }
 
+    /// What `topics.system_events` is.
+    pub(crate) fn system_events_topic(&self) -> String {
+        self.log.system_events_topic()
+    }
+
     /// What `topics.post_processing` and `topics.post_processing_backfill` are.
     pub(crate) fn post_processing_topics(&self) -> [String; 2] {
         self.log.post_processing_topics()
