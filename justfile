@@ -34,8 +34,8 @@ check:
     @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
-# Measure everything, in about ten minutes, or one of: short, parse, transform, single, bulk, visible, steady, catch-up, stages. The table it
-# prints belongs into benches/RESULTS.md.
+# Measure everything, in about ten minutes, or one of: short, parse, transform, single, bulk, visible, steady, catch-up, stages, kafka.
+# The table it prints belongs into benches/RESULTS.md.
 bench name="all" *args:
     cargo build --release --locked
     "${CARGO_TARGET_DIR:-target}/release/flexflow" engine install
@@ -47,6 +47,7 @@ soak rounds="100" seeds="100000":
     FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash killed_at_random
     FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
     FLEXFLOW_TEST_RAW_EVENTS=5000000 cargo test --locked --test it -- --nocapture six_months_of_raw_events
+    FLEXFLOW_TEST_POISON_RECORDS=1000000 cargo test --locked --test it -- --nocapture poison_and_good_records_for_a_long_while
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 
 # The runbook's stress test of capture, against the server that runs (see scripts/stress).

@@ -16,6 +16,7 @@
 mod auth;
 mod capture;
 mod catch_up;
+mod kafka;
 mod load;
 mod machine;
 mod parse;
@@ -66,12 +67,13 @@ async fn main() {
         }
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
+        "kafka" => kafka::run(amount(15)).await,
         "stages" => stages::run(amount(1)).await,
         "query" => query::query(amount(5)).await,
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages"
+                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, kafka"
             );
             std::process::exit(2);
         }
