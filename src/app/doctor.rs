@@ -6,6 +6,7 @@ use super::pools::Pools;
 use super::topics;
 use crate::config::Config;
 use crate::event::{EnvironmentId, ProjectId};
+use crate::meta::Meta;
 use crate::store::Store;
 
 /// Environments of stored events that are looked at.
@@ -35,12 +36,7 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
         data_dir(config),
         Finding::new(
             "meta",
-            pools
-                .meta
-                .probe()
-                .await
-                .map(|()| "the metadata database answers".to_owned())
-                .map_err(|e| e.to_string()),
+            pools.meta.probe().await.map(|()| meta_message(&pools.meta)).map_err(|e| e.to_string()),
             "see meta.url; `flexflow migrate` creates missing tables",
         ),
         Finding::new(
@@ -98,6 +94,11 @@ async fn environments(config: &Config, pools: &Pools, store: &Store) -> Finding 
     };
     let cure = "whoever sent them used another installation's keys or this database is not theirs: restore the metadata database, or list them in auth.static_keys";
     Finding::new("environments", looked.await, cure)
+}
+
+fn meta_message(meta: &Meta) -> String {
+    let clear = "; what signs webhooks and access tokens stands in it in clear: set meta.secret_key";
+    format!("the metadata database answers{}", if meta.seals_secrets() { "" } else { clear })
 }
 
 fn data_dir(config: &Config) -> Finding {

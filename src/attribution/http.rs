@@ -120,7 +120,8 @@ async fn create(
     });
     let definition = read_definition(&attribution, &definition)?;
     let kept = Kept { versions: vec![version(&attribution, &access, 1, definition)] };
-    let documents = attribution.meta.documents(KIND);
+    let meta = attribution.meta.by(access.actor());
+    let documents = meta.documents(KIND);
     let made =
         documents.create(&access.scope, &new.name, kept_body(&kept)?, attribution.config.rules_max).await;
     let made = made.map_err(meta_problem)?;
@@ -166,7 +167,8 @@ async fn change(
     for _ in 0..TRIES {
         let document = find(&attribution, &access, &id).await?;
         let (name, kept, is_new) = changed(&attribution, &access, &document, &change)?;
-        let documents = attribution.meta.documents(KIND);
+        let meta = attribution.meta.by(access.actor());
+        let documents = meta.documents(KIND);
         let done = documents.change(&access.scope, &document, &name, kept_body(&kept)?).await;
         if !done.map_err(meta_problem)? {
             continue;
@@ -230,7 +232,8 @@ async fn delete(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = writable(&request).await?;
-    let deleted = attribution.meta.documents(KIND).delete(&access.scope, &id).await.map_err(meta_problem)?;
+    let meta = attribution.meta.by(access.actor());
+    let deleted = meta.documents(KIND).delete(&access.scope, &id).await.map_err(meta_problem)?;
     if !deleted {
         return Err(not_found(&id));
     }

@@ -9,14 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use super::rule::{Rule, Version};
 use crate::event::Scope;
-use crate::meta::{Document, DocumentKind, Meta, MetaError};
+use crate::meta::{AuditAction, Document, DocumentKind, Meta, MetaError};
 
 /// Scopes remembered at most.
 const SCOPES_MAX: u64 = 10_000;
 
 /// How rules are kept.
-pub(super) const KIND: DocumentKind =
-    DocumentKind { name: "attribution_rule", plural: "attribution rules", setting: "attribution.rules_max" };
+pub(super) const KIND: DocumentKind = DocumentKind {
+    name: "attribution_rule",
+    plural: "attribution rules",
+    setting: "attribution.rules_max",
+    audited: Some([AuditAction::RuleCreated, AuditAction::RuleChanged, AuditAction::RuleDeleted]),
+};
 
 /// What is kept of a rule: every version, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]

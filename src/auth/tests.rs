@@ -62,6 +62,8 @@ on_both! {
     a_key_for_an_environment_of_another_project_cannot_be_made,
 }
 
+mod signing;
+
 /// A folder, and where the database is that processes share.
 pub(super) struct Place {
     folder: tempfile::TempDir,
@@ -115,6 +117,11 @@ pub(super) fn config() -> config::Auth {
     }
 }
 
+fn pool(url: &Option<String>, connections_max: u32, timeout: Duration) -> config::Meta {
+    let defaults = config::Config::from_overrides(&[]).unwrap().meta;
+    config::Meta { url: url.clone(), connections_max, timeout, ..defaults }
+}
+
 async fn process_with(place: &Place, config: config::Auth, pool: config::Meta) -> Process {
     let clock = Arc::new(ManualClock::at(START));
     let tasks = Tasks::new(Stop::default());
@@ -126,7 +133,7 @@ async fn process_with(place: &Place, config: config::Auth, pool: config::Meta) -
 }
 
 async fn process(folder: &Place) -> Process {
-    let pool = config::Meta { url: folder.url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
+    let pool = pool(&folder.url, 4, Duration::from_secs(20));
     process_with(folder, config(), pool).await
 }
 
@@ -285,12 +292,9 @@ async fn known_keys_go_on_while_the_database_is_gone_up_to_the_stale_time(engine
 
 async fn an_outage_heals_on_its_own(engine: Engine) {
     let folder = Place::on(engine).await;
-    let pool = config::Meta {
-        url: folder.url.clone(),
-        connections_max: 1,
-        // Long enough to connect, too short to wait for a connection that is held.
-        timeout: Duration::from_millis(if engine == Engine::Sqlite { 50 } else { 1000 }),
-    };
+    // Long enough to connect, too short to wait for a connection that is held.
+    let timeout = Duration::from_millis(if engine == Engine::Sqlite { 50 } else { 1000 });
+    let pool = pool(&folder.url, 1, timeout);
     let config = config::Auth { key_cache_ttl: Duration::ZERO, ..config() };
     let here = process_with(&folder, config, pool).await;
     let first = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
@@ -337,7 +341,7 @@ async fn a_clock_that_jumps_back_has_the_database_asked_again(engine: Engine) {
 
 async fn guesses_do_not_push_out_a_key_in_use(engine: Engine) {
     let folder = Place::on(engine).await;
-    let pool = config::Meta { url: folder.url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
+    let pool = pool(&folder.url, 4, Duration::from_secs(20));
     let config = config::Auth { key_cache_entries_max: 10, ..config() };
     let here = process_with(&folder, config, pool).await;
     let first = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();

@@ -6,8 +6,14 @@ use toml::Value;
 use super::{ConfigError, ConfigProblem, Origin, REFERENCE};
 
 /// Keys whose value is never printed.
-const SECRETS: &[&str] =
-    &["store.password", "eventlog.kafka.sasl.password", "auth.signing_key", "auth.previous_signing_key"];
+const SECRETS: &[&str] = &[
+    "store.password",
+    "eventlog.kafka.sasl.password",
+    "meta.secret_key",
+    "meta.previous_secret_key",
+    "auth.signing_key",
+    "auth.previous_signing_key",
+];
 
 /// Keys whose value may hold a password (`scheme://user:password@host`), which is never printed.
 const SECRET_URLS: &[&str] = &["store.url", "meta.url"];

@@ -348,6 +348,8 @@ pub struct Meta {
     pub connections_max: u32,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    pub secret_key: SecretString,
+    pub previous_secret_key: SecretString,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -21,7 +21,10 @@ fn another(key: &str, default: &Value) -> String {
         ("meta.url", _) => "sqlite://elsewhere.db".to_owned(),
         ("server.trusted_proxies", _) => "10.0.0.1,fd00::1".to_owned(),
         ("auth.registration", _) => "open".to_owned(),
-        ("auth.signing_key" | "auth.previous_signing_key", _) => "k".repeat(32),
+        (
+            "auth.signing_key" | "auth.previous_signing_key" | "meta.secret_key" | "meta.previous_secret_key",
+            _,
+        ) => "k".repeat(32),
         ("eventlog.retention_bytes", _) => "1 GiB".to_owned(),
         ("server.listen", _) => "127.0.0.1:8081".to_owned(),
         ("server.cors_origins", _) => "https://a.example,https://b.example:444".to_owned(),
@@ -52,6 +55,8 @@ fn seen(config: &Config) -> String {
         &config.eventlog.kafka.sasl.password,
         &config.auth.signing_key,
         &config.auth.previous_signing_key,
+        &config.meta.secret_key,
+        &config.meta.previous_secret_key,
     ];
     format!("{config:?} {:?}", secrets.map(|secret| secret.expose_secret().to_owned()))
 }

@@ -465,6 +465,14 @@ impl Config {
             );
         }
         for (key, secret) in [
+            ("meta.secret_key", &self.meta.secret_key),
+            ("meta.previous_secret_key", &self.meta.previous_secret_key),
+        ] {
+            if (1..32).contains(&secret.expose_secret().trim().len()) {
+                faults.add(key, "is too short to seal with", "a text of 32 bytes or more, or \"\"");
+            }
+        }
+        for (key, secret) in [
             ("auth.signing_key", &auth.signing_key),
             ("auth.previous_signing_key", &auth.previous_signing_key),
         ] {

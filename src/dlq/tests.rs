@@ -76,7 +76,13 @@ async fn bench() -> Bench {
 async fn bench_with(page_records_max: usize) -> Bench {
     let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
     let folder = tempfile::tempdir().unwrap();
-    let meta = config::Meta { url: None, connections_max: 2, timeout: PATIENCE };
+    let meta = config::Meta {
+        url: None,
+        connections_max: 2,
+        timeout: PATIENCE,
+        secret_key: "".into(),
+        previous_secret_key: "".into(),
+    };
     let health = Health::new(clock.clone());
     let meta = Meta::open(&meta, folder.path(), clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
     meta.migrate().await.unwrap();

@@ -42,7 +42,13 @@ fn settings() -> config::Jobs {
 async fn bench_with(settings: config::Jobs) -> Bench {
     let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
     let folder = tempfile::tempdir().unwrap();
-    let config = config::Meta { url: None, connections_max: 4, timeout: PATIENCE };
+    let config = config::Meta {
+        url: None,
+        connections_max: 4,
+        timeout: PATIENCE,
+        secret_key: "".into(),
+        previous_secret_key: "".into(),
+    };
     let health = Health::new(clock.clone());
     let meta = Meta::open(&config, folder.path(), clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
     meta.migrate().await.unwrap();

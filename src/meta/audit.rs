@@ -31,6 +31,19 @@ pub enum AuditAction {
     PasswordReset,
     TokenReused,
     SigningKeyRotated,
+    WebhookCreated,
+    WebhookChanged,
+    WebhookSecretRotated,
+    WebhookDeleted,
+    TransformCreated,
+    TransformChanged,
+    TransformDeleted,
+    SchemaCreated,
+    SchemaChanged,
+    SchemaDeleted,
+    RuleCreated,
+    RuleChanged,
+    RuleDeleted,
 }
 
 impl AuditAction {
@@ -55,6 +68,19 @@ impl AuditAction {
         Self::PasswordReset,
         Self::TokenReused,
         Self::SigningKeyRotated,
+        Self::WebhookCreated,
+        Self::WebhookChanged,
+        Self::WebhookSecretRotated,
+        Self::WebhookDeleted,
+        Self::TransformCreated,
+        Self::TransformChanged,
+        Self::TransformDeleted,
+        Self::SchemaCreated,
+        Self::SchemaChanged,
+        Self::SchemaDeleted,
+        Self::RuleCreated,
+        Self::RuleChanged,
+        Self::RuleDeleted,
     ];
 
     /// Its stable name.
@@ -79,6 +105,19 @@ impl AuditAction {
             Self::PasswordReset => "password_reset",
             Self::TokenReused => "token_reused",
             Self::SigningKeyRotated => "signing_key_rotated",
+            Self::WebhookCreated => "webhook_created",
+            Self::WebhookChanged => "webhook_changed",
+            Self::WebhookSecretRotated => "webhook_secret_rotated",
+            Self::WebhookDeleted => "webhook_deleted",
+            Self::TransformCreated => "transform_created",
+            Self::TransformChanged => "transform_changed",
+            Self::TransformDeleted => "transform_deleted",
+            Self::SchemaCreated => "schema_created",
+            Self::SchemaChanged => "schema_changed",
+            Self::SchemaDeleted => "schema_deleted",
+            Self::RuleCreated => "rule_created",
+            Self::RuleChanged => "rule_changed",
+            Self::RuleDeleted => "rule_deleted",
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Model {
     pub before: JsonText,
     /// The row as it counts since; none: void.
     pub after: Option<JsonText>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -73,6 +75,8 @@ impl Corrections<'_> {
             made_at: now,
             before: JsonText(new.before),
             after: new.after.map(JsonText),
+            created_at: now,
+            updated_at: now,
         };
         let row = ActiveModel {
             id: ActiveValue::Set(made.id.clone()),
@@ -85,6 +89,8 @@ impl Corrections<'_> {
             made_at: ActiveValue::Set(now),
             before: ActiveValue::Set(made.before.clone()),
             after: ActiveValue::Set(made.after.clone()),
+            created_at: ActiveValue::Set(now),
+            updated_at: ActiveValue::Set(now),
         };
         self.0.track(Entity::insert(row).exec_without_returning(self.0.connection()).await)?;
         Ok(made)

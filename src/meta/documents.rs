@@ -1,11 +1,11 @@
 //! What people keep in an environment: cohorts, dashboards. The body of each is the business of its room.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
-use serde_json::Value as Json;
+use sea_orm::{ActiveValue, ConnectionTrait, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use serde_json::{Value as Json, json};
 
 use super::columns::JsonText;
-use super::{Meta, MetaError};
+use super::{AuditAction, Meta, MetaError, audit, projects};
 use crate::event::{EnvironmentId, ProjectId, Scope, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -41,6 +41,8 @@ pub struct DocumentKind {
     pub plural: &'static str,
     /// The setting that bounds them.
     pub setting: &'static str,
+    /// What the audit trail calls it when one is made, changed and deleted; none: it has no entry.
+    pub audited: Option<[AuditAction; 3]>,
 }
 
 /// The finders and writers of documents of one kind.
@@ -59,7 +61,7 @@ impl Documents<'_> {
         self.meta.track(found.all(self.meta.connection()).await)
     }
 
-    /// The scopes that have documents of this kind: of every project, for work that nobody asked for.
+    /// The scopes that have documents of this kind: of every project that is not deleted, for work that nobody asked for.
     ///
     /// # Errors
     /// The database does not answer.
@@ -69,6 +71,7 @@ impl Documents<'_> {
             .column(Column::ProjectId)
             .column(Column::EnvironmentId)
             .filter(Column::Kind.eq(self.kind.name))
+            .filter(Column::ProjectId.not_in_subquery(projects::deleted_ids()))
             .distinct()
             .into_tuple::<(ProjectId, EnvironmentId)>()
             .all(self.meta.connection())
@@ -125,6 +128,7 @@ impl Documents<'_> {
             updated_at: ActiveValue::Set(now),
         };
         self.meta.track(Entity::insert(row).exec_without_returning(&transaction).await)?;
+        self.note(&transaction, scope, 0, &made.id, name).await?;
         self.meta.track(super::commit(transaction).await)?;
         Ok(made)
     }
@@ -150,7 +154,13 @@ impl Documents<'_> {
             .filter(Column::Kind.eq(self.kind.name))
             .filter(Column::Id.eq(from.id.as_str()))
             .filter(Column::Revision.eq(from.revision));
-        Ok(self.meta.track(update.exec(self.meta.connection()).await)?.rows_affected == 1)
+        let transaction = self.meta.begin_write().await?;
+        if self.meta.track(update.exec(&transaction).await)?.rows_affected != 1 {
+            return Ok(false);
+        }
+        self.note(&transaction, scope, 1, &from.id, name).await?;
+        self.meta.track(super::commit(transaction).await)?;
+        Ok(true)
     }
 
     /// Deletes a document; false: there was none.
@@ -158,12 +168,31 @@ impl Documents<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn delete(&self, scope: &Scope, id: &str) -> Result<bool, MetaError> {
-        let delete = Entity::delete_many()
-            .filter(Column::ProjectId.eq(scope.project.clone()))
-            .filter(Column::EnvironmentId.eq(scope.environment.clone()))
-            .filter(Column::Kind.eq(self.kind.name))
-            .filter(Column::Id.eq(id));
-        Ok(self.meta.track(delete.exec(self.meta.connection()).await)?.rows_affected == 1)
+        let transaction = self.meta.begin_write().await?;
+        let found = self.of(scope).filter(Column::Id.eq(id)).one(&transaction).await;
+        let Some(found) = self.meta.track(found)? else { return Ok(false) };
+        let deleted = Entity::delete_many().filter(Column::Id.eq(id)).exec(&transaction).await;
+        self.meta.track(deleted)?;
+        self.note(&transaction, scope, 2, id, &found.name).await?;
+        self.meta.track(super::commit(transaction).await)?;
+        Ok(true)
+    }
+
+    /// Writes what was done into the audit trail, where this kind has entries.
+    async fn note(
+        &self,
+        transaction: &impl ConnectionTrait,
+        scope: &Scope,
+        what: usize,
+        id: &str,
+        name: &str,
+    ) -> Result<(), MetaError> {
+        let Some(action) = self.kind.audited.and_then(|actions| actions.get(what).copied()) else {
+            return Ok(());
+        };
+        let facts = json!({ "name": name, "environment_id": scope.environment });
+        let entry = audit::record(self.meta, transaction, Some(&scope.project), action, id, facts);
+        self.meta.track(entry.await)
     }
 
     fn of(&self, scope: &Scope) -> Select<Entity> {

@@ -311,14 +311,7 @@ impl Jobs<'_> {
         id: &str,
         now: Timestamp,
     ) -> Result<Option<Job>, MetaError> {
-        let cancelled = Expr::case(Column::State.eq(JobState::Queued), JobState::Cancelled)
-            .finally(Expr::col(Column::State));
-        let update = Entity::update_many()
-            .col_expr(Column::State, cancelled.into())
-            .col_expr(Column::CancelRequested, Expr::value(true))
-            .col_expr(Column::UpdatedAt, Expr::value(now))
-            .filter(Column::Id.eq(id))
-            .filter(Column::State.is_in([JobState::Queued, JobState::Running]));
+        let update = cancelled(now).filter(Column::Id.eq(id));
         let update = match project {
             Some(project) => update.filter(Column::ProjectId.eq(project.clone())),
             None => update,
@@ -430,4 +423,26 @@ fn within(project: Option<&ProjectId>, found: Select<Entity>) -> Select<Entity> 
         Some(project) => found.filter(Column::ProjectId.eq(project.clone())),
         None => found,
     }
+}
+
+/// Cancels what waits, and asks what runs to end.
+fn cancelled(now: Timestamp) -> sea_orm::UpdateMany<Entity> {
+    let state =
+        Expr::case(Column::State.eq(JobState::Queued), JobState::Cancelled).finally(Expr::col(Column::State));
+    Entity::update_many()
+        .col_expr(Column::State, state.into())
+        .col_expr(Column::CancelRequested, Expr::value(true))
+        .col_expr(Column::UpdatedAt, Expr::value(now))
+        .filter(Column::State.is_in([JobState::Queued, JobState::Running]))
+}
+
+/// Does so with every job of a project, inside the caller's transaction.
+pub(super) async fn cancel_all(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    project: &ProjectId,
+) -> Result<(), MetaError> {
+    let update = cancelled(meta.now()).filter(Column::ProjectId.eq(project.clone()));
+    update.exec(transaction).await?;
+    Ok(())
 }

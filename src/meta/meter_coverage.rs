@@ -15,6 +15,8 @@ pub struct Model {
     /// Versions that the meter had when the rebuild began.
     pub versions: i64,
     pub covered_at: Timestamp,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -43,13 +45,16 @@ impl MeterCoverage<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn set(&self, meter_id: &str, versions: i64) -> Result<(), MetaError> {
+        let now = self.0.now();
         let row = ActiveModel {
             meter_id: ActiveValue::Set(meter_id.to_owned()),
             versions: ActiveValue::Set(versions),
-            covered_at: ActiveValue::Set(self.0.now()),
+            covered_at: ActiveValue::Set(now),
+            created_at: ActiveValue::Set(now),
+            updated_at: ActiveValue::Set(now),
         };
         let newer = OnConflict::column(Column::MeterId)
-            .update_columns([Column::Versions, Column::CoveredAt])
+            .update_columns([Column::Versions, Column::CoveredAt, Column::UpdatedAt])
             .to_owned();
         self.0.track(
             Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.connection()).await,

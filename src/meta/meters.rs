@@ -46,6 +46,7 @@ pub(super) mod version {
         pub created_at: Timestamp,
         /// The key that made it.
         pub created_by: Option<String>,
+        pub updated_at: Timestamp,
     }
 
     #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -228,6 +229,7 @@ impl Meters<'_> {
             effective_from: ActiveValue::Set(new.effective_from),
             created_at: ActiveValue::Set(now),
             created_by: ActiveValue::Set(new.created_by),
+            updated_at: ActiveValue::Set(now),
         };
         self.0.track(version::Entity::insert(row).exec_without_returning(transaction).await)?;
         Ok(())

@@ -28,6 +28,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0010_transforms",
     "0020_webhooks",
     "0030_event_schemas",
+    "0040_timestamps",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

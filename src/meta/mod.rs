@@ -30,6 +30,7 @@ mod migrations;
 mod open;
 mod projects;
 mod schemas;
+mod sealed;
 mod sessions;
 mod settings;
 mod signing_keys;
@@ -47,6 +48,8 @@ use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
 };
+
+use secrecy::SecretString;
 
 pub use actor::{Actor, ActorKind};
 pub use api_keys::{ApiKey, ApiKeys, KeyUse, NewApiKey};
@@ -95,6 +98,7 @@ struct Inner {
     connection: DatabaseConnection,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    seals: sealed::Seals,
     component: Component,
     quotas: Quotas,
     /// A statement found the database gone; the next one that works says it is back.
@@ -117,11 +121,17 @@ impl Meta {
         health: &Health,
     ) -> Result<Self, MetaError> {
         let connection = Database::connect(open::options(config, data_dir)?).await?;
+        let sqlite = match connection.get_database_backend() {
+            DbBackend::Postgres => None,
+            _ => Some(open::sqlite_path(config.url.as_deref(), data_dir)?),
+        };
+        let seals = sealed::Seals::open(config, sqlite.as_deref(), &*ids)?;
         let component = health.component("meta");
         let inner = Arc::new(Inner {
             connection,
             clock,
             ids,
+            seals,
             component,
             quotas: health.quotas().clone(),
             lost: AtomicBool::new(false),
@@ -139,6 +149,11 @@ impl Meta {
     /// "sqlite" or "postgres".
     pub fn kind(&self) -> &'static str {
         if self.is_postgres() { "postgres" } else { "sqlite" }
+    }
+
+    /// Are secrets sealed before they are written, or is there no key for that?
+    pub fn seals_secrets(&self) -> bool {
+        self.inner.seals.seal_anything()
     }
 
     fn is_postgres(&self) -> bool {
@@ -166,6 +181,8 @@ impl Meta {
                 ended => break self.track(ended)?,
             }
         };
+        self.webhooks().seal_anew().await?;
+        self.signing_keys().seal_anew().await?;
         self.inner.component.up();
         Ok(applied)
     }
@@ -330,6 +347,21 @@ impl Meta {
             self.track(transaction.execute_unprepared(WRITE_LOCK).await)?;
         }
         Ok(transaction)
+    }
+
+    /// The text that is written for a secret of this row.
+    fn seal(&self, row: &str, secret: &str) -> Result<String, MetaError> {
+        self.inner.seals.seal(row, secret, &*self.inner.ids)
+    }
+
+    /// The secret that was written for this row.
+    fn unseal(&self, row: &str, text: &str) -> Result<SecretString, MetaError> {
+        self.inner.seals.unseal(row, text)
+    }
+
+    /// Is this text as [`Meta::seal`] would write it?
+    fn is_sealed_now(&self, text: &str) -> bool {
+        self.inner.seals.is_current(text)
     }
 
     /// The error for a bound on rows that is reached, which operators are told of.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     ActorKind, AuditAction, Environment, Meta, MetaError, NewMember, Role, api_keys, audit, environments,
-    members, settings,
+    jobs, members, settings,
 };
 use crate::event::{ProjectId, Timestamp};
 
@@ -106,8 +106,8 @@ impl Projects<'_> {
         Ok(Some(Model { name: name.to_owned(), updated_at: now, ..found }))
     }
 
-    /// Deletes a project: no finder returns it any more, its keys are revoked, its name is free. Its rows and its
-    /// events stay. `None`: there is no such project.
+    /// Deletes a project: no finder returns it any more, its keys are revoked, its jobs end, its webhooks are told
+    /// nothing, its name is free. Its rows and its events stay. `None`: there is no such project.
     ///
     /// # Errors
     /// [`MetaError::DefaultProject`] for the one that requests without a key act in.
@@ -127,6 +127,7 @@ impl Projects<'_> {
             .filter(Column::Id.eq(project.clone()));
         self.0.track(update.exec(&transaction).await)?;
         self.0.track(api_keys::revoke_all(self.0, &transaction, project).await)?;
+        self.0.track(jobs::cancel_all(self.0, &transaction, project).await)?;
         let facts = json!({ "name": found.name });
         let action = AuditAction::ProjectDeleted;
         let entry = audit::record(self.0, &transaction, Some(project), action, project.as_str(), facts);
@@ -146,6 +147,16 @@ pub(super) fn living_ids() -> SelectStatement {
         .column((Entity, Column::Id))
         .from(Entity)
         .and_where(Expr::col((Entity, Column::DeletedAt)).is_null())
+        .to_owned()
+}
+
+/// The ids of projects that are deleted, for work that goes over what belongs to any: one of `auth.static_keys` has no
+/// row here, and is not deleted.
+pub(super) fn deleted_ids() -> SelectStatement {
+    Query::select()
+        .column((Entity, Column::Id))
+        .from(Entity)
+        .and_where(Expr::col((Entity, Column::DeletedAt)).is_not_null())
         .to_owned()
 }
 

@@ -1,11 +1,11 @@
 //! Schemas of events and their versions.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, PaginatorTrait, QueryOrder};
-use serde_json::Value as Json;
+use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder};
+use serde_json::{Value as Json, json};
 
 use super::columns::JsonText;
-use super::{Meta, MetaError};
+use super::{AuditAction, Meta, MetaError, audit};
 use crate::event::{ProjectId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -44,6 +44,7 @@ pub(super) mod version {
         pub created_at: Timestamp,
         /// Who made it.
         pub created_by: Option<String>,
+        pub updated_at: Timestamp,
     }
 
     #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -150,6 +151,8 @@ impl Schemas<'_> {
         let made = self.0.track(Entity::insert(row).exec_without_returning(&transaction).await);
         made.map_err(|error| error.about("a schema of this event", "the project"))?;
         self.insert_version(&transaction, &id, 1, definition, created_by, now).await?;
+        let facts = json!({ "event": event_name, "version": 1, "policy": policy });
+        self.note(&transaction, project, AuditAction::SchemaCreated, &id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(id)
     }
@@ -171,11 +174,11 @@ impl Schemas<'_> {
         let versions =
             version::Entity::find().filter(version::Column::SchemaId.eq(id)).count(&transaction).await;
         let versions = i64::try_from(self.0.track(versions)?).unwrap_or(i64::MAX);
-        if found.is_none() || versions != latest {
-            return Ok(false);
-        }
+        let Some(found) = found.filter(|_| versions == latest) else { return Ok(false) };
         let now = self.0.now();
         self.insert_version(&transaction, id, latest + 1, definition, created_by, now).await?;
+        let facts = json!({ "event": found.event_name, "version": latest + 1 });
+        self.note(&transaction, project, AuditAction::SchemaChanged, id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(true)
     }
@@ -195,6 +198,7 @@ impl Schemas<'_> {
             definition: ActiveValue::Set(JsonText(definition)),
             created_at: ActiveValue::Set(now),
             created_by: ActiveValue::Set(created_by),
+            updated_at: ActiveValue::Set(now),
         };
         self.0.track(version::Entity::insert(row).exec_without_returning(connection).await)?;
         Ok(())
@@ -217,7 +221,25 @@ impl Schemas<'_> {
             .col_expr(Column::UpdatedAt, Expr::value(self.0.now()))
             .filter(Column::ProjectId.eq(project.clone()))
             .filter(Column::Id.eq(id));
-        Ok(self.0.track(update.exec(self.0.connection()).await)?.rows_affected == 1)
+        let transaction = self.0.begin_write().await?;
+        if self.0.track(update.exec(&transaction).await)?.rows_affected != 1 {
+            return Ok(false);
+        }
+        let facts = json!({ "compatibility": compatibility, "policy": policy });
+        self.note(&transaction, project, AuditAction::SchemaChanged, id, facts).await?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(true)
+    }
+
+    async fn note(
+        &self,
+        transaction: &impl ConnectionTrait,
+        project: &ProjectId,
+        action: AuditAction,
+        id: &str,
+        facts: Json,
+    ) -> Result<(), MetaError> {
+        self.0.track(audit::record(self.0, transaction, Some(project), action, id, facts).await)
     }
 
     /// Deletes a schema with its versions; false: there was none.
@@ -226,13 +248,14 @@ impl Schemas<'_> {
     /// The database does not answer.
     pub async fn delete(&self, project: &ProjectId, id: &str) -> Result<bool, MetaError> {
         let transaction = self.0.begin_write().await?;
-        if self.0.track(of(project).filter(Column::Id.eq(id)).one(&transaction).await)?.is_none() {
-            return Ok(false);
-        }
+        let found = self.0.track(of(project).filter(Column::Id.eq(id)).one(&transaction).await)?;
+        let Some(found) = found else { return Ok(false) };
         let versions = version::Entity::delete_many().filter(version::Column::SchemaId.eq(id));
         self.0.track(versions.exec(&transaction).await)?;
         let schema = Entity::delete_many().filter(Column::Id.eq(id));
         self.0.track(schema.exec(&transaction).await)?;
+        let facts = json!({ "event": found.event_name });
+        self.note(&transaction, project, AuditAction::SchemaDeleted, id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue, ConnectionTrait, QueryOrder};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{AuditAction, Meta, MetaError, audit};
@@ -12,7 +13,7 @@ use crate::event::Timestamp;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub kid: String,
-    /// In base64.
+    /// In base64; what [`SigningKeys::list`] gives is open, what stands in the table is sealed.
     pub secret: String,
     /// From then on it signs nothing.
     pub retired_at: Option<Timestamp>,
@@ -50,7 +51,43 @@ impl SigningKeys<'_> {
             )
             .order_by_desc(Column::CreatedAt)
             .order_by_desc(Column::Kid);
-        self.0.track(found.all(self.0.connection()).await)
+        let mut open = Vec::new();
+        for mut key in self.0.track(found.all(self.0.connection()).await)? {
+            match self.0.unseal(&row(&key.kid), &key.secret) {
+                Ok(secret) => {
+                    key.secret = secret.expose_secret().to_owned();
+                    open.push(key);
+                }
+                // What it signed is not believed any more, which is all that is lost.
+                Err(error) if key.retired_at.is_some() => {
+                    tracing::warn!(kid = key.kid, %error, "a retired signing key cannot be read");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(open)
+    }
+
+    /// Seals what is in clear or under a former key. A secret that cannot be opened stays as it is.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(super) async fn seal_anew(&self) -> Result<(), MetaError> {
+        for was in self.0.track(Entity::find().all(self.0.connection()).await)? {
+            if self.0.is_sealed_now(&was.secret) {
+                continue;
+            }
+            let Ok(secret) = self.0.unseal(&row(&was.kid), &was.secret) else {
+                tracing::error!(kid = was.kid, "a signing key cannot be read");
+                continue;
+            };
+            let sealed = self.0.seal(&row(&was.kid), secret.expose_secret())?;
+            let update = Entity::update_many()
+                .col_expr(Column::Secret, Expr::value(sealed))
+                .filter(Column::Kid.eq(was.kid.as_str()));
+            self.0.track(update.exec(self.0.connection()).await)?;
+        }
+        Ok(())
     }
 
     /// Makes the first one; does nothing if there is one that signs. Several processes at once make one.
@@ -95,6 +132,11 @@ impl SigningKeys<'_> {
     }
 }
 
+/// What a secret is sealed for.
+fn row(kid: &str) -> String {
+    format!("signing_keys/{kid}")
+}
+
 async fn insert(
     meta: &Meta,
     transaction: &impl ConnectionTrait,
@@ -102,6 +144,7 @@ async fn insert(
     secret: String,
 ) -> Result<(), MetaError> {
     let now = meta.now();
+    let secret = meta.seal(&row(kid), &secret)?;
     let row = ActiveModel {
         kid: ActiveValue::Set(kid.to_owned()),
         secret: ActiveValue::Set(secret),

@@ -58,7 +58,9 @@ on_both! {
     a_database_of_the_version_before_is_brought_up_and_keeps_its_rows,
 }
 
+mod kept;
 mod people;
+mod tables;
 mod webhooks;
 
 struct Bench {
@@ -76,13 +78,26 @@ impl Bench {
     }
 
     async fn another_with(&self, connections_max: u32, timeout: Duration) -> Meta {
-        let config = config::Meta { url: self.url.clone(), connections_max, timeout };
+        self.another_of(config::Meta { connections_max, timeout, ..settings(self.url.clone()) }).await
+    }
+
+    async fn another_of(&self, config: config::Meta) -> Meta {
         let folder = self.folder.path();
         Meta::open(&config, folder, self.clock.clone(), Arc::new(RandomIds), &self.health).await.unwrap()
     }
 
     async fn project(&self, name: &str) -> ProjectId {
         self.meta.projects().create(name, 1000).await.unwrap().0.id
+    }
+}
+
+fn settings(url: Option<String>) -> config::Meta {
+    config::Meta {
+        url,
+        connections_max: 4,
+        timeout: Duration::from_secs(20),
+        secret_key: "".into(),
+        previous_secret_key: "".into(),
     }
 }
 
@@ -93,7 +108,7 @@ async fn unmigrated(engine: Engine) -> Bench {
     };
     let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
     let (health, folder) = (Health::new(clock.clone()), tempfile::tempdir().unwrap());
-    let config = config::Meta { url: url.clone(), connections_max: 4, timeout: Duration::from_secs(20) };
+    let config = settings(url.clone());
     let meta = Meta::open(&config, folder.path(), clock.clone(), Arc::new(RandomIds), &health).await.unwrap();
     Bench { meta, health, clock, folder, url }
 }

@@ -2,10 +2,10 @@
 
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::columns::JsonText;
-use super::{Meta, MetaError};
+use super::{AuditAction, Meta, MetaError, audit};
 use crate::event::{EnvironmentId, ProjectId, Scope, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -43,6 +43,7 @@ pub(super) mod version {
         pub created_at: Timestamp,
         /// The key that made it.
         pub created_by: Option<String>,
+        pub updated_at: Timestamp,
     }
 
     #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -158,6 +159,7 @@ impl Transforms<'_> {
         };
         self.0.track(Entity::insert(row).exec_without_returning(&transaction).await)?;
         self.insert_version(&transaction, &id, 1, spec, created_by).await?;
+        self.note(&transaction, scope, AuditAction::TransformCreated, &id, json!({ "name": name })).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(Some(id))
     }
@@ -175,9 +177,8 @@ impl Transforms<'_> {
         max: u64,
     ) -> Result<Option<i64>, MetaError> {
         let transaction = self.0.begin_write().await?;
-        if self.0.track(of(scope).filter(Column::Id.eq(id)).one(&transaction).await)?.is_none() {
-            return Ok(None);
-        }
+        let found = self.0.track(of(scope).filter(Column::Id.eq(id)).one(&transaction).await)?;
+        let Some(found) = found else { return Ok(None) };
         let counted =
             version::Entity::find().filter(version::Column::TransformId.eq(id)).count(&transaction).await;
         let versions = self.0.track(counted)?;
@@ -193,8 +194,22 @@ impl Transforms<'_> {
             .exec(&transaction)
             .await;
         self.0.track(updated)?;
+        let facts = json!({ "name": found.name, "version": number });
+        self.note(&transaction, scope, AuditAction::TransformChanged, id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(Some(number))
+    }
+
+    async fn note(
+        &self,
+        transaction: &impl ConnectionTrait,
+        scope: &Scope,
+        action: AuditAction,
+        id: &str,
+        mut facts: Json,
+    ) -> Result<(), MetaError> {
+        facts["environment_id"] = json!(scope.environment);
+        self.0.track(audit::record(self.0, transaction, Some(&scope.project), action, id, facts).await)
     }
 
     async fn insert_version(
@@ -205,12 +220,14 @@ impl Transforms<'_> {
         spec: Json,
         created_by: Option<String>,
     ) -> Result<(), MetaError> {
+        let now = self.0.now();
         let row = version::ActiveModel {
             transform_id: ActiveValue::Set(id.to_owned()),
             version: ActiveValue::Set(number),
             spec: ActiveValue::Set(JsonText(spec)),
-            created_at: ActiveValue::Set(self.0.now()),
+            created_at: ActiveValue::Set(now),
             created_by: ActiveValue::Set(created_by),
+            updated_at: ActiveValue::Set(now),
         };
         self.0.track(version::Entity::insert(row).exec_without_returning(transaction).await)?;
         Ok(())
@@ -222,12 +239,13 @@ impl Transforms<'_> {
     /// The database does not answer.
     pub async fn delete(&self, scope: &Scope, id: &str) -> Result<bool, MetaError> {
         let transaction = self.0.begin_write().await?;
-        if self.0.track(of(scope).filter(Column::Id.eq(id)).one(&transaction).await)?.is_none() {
-            return Ok(false);
-        }
+        let found = self.0.track(of(scope).filter(Column::Id.eq(id)).one(&transaction).await)?;
+        let Some(found) = found else { return Ok(false) };
         let versions = version::Entity::delete_many().filter(version::Column::TransformId.eq(id));
         self.0.track(versions.exec(&transaction).await)?;
         self.0.track(Entity::delete_many().filter(Column::Id.eq(id)).exec(&transaction).await)?;
+        let facts = json!({ "name": found.name });
+        self.note(&transaction, scope, AuditAction::TransformDeleted, id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(true)
     }

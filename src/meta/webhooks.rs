@@ -2,8 +2,11 @@
 
 use sea_orm::entity::prelude::*;
 use sea_orm::{Condition, ExprTrait, PaginatorTrait, QueryOrder};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value as Json, json};
 
-use super::{Meta, MetaError};
+use super::projects::deleted_ids;
+use super::{AuditAction, Meta, MetaError, audit};
 use crate::event::{EnvironmentId, ProjectId, Scope, SystemEventKind, Timestamp};
 
 /// Is it delivered to?
@@ -50,6 +53,7 @@ pub struct Model {
     pub events: String,
     pub ordered: bool,
     pub status: WebhookStatus,
+    /// Sealed, see [`super::sealed`].
     pub secret: String,
     pub previous_secret: Option<String>,
     pub previous_secret_until: Option<Timestamp>,
@@ -89,12 +93,24 @@ impl Model {
         self.status == WebhookStatus::Enabled && kind_fits && here
     }
 
-    /// The secrets that sign now, the newest first.
-    pub fn secrets(&self, now: Timestamp) -> Vec<&str> {
+    /// The secrets that sign now, the newest first, as they are written.
+    fn sealed_secrets(&self, now: Timestamp) -> impl Iterator<Item = &str> {
         let previous = self.previous_secret.as_deref();
         let previous = previous.filter(|_| self.previous_secret_until.is_some_and(|until| now < until));
-        std::iter::once(self.secret.as_str()).chain(previous).collect()
+        std::iter::once(self.secret.as_str()).chain(previous)
     }
+}
+
+/// What its secrets are sealed for.
+fn row(id: &str) -> String {
+    format!("webhooks/{id}")
+}
+
+/// Whom it tells, for the audit trail: a path may hold a secret of the receiver's.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 /// A webhook to be made, or as it shall be.
@@ -136,7 +152,8 @@ impl Webhooks<'_> {
     pub async fn enabled(&self, projects: &[ProjectId]) -> Result<Vec<Webhook>, MetaError> {
         let found = Entity::find()
             .filter(Column::Status.eq(WebhookStatus::Enabled))
-            .filter(Column::ProjectId.is_in(projects.iter().cloned()));
+            .filter(Column::ProjectId.is_in(projects.iter().cloned()))
+            .filter(Column::ProjectId.not_in_subquery(deleted_ids()));
         self.0.track(found.order_by_asc(Column::Id).all(self.0.connection()).await)
     }
 
@@ -153,8 +170,10 @@ impl Webhooks<'_> {
             )
             .filter(deliveries::claimable(now));
         let waiting = sea_orm::QuerySelect::query(&mut sea_orm::QuerySelect::limit(waiting, 1)).take();
-        let found =
-            Entity::find().filter(Column::Status.eq(WebhookStatus::Enabled)).filter(Expr::exists(waiting));
+        let found = Entity::find()
+            .filter(Column::Status.eq(WebhookStatus::Enabled))
+            .filter(Column::ProjectId.not_in_subquery(deleted_ids()))
+            .filter(Expr::exists(waiting));
         self.0.track(found.order_by_asc(Column::Id).all(self.0.connection()).await)
     }
 
@@ -174,8 +193,10 @@ impl Webhooks<'_> {
             return Err(self.0.full(Some(project), "webhooks", max, "webhook.webhooks_max"));
         }
         let now = self.0.now();
+        let id = self.0.new_id("webhook_", now);
+        let sealed = self.0.seal(&row(&id), secret)?;
         let made = Model {
-            id: self.0.new_id("webhook_", now),
+            id,
             project_id: project.clone(),
             environment_id: new.environment_id,
             url: new.url,
@@ -183,7 +204,7 @@ impl Webhooks<'_> {
             events: written(&new.kinds),
             ordered: new.ordered,
             status: new.status,
-            secret: secret.to_owned(),
+            secret: sealed,
             previous_secret: None,
             previous_secret_until: None,
             created_at: now,
@@ -191,6 +212,9 @@ impl Webhooks<'_> {
         };
         let row: ActiveModel = made.clone().into();
         self.0.track(Entity::insert(row.reset_all()).exec_without_returning(&transaction).await)?;
+        let (action, facts) = (AuditAction::WebhookCreated, facts(&made.url, made.status, &made.events));
+        let entry = audit::record(self.0, &transaction, Some(project), action, &made.id, facts);
+        self.0.track(entry.await)?;
         self.0.track(super::commit(transaction).await)?;
         Ok(made)
     }
@@ -200,6 +224,7 @@ impl Webhooks<'_> {
     /// # Errors
     /// The database does not answer.
     pub async fn change(&self, project: &ProjectId, id: &str, new: NewWebhook) -> Result<bool, MetaError> {
+        let facts = facts(&new.url, new.status, &written(&new.kinds));
         let update = Entity::update_many()
             .col_expr(Column::EnvironmentId, Expr::value(new.environment_id))
             .col_expr(Column::Url, Expr::value(new.url))
@@ -208,7 +233,7 @@ impl Webhooks<'_> {
             .col_expr(Column::Ordered, Expr::value(new.ordered))
             .col_expr(Column::Status, Expr::value(new.status))
             .col_expr(Column::UpdatedAt, Expr::value(self.0.now()));
-        self.update(project, id, update).await
+        self.update(project, id, update, (AuditAction::WebhookChanged, facts)).await
     }
 
     /// Signs with another secret; the one so far signs beside it until then. False: there is no such webhook.
@@ -225,9 +250,10 @@ impl Webhooks<'_> {
         let update = Entity::update_many()
             .col_expr(Column::PreviousSecret, Expr::col(Column::Secret))
             .col_expr(Column::PreviousSecretUntil, Expr::value(until))
-            .col_expr(Column::Secret, Expr::value(secret))
+            .col_expr(Column::Secret, Expr::value(self.0.seal(&row(id), secret)?))
             .col_expr(Column::UpdatedAt, Expr::value(self.0.now()));
-        self.update(project, id, update).await
+        let facts = json!({ "former_good_until": until });
+        self.update(project, id, update, (AuditAction::WebhookSecretRotated, facts)).await
     }
 
     /// The receiver is gone for good.
@@ -238,7 +264,8 @@ impl Webhooks<'_> {
         let update = Entity::update_many()
             .col_expr(Column::Status, Expr::value(WebhookStatus::Gone))
             .col_expr(Column::UpdatedAt, Expr::value(self.0.now()));
-        self.update(project, id, update).await
+        let facts = json!({ "status": WebhookStatus::Gone });
+        self.update(project, id, update, (AuditAction::WebhookChanged, facts)).await
     }
 
     /// Deletes a webhook with its deliveries; false: there was none.
@@ -248,6 +275,8 @@ impl Webhooks<'_> {
     pub async fn delete(&self, project: &ProjectId, id: &str) -> Result<bool, MetaError> {
         use super::webhook_deliveries as deliveries;
         let transaction = self.0.begin_write().await?;
+        let found = self.0.track(of(project).filter(Column::Id.eq(id)).one(&transaction).await)?;
+        let Some(found) = found else { return Ok(false) };
         let gone = deliveries::Entity::delete_many()
             .filter(deliveries::Column::ProjectId.eq(project.clone()))
             .filter(deliveries::Column::WebhookId.eq(id))
@@ -255,9 +284,58 @@ impl Webhooks<'_> {
             .await;
         self.0.track(gone)?;
         let which = Condition::all().add(Column::ProjectId.eq(project.clone())).add(Column::Id.eq(id));
-        let deleted = self.0.track(Entity::delete_many().filter(which).exec(&transaction).await)?;
+        self.0.track(Entity::delete_many().filter(which).exec(&transaction).await)?;
+        let facts = facts(&found.url, found.status, &found.events);
+        let entry =
+            audit::record(self.0, &transaction, Some(project), AuditAction::WebhookDeleted, id, facts);
+        self.0.track(entry.await)?;
         self.0.track(super::commit(transaction).await)?;
-        Ok(deleted.rows_affected == 1)
+        Ok(true)
+    }
+
+    /// The secrets that sign now, the newest first.
+    ///
+    /// # Errors
+    /// They are sealed with a key that this process does not have.
+    pub fn secrets(&self, webhook: &Webhook, now: Timestamp) -> Result<Vec<SecretString>, MetaError> {
+        webhook.sealed_secrets(now).map(|sealed| self.0.unseal(&row(&webhook.id), sealed)).collect()
+    }
+
+    /// Seals what is in clear or under a former key. A secret that cannot be opened stays as it is.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(super) async fn seal_anew(&self) -> Result<(), MetaError> {
+        let is_current = |webhook: &Webhook| {
+            let all = std::iter::once(&webhook.secret).chain(&webhook.previous_secret);
+            all.into_iter().all(|sealed| self.0.is_sealed_now(sealed))
+        };
+        for was in self.0.track(Entity::find().all(self.0.connection()).await)? {
+            if is_current(&was) {
+                continue;
+            }
+            let anew = |sealed: &str| {
+                let secret = self.0.unseal(&row(&was.id), sealed)?;
+                self.0.seal(&row(&was.id), secret.expose_secret())
+            };
+            let sealed = anew(&was.secret)
+                .and_then(|secret| Ok((secret, was.previous_secret.as_deref().map(anew).transpose()?)));
+            let (secret, previous) = match sealed {
+                Ok(both) => both,
+                Err(error) => {
+                    tracing::error!(webhook_id = was.id, %error, "a webhook's secret cannot be read");
+                    continue;
+                }
+            };
+            let update = Entity::update_many()
+                .col_expr(Column::Secret, Expr::value(secret))
+                .col_expr(Column::PreviousSecret, Expr::value(previous))
+                .filter(Column::Id.eq(was.id.as_str()))
+                // Changed meanwhile, it is sealed as it shall be.
+                .filter(Column::Secret.eq(was.secret.as_str()));
+            self.0.track(update.exec(self.0.connection()).await)?;
+        }
+        Ok(())
     }
 
     async fn update(
@@ -265,10 +343,21 @@ impl Webhooks<'_> {
         project: &ProjectId,
         id: &str,
         update: sea_orm::UpdateMany<Entity>,
+        (action, facts): (AuditAction, Json),
     ) -> Result<bool, MetaError> {
+        let transaction = self.0.begin_write().await?;
         let update = update.filter(Column::ProjectId.eq(project.clone())).filter(Column::Id.eq(id));
-        Ok(self.0.track(update.exec(self.0.connection()).await)?.rows_affected == 1)
+        if self.0.track(update.exec(&transaction).await)?.rows_affected != 1 {
+            return Ok(false);
+        }
+        self.0.track(audit::record(self.0, &transaction, Some(project), action, id, facts).await)?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(true)
     }
+}
+
+fn facts(url: &str, status: WebhookStatus, events: &str) -> Json {
+    json!({ "host": host(url), "status": status, "events": events })
 }
 
 fn of(project: &ProjectId) -> Select<Entity> {

@@ -35,7 +35,7 @@ const MEMBERS_MAX: usize = 10_000;
 pub(super) const ALL: &str = "all";
 
 const COHORTS: DocumentKind =
-    DocumentKind { name: "cohort", plural: "cohorts", setting: "query.cohorts_max" };
+    DocumentKind { name: "cohort", plural: "cohorts", setting: "query.cohorts_max", audited: None };
 
 /// A cohort as it is sent to be made.
 #[derive(Clone, Debug, Deserialize)]

@@ -20,7 +20,7 @@ const DESCRIPTION_CHARS_MAX: usize = 4000;
 const TILE_BYTES_MAX: usize = 64 * 1024;
 
 const DASHBOARDS: DocumentKind =
-    DocumentKind { name: "dashboard", plural: "dashboards", setting: "query.dashboards_max" };
+    DocumentKind { name: "dashboard", plural: "dashboards", setting: "query.dashboards_max", audited: None };
 
 /// A dashboard as it is sent to be made.
 #[derive(Clone, Debug, Deserialize)]

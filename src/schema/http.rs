@@ -138,8 +138,8 @@ async fn create(
     let rules = (new.compatibility.as_str(), new.policy.as_str());
     let by = Some(access.name().to_owned());
     let max = registry.limits().schemas_max;
-    let made =
-        registry.meta().schemas().create(&access.scope.project, event, rules, new.definition, by, max).await;
+    let meta = registry.meta().by(access.actor());
+    let made = meta.schemas().create(&access.scope.project, event, rules, new.definition, by, max).await;
     let id = made.map_err(problem)?;
     changed(&registry).await;
     Ok(HttpResponse::Created().json(shown(&existing(&registry, &access, &id).await?)))
@@ -166,7 +166,8 @@ async fn change(
     let (was, _) = existing(&registry, &access, &id).await?;
     let compatibility = change.compatibility.map_or(&*was.compatibility, |one| one.as_str());
     let policy = change.policy.map_or(&*was.policy, |one| one.as_str());
-    let schemas = registry.meta().schemas();
+    let meta = registry.meta().by(access.actor());
+    let schemas = meta.schemas();
     let done = schemas.change(&access.scope.project, &id, compatibility, policy).await.map_err(problem)?;
     if !done {
         return Err(not_found(&id));
@@ -181,7 +182,8 @@ async fn delete(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = authorize(&request, Permission::Admin, true).await?;
-    if !registry.meta().schemas().delete(&access.scope.project, &id).await.map_err(problem)? {
+    let meta = registry.meta().by(access.actor());
+    if !meta.schemas().delete(&access.scope.project, &id).await.map_err(problem)? {
         return Err(not_found(&id));
     }
     changed(&registry).await;
@@ -252,7 +254,8 @@ async fn add_version(
         return Err(problem(MetaError::Full { what, max, setting: "schema.versions_max" }));
     }
     let by = Some(access.name().to_owned());
-    let schemas = registry.meta().schemas();
+    let meta = registry.meta().by(access.actor());
+    let schemas = meta.schemas();
     if !schemas.add_version(&access.scope.project, &id, latest, definition, by).await.map_err(problem)? {
         let message = "the schema was changed meanwhile: look at its newest version, and try again";
         return Err(Problem::new(ErrorCode::AlreadyExists, message));

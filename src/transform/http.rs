@@ -111,7 +111,8 @@ async fn create(
     let (spec, _) = given(wanted.spec, wanted.toml.as_deref())?.ok_or_else(not_given)?;
     let spec = serde_json::to_value(&spec).map_err(Problem::internal)?;
     let (by, max) = (access.key_id.as_deref().map(str::to_owned), transforms.config.transforms_max);
-    let made = transforms.meta.transforms().create(&access.scope, &name, spec, by, max).await;
+    let made =
+        transforms.meta.by(access.actor()).transforms().create(&access.scope, &name, spec, by, max).await;
     let Some(id) = made.map_err(meta_problem)? else {
         let message = format!("there is a transform {name:?}: change it instead");
         return Err(Problem::new(ErrorCode::AlreadyExists, message).with("given", name));
@@ -137,7 +138,8 @@ async fn change(
     let (spec, _) = given(wanted.spec, wanted.toml.as_deref())?.ok_or_else(not_given)?;
     let spec = serde_json::to_value(&spec).map_err(Problem::internal)?;
     let (by, max) = (access.key_id.as_deref().map(str::to_owned), transforms.config.versions_max);
-    let added = transforms.meta.transforms().add_version(&access.scope, &id, spec, by, max).await;
+    let added =
+        transforms.meta.by(access.actor()).transforms().add_version(&access.scope, &id, spec, by, max).await;
     let version = added.map_err(meta_problem)?.ok_or_else(|| not_found(&id))?;
     transforms.forget(&access.scope).await;
     tracing::info!(transform_id = %id, version, "transform changed");
@@ -222,7 +224,8 @@ async fn delete(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = access(&request, Permission::Admin).await?;
-    if !transforms.meta.transforms().delete(&access.scope, &id).await.map_err(meta_problem)? {
+    let meta = transforms.meta.by(access.actor());
+    if !meta.transforms().delete(&access.scope, &id).await.map_err(meta_problem)? {
         return Err(not_found(&id));
     }
     transforms.forget(&access.scope).await;

@@ -271,7 +271,12 @@ impl Dispatcher {
     fn begin(&self, webhook: Arc<meta::Webhook>, delivery: Delivery, turn: OwnedSemaphorePermit) {
         let this = self.clone();
         self.tasks.spawn_bounded(async move {
-            let answer = this.sender.send(&webhook, &delivery, this.webhook.now()).await;
+            let now = this.webhook.now();
+            let answer = match this.webhook.meta.webhooks().secrets(&webhook, now) {
+                Ok(secrets) => this.sender.send(&webhook, &secrets, &delivery, now).await,
+                // Unsigned nobody would believe it.
+                Err(error) => Answer::unsent(format!("it cannot be signed: {error}")),
+            };
             let (now, jitter) = (this.webhook.now(), this.webhook.jitter());
             let ended = Ended {
                 project: webhook.project_id.clone(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -203,10 +204,11 @@ async fn show_secret(
     let access = allowed(&request).await?;
     let found = find(&webhook, &access, &id).await?;
     tracing::info!(webhook_id = *id, by = access.name(), "a webhook's secret was shown");
-    let secrets = found.secrets(webhook.now());
+    let secrets = webhook.meta.webhooks().secrets(&found, webhook.now()).map_err(problem)?;
+    let shown = |at: usize| secrets.get(at).map(ExposeSecret::expose_secret);
     Ok(HttpResponse::Ok().json(json!({
-        "secret": secrets[0],
-        "previous_secret": secrets.get(1),
+        "secret": shown(0),
+        "previous_secret": shown(1),
         "previous_secret_until": secrets.get(1).and(found.previous_secret_until),
     })))
 }

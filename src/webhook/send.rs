@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
+use secrecy::SecretString;
 use tokio::time::Instant;
 
 use super::address::{PrivateAddress, Resolver, is_public};
@@ -38,7 +39,7 @@ pub enum CannotSend {
 }
 
 /// What came of an attempt.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(super) struct Answer {
     /// None: there was no answer.
     pub status: Option<u16>,
@@ -54,6 +55,11 @@ impl Answer {
     /// Did the receiver take it?
     pub(super) fn is_taken(&self) -> bool {
         self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+
+    /// Nothing was sent, for this reason.
+    pub(super) fn unsent(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
     }
 
     /// Is the receiver gone for good?
@@ -89,16 +95,16 @@ impl Sender {
         Ok(Self { client, allow_private, response_bytes_max })
     }
 
-    /// Makes one attempt; `now` is the time that is signed.
-    pub(super) async fn send(&self, webhook: &Webhook, delivery: &Delivery, now: Timestamp) -> Answer {
+    /// Makes one attempt, signed by these secrets; `now` is the time that is signed.
+    pub(super) async fn send(
+        &self,
+        webhook: &Webhook,
+        secrets: &[SecretString],
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Answer {
         let began = Instant::now();
-        let mut answer = Answer {
-            status: None,
-            error: None,
-            response: String::new(),
-            took: Duration::ZERO,
-            retry_after: None,
-        };
+        let mut answer = Answer::default();
         match check_url(&webhook.url, self.allow_private) {
             Err(error) => answer.error = Some(format!("the webhook's URL cannot be used: {error}")),
             Ok(url) => {
@@ -108,10 +114,7 @@ impl Sender {
                     .header("content-type", "application/json")
                     .header("webhook-id", &delivery.id)
                     .header("webhook-timestamp", sign::seconds(now).to_string())
-                    .header(
-                        "webhook-signature",
-                        sign::signature(&webhook.secrets(now), &delivery.id, now, &delivery.body),
-                    )
+                    .header("webhook-signature", sign::signature(secrets, &delivery.id, now, &delivery.body))
                     .body(delivery.body.clone())
                     .send()
                     .await;

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 use crate::event::{IdSource, Timestamp};
@@ -21,9 +22,9 @@ pub fn new_secret(ids: &dyn IdSource) -> String {
 
 /// The header `webhook-signature`: a signature by each of these secrets, with a blank between them. A secret that cannot
 /// be read signs nothing.
-pub fn signature(secrets: &[&str], id: &str, at: Timestamp, body: &str) -> String {
+pub fn signature(secrets: &[SecretString], id: &str, at: Timestamp, body: &str) -> String {
     let signed = secrets.iter().filter_map(|secret| {
-        let key = STANDARD.decode(secret.strip_prefix(PREFIX)?).ok()?;
+        let key = STANDARD.decode(secret.expose_secret().strip_prefix(PREFIX)?).ok()?;
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).ok()?;
         mac.update(format!("{id}.{}.{body}", seconds(at)).as_bytes());
         Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
@@ -46,7 +47,7 @@ mod tests {
     fn the_signature_is_that_of_the_standards_example() {
         let at = Timestamp::from_millis(1_614_265_330_000);
         let (secret, id) = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek");
-        let signed = signature(&[secret], id, at, r#"{"test": 2432232314}"#);
+        let signed = signature(&[secret.into()], id, at, r#"{"test": 2432232314}"#);
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
@@ -55,7 +56,10 @@ mod tests {
         let (first, second) = (new_secret(&RandomIds), new_secret(&RandomIds));
         assert_ne!(first, second);
         let at = Timestamp::from_millis(1_000);
-        let of = |secrets: &[&str]| signature(secrets, "msg_1", at, "{}");
+        let of = |secrets: &[&str]| {
+            let secrets: Vec<SecretString> = secrets.iter().map(|one| (*one).into()).collect();
+            signature(&secrets, "msg_1", at, "{}")
+        };
         assert_eq!(of(&[&first, &second]), format!("{} {}", of(&[&first]), of(&[&second])));
         assert_eq!(of(&["nonsense", "whsec_%"]), "");
     }

@@ -1,8 +1,14 @@
 //! The contract: every route as an OpenAPI 3.1 document, and as a page that asks nobody else for anything.
+//!
+//! Who may ask a route stands in `routes`, what it is asked and answers in `shapes/`. The integration tests hold every
+//! answer of theirs against it, see `tests/it/support/contract.rs`.
 
 mod page;
 mod raw_routes;
 mod routes;
+mod shape;
+
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -13,6 +19,23 @@ use routes::api_routes;
 pub(super) use page::{STYLE, page};
 
 use crate::http::ErrorCode;
+use shape::{RouteShape, Shapes};
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
+    Shapes::read(&[
+        include_str!("shapes/process.shapes"),
+        include_str!("shapes/auth.shapes"),
+        include_str!("shapes/query.shapes"),
+        include_str!("shapes/events.shapes"),
+        include_str!("shapes/webhooks.shapes"),
+        include_str!("shapes/metering.shapes"),
+    ])
+});
+
+/// What the route is asked and answers, if that is described.
+fn shape_of(route: &Route) -> Option<&'static RouteShape> {
+    SHAPES.route(route.method, &route.path)
+}
 
 /// The document.
 pub fn document() -> Value {
@@ -34,9 +57,16 @@ pub fn document() -> Value {
                 "key": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
                 "bearer": { "type": "http", "scheme": "bearer", "description": "An API key, or a person's access token" },
             },
-            "schemas": { "Error": error_schema() },
+            "schemas": schemas(),
         },
     })
+}
+
+fn schemas() -> Value {
+    let mut all: Map<String, Value> =
+        SHAPES.types.iter().map(|(name, schema)| (name.clone(), schema.clone())).collect();
+    all.insert("Error".to_owned(), error_schema());
+    all.into()
 }
 
 fn operation(route: &Route) -> Value {
@@ -48,7 +78,7 @@ fn operation(route: &Route) -> Value {
         "parameters": parameters(route),
         "responses": responses(route),
     });
-    if let Some(body) = body(route.body) {
+    if let Some(body) = body(route) {
         operation["requestBody"] = body;
     }
     if route.class != Class::Anyone {
@@ -87,31 +117,44 @@ fn parameters(route: &Route) -> Vec<Value> {
             json!({ "name": name, "in": "header", "schema": { "type": "string" }, "description": description })
         },
     );
-    in_path.chain(scoped).collect()
+    in_path.chain(scoped).chain(in_query(route)).collect()
 }
 
-fn body(body: Body) -> Option<Value> {
-    let schema = match body {
-        Body::None => return None,
-        Body::Json(description) => json!({ "description": description }),
-        Body::Fields(fields) => {
-            let (mut properties, mut required) = (Map::new(), Vec::new());
-            for field in fields.split(' ') {
-                let (name, kind) = field.split_once(':').unwrap_or((field, "string"));
-                if kind.ends_with('!') {
-                    required.push(name);
-                }
-                properties.insert(name.to_owned(), kind_schema(kind.trim_end_matches('!')));
-            }
-            json!({
-                "type": "object",
-                "properties": properties,
-                "required": required,
-                "additionalProperties": false,
-            })
-        }
+fn in_query(route: &Route) -> Vec<Value> {
+    let Some(query) = shape_of(route).and_then(|shape| shape.query.as_ref()) else { return Vec::new() };
+    let schema = SHAPES.resolved(&query.schema);
+    let required = schema["required"].as_array();
+    let of = |(name, schema): (&String, &Value)| {
+        let required = required.is_some_and(|required| required.iter().any(|one| one == name));
+        json!({ "name": name, "in": "query", "required": required, "schema": schema })
     };
-    Some(json!({ "required": true, "content": { "application/json": { "schema": schema } } }))
+    schema["properties"].as_object().map(|all| all.iter().map(of).collect()).unwrap_or_default()
+}
+
+fn body(route: &Route) -> Option<Value> {
+    let shape = shape_of(route);
+    let is_optional = shape.is_some_and(|shape| shape.body_is_optional);
+    let described = shape.and_then(|shape| shape.body.as_ref()).map(|body| body.schema.clone());
+    let schema = match (described, route.body) {
+        (Some(schema), _) => schema,
+        (None, Body::None) => return None,
+        (None, Body::Json(description)) => json!({ "description": description }),
+        (None, Body::Fields(fields)) => fields_schema(fields),
+    };
+    Some(json!({ "required": !is_optional, "content": { "application/json": { "schema": schema } } }))
+}
+
+/// A body of plain fields; one that need not be there may be null.
+fn fields_schema(fields: &str) -> Value {
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    for field in fields.split(' ') {
+        let (name, kind) = field.split_once(':').unwrap_or((field, "string"));
+        if kind.ends_with('!') {
+            required.push(name);
+        }
+        properties.insert(name.to_owned(), kind_schema(kind.trim_end_matches('!')));
+    }
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
 fn kind_schema(kind: &str) -> Value {
@@ -122,7 +165,8 @@ fn kind_schema(kind: &str) -> Value {
 }
 
 fn responses(route: &Route) -> Value {
-    let content = match &*route.path {
+    let shape = shape_of(route);
+    let kind = match &*route.path {
         "/metrics" => "text/plain",
         "/api/docs" => "text/html",
         "/api/query/events/live" => "text/event-stream",
@@ -130,7 +174,14 @@ fn responses(route: &Route) -> Value {
         _ => "application/json",
     };
     let mut responses = Map::new();
-    let done = json!({ "description": route.summary, "content": { content: { "schema": {} } } });
+    let mut done = json!({ "description": route.summary });
+    if route.status != 204 {
+        let schema = shape.and_then(|shape| shape.answer.as_ref()).map(|answer| answer.schema.clone());
+        done["content"] = json!({ kind: { "schema": schema.unwrap_or_else(|| json!({})) } });
+        if route.method == "POST" && route.path.starts_with("/api/query/") {
+            done["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
+        }
+    }
     responses.insert(route.status.to_string(), done);
     for code in codes(route) {
         let description = format!("code `{}`", code.as_str());
@@ -142,8 +193,23 @@ fn responses(route: &Route) -> Value {
         }
         responses.insert(code.status().as_u16().to_string(), answer);
     }
+    for (status, other) in shape.map(|shape| shape.others.as_slice()).unwrap_or_default() {
+        let content = json!({ "application/json": { "schema": other.schema } });
+        responses.insert(status.to_string(), json!({ "description": route.summary, "content": content }));
+    }
     responses.into()
 }
+
+/// Routes that look for what a body or a query string names.
+const FINDS: [&str; 7] = [
+    "/v1/events/lookup",
+    "/v1/events/usage/meter",
+    "/v1/meter-usage/query",
+    "/v1/events/void",
+    "/v1/events/amend",
+    "/api/transforms/test",
+    "/api/users",
+];
 
 /// Every error code that a route can answer.
 pub fn codes(route: &Route) -> Vec<ErrorCode> {
@@ -153,16 +219,18 @@ pub fn codes(route: &Route) -> Vec<ErrorCode> {
     }
     let (has_body, is_open) = (route.body != Body::None, route.class == Class::Anyone);
     let is_login = route.path.starts_with("/api/auth/");
+    let finds = FINDS.iter().any(|path| route.path.ends_with(path));
     let can = |code: &ErrorCode| match code {
         ErrorCode::ValidationError | ErrorCode::InternalError | ErrorCode::ServiceUnavailable => true,
         ErrorCode::Unauthorized | ErrorCode::PermissionDenied | ErrorCode::TooManyRequests => {
             !is_open || is_login
         }
-        ErrorCode::NotFound => route.path.contains('{') || route.path.starts_with("/api/ops/"),
+        ErrorCode::NotFound => route.path.contains('{') || route.path.starts_with("/api/ops/") || finds,
         ErrorCode::AlreadyExists => {
+            let is_kept = ["/api/cohorts", "/api/dashboards"].iter().any(|kept| route.path.starts_with(kept));
             matches!(route.method, "POST" | "PUT" | "PATCH")
                 && has_body
-                && !matches!(route.class, Class::Query | Class::Ingest)
+                && (is_kept || !matches!(route.class, Class::Query | Class::Ingest))
         }
         ErrorCode::PayloadTooLarge | ErrorCode::UnsupportedMediaType => has_body,
         // The route is there, with this method.
@@ -195,6 +263,52 @@ mod tests {
     #[test]
     fn the_document_is_a_contract() {
         insta::assert_snapshot!(serde_json::to_string_pretty(&document()).unwrap());
+    }
+
+    #[test]
+    fn every_body_and_answer_is_described_and_nothing_else_is() {
+        assert_eq!(SHAPES.errors, Vec::<String>::new());
+        let routes = api_routes();
+        let mut wrong = Vec::new();
+        for route in &routes {
+            let (shape, name) = (shape_of(route), format!("{} {}", route.method, route.path));
+            if route.status != 204 && shape.is_none_or(|shape| shape.answer.is_none()) {
+                wrong.push(format!("{name}: its answer is missing (`> T` in src/app/openapi/shapes/)"));
+            }
+            let body = shape.is_some_and(|shape| shape.body.is_some());
+            match route.body {
+                Body::Json(_) if !body => wrong.push(format!("{name}: its body is missing (`< T`)")),
+                Body::None if body => wrong.push(format!("{name}: it takes no body (routes.rs)")),
+                Body::Fields(fields) if body => {
+                    let schema = SHAPES.resolved(&shape.unwrap().body.as_ref().unwrap().schema);
+                    let mut listed = fields_schema(fields)["properties"].as_object().unwrap().clone();
+                    listed.retain(|field, _| schema["properties"].get(field).is_none());
+                    assert_eq!(listed, Map::new(), "{name}: the row has fields that the shape lacks");
+                }
+                _ => {}
+            }
+        }
+        for (method, path) in SHAPES.routes.keys() {
+            if !routes.iter().any(|route| route.method == method && route.path == *path) {
+                wrong.push(format!("{method} {path}: there is no such route"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn every_name_of_a_type_is_one() {
+        let document = document();
+        let text = document.to_string();
+        for name in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+        for name in SHAPES.types.keys() {
+            let is_used = text.contains(&format!("#/components/schemas/{name}\""));
+            let is_spread =
+                ["Asked", "Counts", "UsageQuestion", "RangeMeta", "FunnelRow", "RuleDefinition", "Manner"];
+            assert!(is_used || is_spread.contains(&&**name), "nothing uses the type {name}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The contract as a page: plain HTML, made here, that loads nothing but its own style.
 
 use super::routes::Body;
-use super::{api_routes, codes};
+use super::{api_routes, codes, shape_of};
 
 /// How it looks; served beside it, so that a strict content security policy lets it through.
 pub(in crate::app) const STYLE: &str = "\
@@ -17,11 +17,20 @@ pub(in crate::app) fn page() -> String {
     let mut rows = String::new();
     for route in api_routes() {
         let codes: Vec<&str> = codes(&route).iter().map(|code| code.as_str()).collect();
-        let body = match route.body {
-            Body::None => String::new(),
-            Body::Fields(fields) => format!("<br><small>body: <code>{}</code></small>", escaped(fields)),
-            Body::Json(what) => format!("<br><small>body: {}</small>", escaped(what)),
+        let shape = shape_of(&route);
+        let part =
+            |what: &str, text: &str| format!("<br><small>{what}: <code>{}</code></small>", escaped(text));
+        let mut body = match (shape.and_then(|shape| shape.body.as_ref()), route.body) {
+            (Some(shape), _) => part("body", &shape.text),
+            (None, Body::Fields(fields)) => part("body", fields),
+            (None, _) => String::new(),
         };
+        if let Some(query) = shape.and_then(|shape| shape.query.as_ref()) {
+            body = part("query string", &query.text) + &body;
+        }
+        if let Some(answer) = shape.and_then(|shape| shape.answer.as_ref()) {
+            body += &part("answer", &answer.text);
+        }
         rows += &format!(
             "<tr><td><code>{}</code></td><td><code>{}</code></td><td>{}{body}<br><small>{}: {}</small></td><td>{}</td></tr>\n",
             route.method,
