@@ -1,11 +1,14 @@
 //! The page, in a real browser against the real application: each screen opened, its controls used, and what it shows
 //! held against what the API answers.
 
+mod dashboards;
 mod form;
 mod hostile;
+mod insights;
 mod screens;
 mod sessions;
 mod speed;
+mod usage;
 
 use serde_json::{Value, json};
 
