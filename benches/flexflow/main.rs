@@ -25,6 +25,7 @@ mod query;
 mod report;
 mod stages;
 mod transform;
+mod web;
 
 /// As in the product.
 #[global_allocator]
@@ -70,10 +71,11 @@ async fn main() {
         "kafka" => kafka::run(amount(15)).await,
         "stages" => stages::run(amount(1)).await,
         "query" => query::query(amount(5)).await,
+        "web" => web::run(amount(10)).await,
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, kafka"
+                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, kafka, web"
             );
             std::process::exit(2);
         }
