@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::OnConflict;
+use sea_orm::sea_query::{LikeExpr, OnConflict};
 use sea_orm::{ActiveValue, Condition, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
 use serde_json::Value as Json;
 
@@ -102,6 +102,8 @@ pub struct Attempted {
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter<'a> {
     pub state: Option<DeliveryState>,
+    /// The event that the payload names as its `event_id`.
+    pub about: Option<&'a str>,
     /// Only those older than this one: ids sort by age.
     pub before: Option<&'a str>,
 }
@@ -285,10 +287,20 @@ impl Deliveries<'_> {
         if let Some(state) = filter.state {
             found = found.filter(Column::State.eq(state));
         }
+        // As the body spells it, and no wildcards of its own.
+        let about = filter.about.map(|event_id| format!("\"event_id\":{}", Json::from(event_id)));
+        if let Some(about) = &about {
+            let escaped = about.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+            found =
+                found.filter(Expr::col(Column::Body).like(LikeExpr::new(format!("%{escaped}%")).escape('!')));
+        }
         if let Some(before) = filter.before {
             found = found.filter(Column::Id.lt(before));
         }
-        self.0.track(found.all(self.0.connection()).await)
+        let mut found = self.0.track(found.all(self.0.connection()).await)?;
+        // SQLite's LIKE takes upper and lower case for the same.
+        found.retain(|delivery| about.as_ref().is_none_or(|about| delivery.body.contains(about)));
+        Ok(found)
     }
 
     /// A delivery of a webhook, if it exists.

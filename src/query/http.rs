@@ -244,7 +244,7 @@ async fn trace_event(
             let message = format!("an event id has at most {EVENT_ID_CHARS_MAX} characters");
             return Err(Problem::invalid("event_id", message).with("max", EVENT_ID_CHARS_MAX));
         }
-        trace::trace(&query.for_question(false), &access.scope, &event_id).await
+        trace::trace(&query.for_question(false), &access.scope, &event_id, true).await
     })
     .await
 }

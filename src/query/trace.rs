@@ -1,5 +1,5 @@
-//! What became of one event: received → topic, partition, offset → stored row, or dead letter, or not found yet and
-//! how far the store is behind.
+//! What became of one event: received → topic, partition, offset → stored row, or duplicate, or dead letter, or not found
+//! yet and how far the store is behind.
 
 use std::borrow::Cow;
 
@@ -112,16 +112,26 @@ pub struct Backlog {
     pub dead_letters_looked_through: bool,
 }
 
-/// What became of `event_id`.
+/// What became of `event_id`; `again`: also how often it was sent again, for which the newest records of the log are read.
 ///
 /// # Errors
 /// 503 for what the store does not answer.
-pub(super) async fn trace(query: &Query, scope: &Scope, event_id: &str) -> Result<Trace, Problem> {
+pub(super) async fn trace(
+    query: &Query,
+    scope: &Scope,
+    event_id: &str,
+    again: bool,
+) -> Result<Trace, Problem> {
     let asked = query.begin().await?;
     let mut rows: Vec<StoredRow> = query.select(rows_of(scope, event_id)).await?;
     mark_those_that_count(&mut rows);
     let stored = rows.iter().any(|row| row.counts && !row.is_deleted);
-    let looking = look_in_log(query, scope, event_id, !stored);
+    let part = match (stored, again) {
+        (false, _) => Some(Part::Uncommitted),
+        (true, true) => Some(Part::Newest),
+        (true, false) => None,
+    };
+    let looking = look_in_log(query, scope, event_id, part);
     let found = match tokio::time::timeout(query.limits.timeout, looking).await {
         Ok(Ok(found)) => Some(found),
         Ok(Err(error)) => {
@@ -130,10 +140,12 @@ pub(super) async fn trace(query: &Query, scope: &Scope, event_id: &str) -> Resul
         }
         Err(_) => None,
     };
-    let (waiting, dead_letters, backlog) = match found {
-        Some(found) => (found.waiting, found.dead_letters, Some(found.backlog)),
+    let (records, dead_letters, backlog) = match found {
+        Some(found) => (found.records, found.dead_letters, Some(found.backlog)),
         None => (Vec::new(), Vec::new(), None),
     };
+    let (waiting, again) =
+        if stored { (Vec::new(), duplicates(records, &rows, &dead_letters)) } else { (records, Vec::new()) };
     let status = match () {
         () if stored => Status::Stored,
         () if !waiting.is_empty() => Status::InLog,
@@ -142,7 +154,7 @@ pub(super) async fn trace(query: &Query, scope: &Scope, event_id: &str) -> Resul
         () => Status::NotFound,
     };
     let message = explain(status, &dead_letters, backlog.as_ref());
-    let steps = steps(&rows, &waiting, &dead_letters);
+    let steps = steps(&rows, &waiting, &again, &dead_letters);
     Ok(Trace {
         event_id: event_id.to_owned(),
         status,
@@ -184,8 +196,24 @@ fn mark_those_that_count(rows: &mut [StoredRow]) {
     }
 }
 
+/// A record of the event, and when capture took it.
+type Found = (LogPlace, Timestamp);
+
+/// Of the records that carry the event those that made no row: it was sent again and counts once.
+fn duplicates(mut records: Vec<Found>, rows: &[StoredRow], dead_letters: &[Letter]) -> Vec<Found> {
+    let refused = |place: &LogPlace| dead_letters.iter().any(|letter| letter.log == *place);
+    records.retain(|(place, _)| !refused(place));
+    if records.first().is_some_and(|(first, _)| rows.iter().all(|row| row.log.topic != first.topic)) {
+        // The row names none of these (it was amended since): the first one made it.
+        records.remove(0);
+    }
+    records.retain(|(place, _)| rows.iter().all(|row| row.log != *place));
+    records
+}
+
 struct InLog {
-    waiting: Vec<(LogPlace, Timestamp)>,
+    /// Records with the event: those the store has not committed, or the newest ones where the event is stored.
+    records: Vec<Found>,
     dead_letters: Vec<Letter>,
     backlog: Backlog,
 }
@@ -194,26 +222,29 @@ async fn look_in_log(
     query: &Query,
     scope: &Scope,
     event_id: &str,
-    among_waiting: bool,
+    part: Option<Part>,
 ) -> Result<InLog, LogError> {
     let reader = &query.backlog;
     let partitions = reader.partitions().await?;
     let lag = partitions.iter().map(|partition| partition.lag).sum();
-    let mut waiting = Vec::new();
+    let mut records = Vec::new();
     let mut looked_through = true;
-    if among_waiting && lag > 0 {
+    if let Some(part) = part
+        && (part == Part::Newest || lag > 0)
+    {
         let show = |partition: i32, record: &Record| {
-            if let Some(received_at) = received(record, scope, event_id, None) {
+            if records.len() < SHOWN_MAX
+                && let Some(received_at) = received(record, scope, event_id, None)
+            {
                 let topic = reader.topic().to_owned();
-                waiting.push((LogPlace { topic, partition, offset: record.offset }, received_at));
+                records.push((LogPlace { topic, partition, offset: record.offset }, received_at));
             }
         };
-        looked_through = reader
-            .look_through(reader.topic(), Part::Uncommitted, query.limits.trace_records_max, show)
-            .await?;
+        let whole = reader.look_through(reader.topic(), part, query.limits.trace_records_max, show).await?;
+        looked_through = whole || part == Part::Newest;
     }
-    if among_waiting {
-        looked_through &= look_in_sources(query, scope, event_id, &mut waiting).await?;
+    if part == Some(Part::Uncommitted) {
+        looked_through &= look_in_sources(query, scope, event_id, &mut records).await?;
     }
     let mut dead_letters = Vec::new();
     let show = |_: i32, record: &Record| {
@@ -241,7 +272,7 @@ async fn look_in_log(
         looked_through,
         dead_letters_looked_through,
     };
-    Ok(InLog { waiting, dead_letters, backlog })
+    Ok(InLog { records, dead_letters, backlog })
 }
 
 /// What waits in topics of other programs (`consumer.sources`); true: all of it was looked through.
@@ -389,7 +420,7 @@ fn explain(status: Status, dead_letters: &[Letter], backlog: Option<&Backlog>) -
 }
 
 /// The timeline.
-fn steps(rows: &[StoredRow], waiting: &[(LogPlace, Timestamp)], dead_letters: &[Letter]) -> Vec<Step> {
+fn steps(rows: &[StoredRow], waiting: &[Found], again: &[Found], dead_letters: &[Letter]) -> Vec<Step> {
     let mut steps = Vec::new();
     let place =
         |log: &LogPlace| format!("topic {}, partition {}, offset {}", log.topic, log.partition, log.offset);
@@ -408,6 +439,9 @@ fn steps(rows: &[StoredRow], waiting: &[(LogPlace, Timestamp)], dead_letters: &[
     for (log, received_at) in waiting {
         add(*received_at, "received", "not stored yet".to_owned());
         add(*received_at, "logged", place(log));
+    }
+    for (log, received_at) in again {
+        add(*received_at, "duplicate", format!("{}; it counts once", place(log)));
     }
     for letter in dead_letters {
         let why = format!("{}: {} ({})", letter.error_kind, letter.error_message, place(&letter.log));
@@ -462,5 +496,41 @@ mod tests {
         let unsaid = record(r#"{"id":"a"}"#);
         assert!(received(&unsaid, &here, "a", Some(&here)).is_some());
         assert!(received(&unsaid, &here, "a", None).is_none());
+    }
+
+    fn place(topic: &str, offset: i64) -> LogPlace {
+        LogPlace { topic: topic.to_owned(), partition: 0, offset }
+    }
+
+    fn row(log: LogPlace) -> StoredRow {
+        let at = Timestamp::from_millis(5);
+        let (event, distinct_id) = ("e".to_owned(), "d".to_owned());
+        StoredRow {
+            event,
+            distinct_id,
+            timestamp: at,
+            received_at: at,
+            ingested_at: at,
+            log,
+            version: 1,
+            is_deleted: false,
+            counts: true,
+        }
+    }
+
+    #[test]
+    fn what_came_again_is_every_record_but_the_one_that_made_the_row() {
+        let found = |offsets: &[i64]| -> Vec<Found> {
+            offsets.iter().map(|at| (place("events", *at), Timestamp::from_millis(*at))).collect()
+        };
+        let again = |offsets: &[i64], rows: &[StoredRow]| -> Vec<i64> {
+            duplicates(found(offsets), rows, &[]).into_iter().map(|(place, _)| place.offset).collect()
+        };
+        assert_eq!(again(&[3], &[row(place("events", 3))]), [0_i64; 0]);
+        assert_eq!(again(&[3, 7, 9], &[row(place("events", 3))]), [7, 9]);
+        // The row's own record is older than what was looked through.
+        assert_eq!(again(&[7, 9], &[row(place("events", 3))]), [7, 9]);
+        // The row was written by something else since.
+        assert_eq!(again(&[3, 7], &[row(place("corrections", 1))]), [7]);
     }
 }

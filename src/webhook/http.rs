@@ -80,6 +80,8 @@ struct Rotate {
 #[serde(deny_unknown_fields)]
 struct Page {
     state: Option<DeliveryState>,
+    /// Only those that name this event.
+    about: Option<String>,
     limit: Option<u64>,
     cursor: Option<String>,
     /// Read with the key.
@@ -287,10 +289,11 @@ async fn list_deliveries(
         return Err(Problem::invalid("limit", message).with("given", limit).with("max", PAGE_MAX));
     }
     find(&webhook, &access, &id).await?;
-    let question = format!("deliveries {} {} {:?}", access.scope.project, *id, page.state);
+    let question = format!("deliveries {} {} {:?} {:?}", access.scope.project, *id, page.state, page.about);
     let before: Option<String> =
         page.cursor.as_deref().map(|cursor| cursor::decode(&question, cursor)).transpose()?;
-    let filter = DeliveryFilter { state: page.state, before: before.as_deref() };
+    let filter =
+        DeliveryFilter { state: page.state, about: page.about.as_deref(), before: before.as_deref() };
     // One more than asked for tells whether there is another page.
     let found = webhook.meta.deliveries().list(&access.scope.project, &id, filter, limit + 1).await;
     let mut found = found.map_err(problem)?;

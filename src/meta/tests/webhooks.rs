@@ -10,6 +10,7 @@ on_both! {
     a_delivery_is_claimed_by_one_of_many_and_again_once_its_lease_is_over,
     an_ordered_webhook_gives_out_its_oldest_delivery_alone,
     a_replayed_delivery_is_due_again_and_old_ones_are_deleted,
+    deliveries_about_an_event_are_found_by_its_id_alone,
 }
 
 fn new(kinds: &[SystemEventKind], environment: Option<&str>, ordered: bool) -> NewWebhook {
@@ -39,6 +40,24 @@ fn event(
         project_id: project.cloned(),
         environment_id: environment.map(EnvironmentId::new),
         body: format!("{{\"id\":\"{id}\"}}"),
+    }
+}
+
+async fn deliveries_about_an_event_are_found_by_its_id_alone(engine: Engine) {
+    let bench = bench(engine).await;
+    let mine = ProjectId::new("proj_mine");
+    let hook = webhook(&bench, &mine, new(&[], None, false)).await;
+    let ids = ["a", "a_", "ab", "A_", "%", "say \"a\""];
+    let about = |(at, id): (usize, &&str)| Deliverable {
+        body: json!({"data": {"payload": {"event_id": id, "event_type": "a"}}}).to_string(),
+        ..event(&format!("s{at}"), SystemEventKind::EventUnmetered, Some(&mine), None)
+    };
+    let events: Vec<Deliverable> = ids.iter().enumerate().map(about).collect();
+    bench.meta.deliveries().add(&events, KEEP_TRYING).await.unwrap();
+    for (at, id) in ids.iter().enumerate() {
+        let filter = DeliveryFilter { about: Some(id), ..DeliveryFilter::default() };
+        let found = bench.meta.deliveries().list(&mine, &hook.id, filter, 10).await.unwrap();
+        assert_eq!(found.iter().map(|one| &*one.event_id).collect::<Vec<_>>(), [format!("s{at}")], "{id}");
     }
 }
 

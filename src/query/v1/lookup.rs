@@ -50,7 +50,7 @@ pub(super) async fn lookup(
             && start.is_none_or(|start| event.timestamp >= start)
             && end.is_none_or(|end| event.timestamp <= end)
     };
-    let traced = trace::trace(query, scope, &asked.id).await?;
+    let traced = trace::trace(query, scope, &asked.id, false).await?;
     let stored: Vec<Event> = query.select(rows(scope, &asked.id)).await?;
     let elsewhere = !stored.is_empty();
     let events: Vec<Event> = stored.into_iter().filter(fits).collect();

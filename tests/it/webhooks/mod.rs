@@ -21,14 +21,14 @@ const PYTHON: &str = "standardwebhooks==1.0.0";
 const TYPESCRIPT: &str = "standardwebhooks@1.0.0";
 
 /// Headers and body of a request.
-type Came = (serde_json::Map<String, Value>, String);
+pub(crate) type Came = (serde_json::Map<String, Value>, String);
 
 /// A receiver on this machine that takes everything: headers in lower case, and the body.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<Vec<Came>>>);
+pub(crate) struct Receiver(Arc<Mutex<Vec<Came>>>);
 
 impl Receiver {
-    async fn start() -> (Self, String) {
+    pub(crate) async fn start() -> (Self, String) {
         Self::on(TcpListener::bind(("127.0.0.1", 0)).await.unwrap())
     }
 
@@ -81,7 +81,11 @@ impl Receiver {
         read.filter(|(_, body)| body["type"] == kind).collect()
     }
 
-    async fn gets(&self, kind: &str, count: usize) -> Vec<(serde_json::Map<String, Value>, Value)> {
+    pub(crate) async fn gets(
+        &self,
+        kind: &str,
+        count: usize,
+    ) -> Vec<(serde_json::Map<String, Value>, Value)> {
         eventually(&format!("{count} {kind}"), || async {
             let found = self.of(kind);
             if found.len() >= count { Ok(found) } else { Err(format!("{} of {count}", found.len())) }
