@@ -31,6 +31,7 @@ use anyhow::Context;
 use secrecy::ExposeSecret;
 
 use crate::attribution::Attribution;
+use crate::auth;
 use crate::config::Config;
 use crate::consumer::{self, ConsumerDeps, Control, PostProcessingLane, Warehouse};
 use crate::event::{Clock, IdSource, ProjectId, RandomIds, SystemClock};
@@ -369,6 +370,19 @@ impl Running {
     /// True if this very start made it.
     pub fn is_first_start(&self) -> bool {
         self.made.get().is_some()
+    }
+
+    /// An address that logs the first administrator in, once; none: this start made nobody, or they cannot log in now.
+    pub async fn login_link(&self) -> Option<String> {
+        let made = self.made.get()?;
+        let password = made.password.clone()?.into();
+        match auth::login_token(&self.pools.keys, made.email.as_deref()?, &password).await {
+            Ok(token) => Some(format!("{}/#login={}", self.url, token.expose_secret())),
+            Err(error) => {
+                tracing::warn!(%error, "no link to log in with is printed: use the password");
+                None
+            }
+        }
     }
 
     /// The store, where a role needs one.

@@ -36,6 +36,19 @@ impl FirstRun {
     }
 }
 
+/// Begins a session for somebody by their password and answers its refresh token: what a link that is printed logs in
+/// with, once, as a refresh token is good once.
+///
+/// # Errors
+/// See [`AuthError`].
+pub async fn login_token(
+    keys: &Keys,
+    email: &str,
+    password: &SecretString,
+) -> Result<SecretString, AuthError> {
+    Ok(keys.0.people.login(email, password, None).await?.refresh_token)
+}
+
 /// Makes project `default` with environments `production` and `development`, one key and an administrator, if there is
 /// no project yet. Several processes that start at once on one empty database make one: the others get `None`.
 ///

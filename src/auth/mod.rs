@@ -32,7 +32,7 @@ pub use access::{Access, EnvironmentMismatch, NamedEnvironment, Permission, Perm
 pub use admin::{CreatedKey, KeySpec};
 pub use denied::Denied;
 pub use error::{AuthError, InvalidAuth};
-pub use first_run::{FirstRun, first_run};
+pub use first_run::{FirstRun, first_run, login_token};
 pub use keys::{Keys, Request};
 pub use people::{Person, Registrant, TokenPair};
 pub use secret::{KeyDigest, new_operator_token};

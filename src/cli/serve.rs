@@ -32,6 +32,7 @@ pub(super) fn roles(command: &Command) -> Option<Vec<Role>> {
 /// It cannot start, a task failed, or the drain took too long.
 pub(super) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<Ended> {
     let data_dir = config.data_dir.clone();
+    let has_page = config.server.web && (roles.contains(&Role::Query) || roles.contains(&Role::Auth));
     // Boxed: a start carries every pool it opens, and every command would carry the start.
     let running = Box::pin(App::start(config, roles, Options::default())).await?;
     tracing::info!(url = running.url(), roles = ?running.roles(), "listening");
@@ -40,7 +41,8 @@ pub(super) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<Ended>
         running.ready().await;
         say(&format!("ready on {}", running.url()));
         if first {
-            say(&what_to_try(&running, &data_dir.display().to_string()));
+            let link = if has_page { running.login_link().await } else { None };
+            say(&what_to_try(&running, &data_dir.display().to_string(), link.as_deref()));
         }
         std::future::pending::<()>().await;
     };
@@ -64,16 +66,18 @@ fn say(text: &str) {
 }
 
 /// The lines that make the first event and the first question, ready to paste.
-fn what_to_try(running: &Running, data_dir: &str) -> String {
+fn what_to_try(running: &Running, data_dir: &str, link: Option<&str>) -> String {
     let Some(first) = running.first_run() else { return String::new() };
     let (url, key) = (running.url(), &first.api_key);
     let (email, password) = (first.email.unwrap_or_default(), first.password.unwrap_or_default());
+    let page =
+        link.map(|link| format!("\nlook at it (this link logs in once):\n  {link}\n")).unwrap_or_default();
     format!(
         "
 first start: project default with environments production and development, an API key for production, and an
 administrator: {email} with password {password}
 (kept in {data_dir}/first-run.json)
-
+{page}
 send an event:
   curl -sS {url}/capture -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
     -d '{{\"event\":\"ad clicked\",\"distinct_id\":\"ada\",\"properties\":{{\"ad_id\":\"food_42\",\"item_id\":42}}}}'

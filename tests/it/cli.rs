@@ -190,7 +190,8 @@ fn a_newcomer_sees_events_arrive_and_every_command_answers() {
     assert_eq!((&first["url"], &running["url"]), (&json!(server.url), &json!(server.url)));
     assert_eq!(running["pid"], server.child.id());
     let lines = first_lines(&mut server);
-    for part in ["curl -sS", &server.url, first["api_key"].as_str().unwrap(), "flexflow generate"] {
+    let link = format!("{}/#login=", server.url);
+    for part in ["curl -sS", &link, first["api_key"].as_str().unwrap(), "flexflow generate"] {
         assert!(lines.contains(part), "{part} is missing:\n{lines}");
     }
 

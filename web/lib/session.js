@@ -168,8 +168,17 @@ async function begin() {
     choose({ project, environment });
     setQuery({ project: null, environment: null });
   }
+  // The link that the first start prints: its token is good once, and does not stay in the address.
+  const given = new URLSearchParams(location.hash.slice(1)).get("login");
+  if (given) {
+    history.replaceState(null, "", location.pathname + location.search);
+    if (!accessToken && !localStorage.getItem(REFRESH)) localStorage.setItem(REFRESH, given);
+  }
   if (accessToken || (await refresh())) await load();
-  else state.value = "out";
+  else {
+    state.value = "out";
+    if (given) toast("This link was used before, or is too old: log in with the password.", { kind: "warning" });
+  }
 }
 
 /** @param {string} email @param {string} password */
@@ -216,6 +225,8 @@ export const session = {
   choose, refresh, ended, repair, load, begin, login, register, logout, role, place, link,
 };
 
+// The link of the first start, in a tab that is open already.
+addEventListener("hashchange", () => location.hash.startsWith("#login=") && location.reload());
 // Another tab chose another place, or logged out.
 addEventListener("storage", (event) => {
   if (event.key === REFRESH && event.newValue === null && state.peek() === "in") ended();

@@ -34,7 +34,7 @@ export default function Login() {
       <button class="primary" disabled=${enter.busy} data-testid="enter">${making ? "Make the account" : "Log in"}</button>
       <button type="button" class="quiet" onClick=${() => { enter.clear(); setMaking(!making); }}>${making ? "I have an account" : "I was invited"}</button>
     </form>
-    <p class="muted small">The first start of FlexFlow printed an administrator's email and password to its terminal, and wrote them to
+    <p class="muted small">The first start of FlexFlow printed to its terminal a link that logs in once, and an administrator's email and password, which it wrote to
       <code>first-run.json</code> in its data directory. <code>flexflow users create</code> makes another account.</p>
   </section>`;
 }
