@@ -23,8 +23,21 @@ use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
 /// The first parts of the addresses that are the page's: `web/screens/<name>.js` draws each. `start` stands at `/`.
-pub const SCREENS: &[&str] =
-    &["dashboards", "dead-letters", "events", "insights", "live", "persons", "pipeline", "settings", "usage"];
+pub const SCREENS: &[&str] = &[
+    "attribution",
+    "dashboards",
+    "dead-letters",
+    "events",
+    "insights",
+    "live",
+    "persons",
+    "pipeline",
+    "schemas",
+    "settings",
+    "transforms",
+    "usage",
+    "webhooks",
+];
 
 /// What the page may do: run and show its own files, ask its own server, and be framed by nobody.
 pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -214,6 +227,15 @@ mod tests {
         let mut files: Vec<&str> = files.filter(|name| !["start", "login"].contains(name)).collect();
         files.retain(|name| !name.contains('/'));
         assert_eq!(files, SCREENS);
+    }
+
+    #[test]
+    fn the_page_explains_every_reason_of_a_dead_letter() {
+        let site = Site::read().unwrap();
+        let screen = std::str::from_utf8(site.files()["screens/dead-letters.js"].plain()).unwrap();
+        for kind in crate::event::ErrorKind::ALL {
+            assert!(screen.contains(&format!("\n  {}: \"", kind.as_str())), "{kind:?} is not explained");
+        }
     }
 
     #[test]

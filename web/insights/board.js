@@ -38,6 +38,41 @@ function useNow() {
   return now;
 }
 
+/**
+ * Changes stand at once, go to the server one after the other, and are taken back when it refuses one.
+ * @param {string} at @param {any} saved @param {(dashboard: any) => void} show
+ */
+function useChanges(at, saved, show) {
+  const [error, setError] = useState(/** @type {any} */ (null));
+  /** What the server has. */
+  const known = useRef(saved);
+  const waiting = useRef(0);
+  const turn = useRef(Promise.resolve());
+  useEffect(() => {
+    known.current = saved;
+  }, [saved]);
+  const send = async (/** @type {any} */ changes) => {
+    // One was refused before this one's turn came, and with it what this one stands on.
+    if (waiting.current === 0) return;
+    try {
+      known.current = await patch(at, { ...changes, revision: known.current.revision });
+      if (--waiting.current === 0) show(known.current);
+    } catch (refused) {
+      waiting.current = 0;
+      show(known.current);
+      setError(refused);
+    }
+  };
+  const run = (/** @type {any} */ changes) => {
+    setError(null);
+    show((/** @type {any} */ now) => ({ ...now, ...changes }));
+    waiting.current++;
+    turn.current = turn.current.then(() => send(changes));
+    return turn.current;
+  };
+  return { run, error, clear: () => setError(null) };
+}
+
 /** @param {{saved: any, reload: () => void}} props */
 export function Board({ saved, reload }) {
   const [dashboard, setDashboard] = useState(saved);
@@ -50,17 +85,7 @@ export function Board({ saved, reload }) {
   const at = `/api/dashboards/${encodeURIComponent(dashboard.id)}`;
   useEffect(() => setDashboard(saved), [saved]);
 
-  /** Changes stand at once, and are taken back when the server refuses them. */
-  const change = useAction(async (/** @type {any} */ changes) => {
-    const before = dashboard;
-    setDashboard({ ...before, ...changes });
-    try {
-      setDashboard(await patch(at, { ...changes, revision: before.revision }));
-    } catch (error) {
-      setDashboard(before);
-      throw error;
-    }
-  });
+  const change = useChanges(at, saved, setDashboard);
   const refresh = useAction(async () => {
     const { tiles } = await post(`${at}/refresh`);
     const when = Date.now();

@@ -101,7 +101,7 @@ export function Combobox({ label, value, source, onChange, placeholder, shown, s
     <input
       type="text" role="combobox" autocomplete="off" spellcheck=${false} aria-label=${label} aria-expanded=${open} aria-controls=${listId}
       aria-autocomplete="list" aria-activedescendant=${open && active >= 0 ? `${listId}-${active}` : undefined} data-testid=${testid}
-      placeholder=${open ? current || placeholder : placeholder} value=${text ?? current}
+      placeholder=${open ? current || placeholder : placeholder} value=${open ? typed : current}
       onFocus=${() => setOpen(true)} onClick=${() => setOpen(true)} onBlur=${settle} onKeyDown=${key}
       onInput=${(/** @type {any} */ event) => {
         setText(event.currentTarget.value);

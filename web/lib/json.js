@@ -53,3 +53,16 @@ export function parse(text) {
 export function pretty(value) {
   return JSON.stringify(value, null, 2) ?? "";
 }
+
+/**
+ * What somebody wrote as JSON.
+ * @param {string} text
+ * @param {string} what what it is, for the fault
+ */
+export function jsonOf(text, what) {
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new Error(`${what} is not JSON: ${error instanceof Error ? error.message : error}`);
+  }
+}

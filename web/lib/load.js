@@ -10,6 +10,7 @@ import { html, useCallback, useEffect, useRef, useState } from "./ui.js";
  * @property {any} error
  * @property {boolean} loading
  * @property {() => void} reload
+ * @property {() => void} [cancel] gives up waiting for the answer that is on its way
  * @property {number} at when the answer came
  */
 
@@ -30,8 +31,14 @@ export function useLoad(ask, inputs, how = {}) {
   const [turn, setTurn] = useState(0);
   const current = useRef(ask);
   current.current = ask;
+  const stop = useRef(/** @type {() => void} */ (() => {}));
   useEffect(() => {
     const abort = new AbortController();
+    stop.current = () => {
+      abort.abort();
+      const error = new ApiError({ status: 0, code: "cancelled", message: "You cancelled this before it was answered." });
+      setState((/** @type {any} */ before) => (before.loading ? { ...before, error, loading: false } : before));
+    };
     setState((/** @type {any} */ before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
     current.current(abort.signal).then(
       (data) => abort.signal.aborted || setState({ data, error: null, loading: false, at: Date.now(), where }),
@@ -46,9 +53,13 @@ export function useLoad(ask, inputs, how = {}) {
     const timer = setInterval(() => document.hidden || setTurn((turn) => turn + 1), how.every);
     return () => clearInterval(timer);
   }, [how.every]);
-  const reload = useCallback(() => setTurn((turn) => turn + 1), []);
+  const reload = useCallback(() => {
+    setState((/** @type {any} */ before) => ({ ...before, error: null, loading: true }));
+    setTurn((turn) => turn + 1);
+  }, []);
+  const cancel = useCallback(() => stop.current(), []);
   const { data, error, loading, at } = state;
-  return { data: state.where === where ? data : undefined, error, loading, at, reload };
+  return { data: state.where === where ? data : undefined, error, loading, at, reload, cancel };
 }
 
 /**
@@ -63,13 +74,14 @@ export function Loaded({ of, children, what }) {
     </div>`;
   }
   if (of.error) return html`<${Fault} error=${of.error} retry=${of.reload} />`;
-  return html`<${Loading} what=${what} />`;
+  return html`<${Loading} what=${what} cancel=${of.cancel} />`;
 }
 
-/** @param {{what?: string}} props */
-export function Loading({ what }) {
-  return html`<div class="loading" role="status" data-testid="loading">
-    <span class="spinner" aria-hidden="true"></span> Loading${what ? ` ${what}` : ""}…
+/** The way to give up comes up when it takes longer than usual (style.css). @param {{what?: string, cancel?: () => void}} props */
+export function Loading({ what, cancel }) {
+  return html`<div class="loading">
+    <div role="status" data-testid="loading"><span class="spinner" aria-hidden="true"></span> Loading${what ? ` ${what}` : ""}…</div>
+    ${cancel ? html`<button class="small late" onClick=${cancel} data-testid="cancel">Cancel</button>` : null}
   </div>`;
 }
 
@@ -111,7 +123,8 @@ export function Empty({ title, children }) {
 }
 
 /**
- * Runs something that changes the server: `busy` while it runs, its fault for <Fault>.
+ * Runs something that changes the server: `busy` while it runs, its fault for <Fault>. What is asked for again while it
+ * runs (a second click, Enter held down) is not done again.
  * @template {any[]} A
  * @param {(...given: A) => Promise<any>} act
  * @returns {{run: (...given: A) => Promise<any>, busy: boolean, error: any, clear: () => void}}
@@ -120,7 +133,10 @@ export function useAction(act) {
   const [state, setState] = useState(/** @type {{busy: boolean, error: any}} */ ({ busy: false, error: null }));
   const current = useRef(act);
   current.current = act;
+  const running = useRef(false);
   const run = useCallback(async (/** @type {A} */ ...given) => {
+    if (running.current) return undefined;
+    running.current = true;
     setState({ busy: true, error: null });
     try {
       const answer = await current.current(...given);
@@ -129,6 +145,8 @@ export function useAction(act) {
     } catch (error) {
       setState({ busy: false, error });
       return undefined;
+    } finally {
+      running.current = false;
     }
   }, []);
   return { ...state, run, clear: () => setState({ busy: false, error: null }) };

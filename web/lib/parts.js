@@ -81,6 +81,11 @@ export function Copy({ text, label = "Copy", what }) {
   return html`<button class="small" onClick=${() => copy(text, what)}>${label}</button>`;
 }
 
+/** Something that is shown this once. @param {{text: string, onClose: () => void, children: any}} props */
+export function Secret({ text, onClose, children }) {
+  return html`<div class="note good"><p><strong>${children}</strong></p><div class="row"><code class="secret" data-testid="secret">${text}</code><${Copy} text=${text} what="Copied" /><button onClick=${onClose}>I have it</button></div></div>`;
+}
+
 /** Longer text is shown cut, and copied whole. */
 const SHOWN_MAX = 20_000;
 

@@ -16,10 +16,14 @@ export const SCREENS = /** @type {const} */ ([
   ["persons", "People", "o", "Data", false],
   ["insights", "Insights", "i", "Analysis", false],
   ["dashboards", "Dashboards", "d", "Analysis", false],
+  ["attribution", "Attribution", "a", "Analysis", false],
   ["usage", "Usage", "u", "Billing", false],
   ["pipeline", "Pipeline", "p", "Operations", true],
   ["dead-letters", "Dead letters", "q", "Operations", true],
-  ["settings", "Settings", "t", "Operations", false],
+  ["transforms", "Transforms", "f", "Settings", false],
+  ["schemas", "Schemas", "c", "Settings", false],
+  ["webhooks", "Webhooks", "w", "Settings", true],
+  ["settings", "Settings", "t", "Settings", false],
 ]);
 
 /** @param {{children: any}} props */

@@ -1,7 +1,7 @@
 // What was refused, why, and what to do with it: /dead-letters, /dead-letters/{id}.
 import { get, post } from "../lib/api.js";
 import { number, Time } from "../lib/format.js";
-import { parse, pretty } from "../lib/json.js";
+import { jsonOf, pretty } from "../lib/json.js";
 import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
 import { Badge, Card, Code, Dialog, Field, Head, Select } from "../lib/parts.js";
 import { go, Link, path, setQuery } from "../lib/router.js";
@@ -16,6 +16,8 @@ const REASONS = /** @type {Record<string, string>} */ ({
   invalid_field: "A field has a type or a length that it cannot have. Replace it in a fix, then replay.",
   out_of_range: "A time or a number is beyond what can be stored. Replace it in a fix, then replay.",
   unknown_schema_version: "A newer FlexFlow wrote it. Update this one, then replay as it is.",
+  transform_error: "The transform could not read the raw event. Correct the transform, then reprocess raw events (Transforms), or replay.",
+  schema_violation: "The properties do not fit the schema of the event. Mend them in a fix, or make a version of the schema that takes them, then replay.",
   store_rejected: "The store refused this row alone. Look at the message, mend it in a fix, then replay.",
 });
 const STATES = /** @type {[string, string][]} */ ([["open", "Open"], ["replayed", "Replayed"], ["discarded", "Discarded"], ["", "All"]]);
@@ -43,8 +45,8 @@ function List({ query }) {
   const selection = chosen.length > 0 ? { ids: chosen } : kind ? { error_kind: kind } : { all: true };
   const columns = [
     { key: "pick", title: html`<span class="visually-hidden">Choose</span>`, width: "34px", cell: (/** @type {any} */ one) => html`<input type="checkbox" aria-label=${`Choose ${one.id}`} checked=${chosen.includes(one.id)} onChange=${() => pick(one.id)} />` },
-    { key: "dlq_ts", title: "Refused", cell: (/** @type {any} */ one) => html`<${Time} at=${one.dlq_ts} />` },
-    { key: "error_kind", title: "Reason", cell: (/** @type {any} */ one) => html`<code>${one.error_kind}</code>` },
+    { key: "dlq_ts", title: "Refused", cell: (/** @type {any} */ one) => html`<span class="nowrap"><${Time} at=${one.dlq_ts} /></span>` },
+    { key: "error_kind", title: "Reason", cell: (/** @type {any} */ one) => html`<code class="nowrap">${one.error_kind}</code>` },
     { key: "error_message", title: "Message", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["dead-letters", one.id])}><bdi>${one.error_message}</bdi><//>` },
     { key: "raw_head", title: "Begins", cell: (/** @type {any} */ one) => html`<code class="clip"><bdi>${one.raw_head.slice(0, 200)}</bdi></code>` },
     { key: "status", title: "State", cell: (/** @type {any} */ one) => html`<${Status} of=${one.status} />` },
@@ -109,12 +111,7 @@ function Act({ action, selection, onClose, start = "" }) {
 
 /** @param {string} text */
 function patch(text) {
-  let found;
-  try {
-    found = parse(text);
-  } catch (error) {
-    throw new Error(`The fix is not JSON: ${error instanceof Error ? error.message : error}`);
-  }
+  const found = jsonOf(text, "The fix");
   if (found === null || typeof found !== "object" || Array.isArray(found)) throw new Error('The fix is a JSON object, such as {"distinct_id": "unknown"}.');
   return found;
 }

@@ -49,7 +49,7 @@ const STATUS = /** @type {Record<string, [string, string]>} */ ({
   stored: ["good", "Stored"], in_log: ["warning", "In the log, not stored yet"], dead_lettered: ["bad", "Dead letter"],
   deleted: ["plain", "Deleted"], not_found: ["warning", "Not found"],
 });
-const STEPS = /** @type {Record<string, string>} */ ({ received: "Received", logged: "Durable in the log", stored: "Stored", deleted: "Deleted", dead_lettered: "Refused: dead letter" });
+const STEPS = /** @type {Record<string, string>} */ ({ received: "Received", logged: "Durable in the log", stored: "Stored", duplicate: "Sent again: a duplicate", deleted: "Deleted", dead_lettered: "Refused: dead letter" });
 
 /** @param {{id: string}} props */
 function One({ id }) {
@@ -72,11 +72,12 @@ function Traced({ trace }) {
     <div class="split">
       <div>
         ${counts.map((/** @type {any} */ row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
-        ${trace.status === "stored" ? html`<${Meters} id=${trace.event_id} />` : null}
         ${trace.dead_letters.length > 0 ? html`<${Letters} letters=${trace.dead_letters} />` : null}
         ${trace.rows.length > counts.length ? html`<${Versions} rows=${trace.rows} />` : null}
       </div>
-      <div><${Timeline} trace=${trace} /></div>
+      <div><${Timeline} trace=${trace} />
+        ${trace.status === "stored" ? html`<${Meters} id=${trace.event_id} />` : null}
+        ${session.role() === "owner" ? html`<${Told} id=${trace.event_id} />` : null}</div>
     </div>`;
 }
 
@@ -117,6 +118,29 @@ function Meters({ id }) {
         { key: "matched", title: "Counts it", cell: (/** @type {any} */ one) => html`<${Badge} kind=${one.matched ? "good" : "plain"}>${one.matched ? "yes" : "no"}<//>` },
         { key: "quantity", title: "As", align: "right", cell: (/** @type {any} */ one) => (one.quantity === null ? "–" : number(one.quantity)) },
         { key: "why", title: "Because", cell: (/** @type {any} */ one) => html`<bdi>${because(one.why)}</bdi>` },
+      ]} />`}<//><//>`;
+}
+
+/** Webhooks asked for one event, at most. */
+const HOOKS_MAX = 20;
+
+/** Who was told of it. @param {{id: string}} props */
+function Told({ id }) {
+  const load = useLoad(async (signal) => {
+    const { webhooks } = await get("/api/webhooks", {}, { signal });
+    const each = webhooks.slice(0, HOOKS_MAX).map(async (/** @type {any} */ hook) => {
+      const { deliveries } = await get(`/api/webhooks/${encodeURIComponent(hook.id)}/deliveries`, { about: id, limit: 20 }, { signal });
+      return deliveries.map((/** @type {any} */ one) => ({ ...one, hook }));
+    });
+    return (await Promise.all(each)).flat();
+  }, [id]);
+  return html`<${Card} title="Webhooks"><${Loaded} of=${load}>${(/** @type {any[]} */ told) => told.length === 0
+    ? html`<p class="muted">No webhook was told of this event.</p>`
+    : html`<${Table} label="Webhooks that were told" testid="event-webhooks" rows=${told} columns=${[
+        { key: "created_at", title: "When", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+        { key: "event_name", title: "Told of", cell: (/** @type {any} */ one) => html`<code>${one.event_name}</code>` },
+        { key: "hook", title: "Whom", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["webhooks", one.hook.id])}><bdi>${one.hook.url}</bdi><//>` },
+        { key: "state", title: "State", cell: (/** @type {any} */ one) => html`<${Badge} kind=${one.state === "delivered" ? "good" : one.state === "dead" ? "bad" : "warning"}>${one.state}<//>` },
       ]} />`}<//><//>`;
 }
 

@@ -103,7 +103,7 @@ function Windows({ answer, state, by, onShow }) {
   const columns = [
     ...(state.window ? [{ key: "window", title: "Window", cell: (/** @type {Bucket} */ bucket) => html`<span title=${utc(bucket.window_size, state.zone)}>${named(bucket)}</span>` }] : []),
     ...(by ? [{ key: "group", title: by, cell: (/** @type {Bucket} */ bucket) => html`<bdi>${bucket.group[by] || "(none)"}</bdi>` }] : []),
-    { key: "value", title: "Value", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.exact_value}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
+    { key: "value", title: "Value", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.has_value ? digits(bucket.exact_value) : "–"}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
     { key: "events", title: "Events", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket) => number(bucket.event_count) },
   ];
   return html`<div class="split answer">

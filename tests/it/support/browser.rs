@@ -350,16 +350,17 @@ impl Browser {
         assert!(strangers.is_empty(), "{what}: the page asked {strangers:?}");
     }
 
-    /// With `FLEXFLOW_TEST_PICTURES` set, keeps what is shown as `docs/pictures/<name>.png`.
+    /// With `FLEXFLOW_TEST_PICTURES` set, keeps what is shown as `docs/pictures/<name>.webp`.
     pub(crate) async fn picture(&self, name: &str) {
         if std::env::var_os("FLEXFLOW_TEST_PICTURES").is_none() {
             return;
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pictures");
         std::fs::create_dir_all(&folder).unwrap();
-        let picture = self.ask("screenshot").await.unwrap();
-        let picture = BASE64.decode(picture.as_str().unwrap()).unwrap();
-        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+        let wish = json!({ "cmd": "Page.captureScreenshot", "params": { "format": "webp", "quality": 70 } });
+        let picture = self.order("goog/cdp/execute", wish).await.unwrap();
+        let picture = BASE64.decode(picture["data"].as_str().unwrap()).unwrap();
+        std::fs::write(folder.join(format!("{name}.webp")), picture).unwrap();
     }
 }
 

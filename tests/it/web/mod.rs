@@ -7,6 +7,7 @@ mod hostile;
 mod insights;
 mod screens;
 mod sessions;
+mod setup;
 mod speed;
 mod usage;
 

@@ -6,6 +6,7 @@ use flexflow::eventlog::NewRecord;
 use serde_json::{Value, json};
 
 use super::Stage;
+use super::insights::same;
 use crate::support::eventually;
 
 fn rows(browser_rows: &Value) -> Vec<Vec<String>> {
@@ -38,7 +39,6 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
     browser.goto("/").await;
     browser.see("login").await;
     browser.is_clean("log-in").await;
-    browser.picture("login").await;
     browser.fill("email", &stage.email).await;
     browser.fill("password", "not the password").await;
     browser.click("enter").await;
@@ -66,6 +66,9 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
         .await;
     browser.reads("arrived", "signed up").await;
     browser.is_clean("the first event").await;
+    browser.press("Draw a first chart").await;
+    browser.see("chart").await;
+    same(browser, &stage.app.client).await;
 
     // The same event on the live page, in the list, and alone.
     browser.click("nav-live").await;
@@ -108,7 +111,6 @@ async fn from_the_first_log_in_to_the_first_event_the_page_says_what_to_do() {
         browser.find(&format!("[data-testid=timeline] [data-step={step}]")).await;
     }
     browser.is_clean("an event").await;
-    browser.picture("event").await;
     browser.back().await;
     browser.see("events-table").await;
     assert_eq!(browser.place().await, "/events?event=paid", "back keeps the state");
@@ -235,7 +237,6 @@ async fn operators_see_what_is_stuck_and_mend_it() {
     assert_eq!(components.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), told);
     browser.reads("rates", "Dead letters").await;
     browser.is_clean("pipeline").await;
-    browser.picture("pipeline").await;
     browser.press("Topics and lag").await;
     let topics = stage.table("topics").await;
     let told = stage.operator("/api/ops/topics").await;
@@ -283,7 +284,6 @@ async fn owners_manage_the_project_and_its_keys() {
     let key = browser.text("new-key").await;
     stage.send(&key, &json!({"event": "sent", "distinct_id": "ada"})).await;
     browser.is_clean("keys").await;
-    browser.picture("keys").await;
     browser.click_on("[data-testid=keys] tbody tr:first-child button.danger").await;
     browser.click("confirm").await;
     eventually("one of the keys is revoked", || async {

@@ -170,3 +170,80 @@ async fn a_server_that_is_away_is_told_and_found_again() {
     .await;
     browser.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_link_of_the_first_start_logs_in_once_and_leaves_the_address() {
+    let stage = Stage::set(&[]).await;
+    let browser = &stage.browser;
+    let link = stage.app.running.login_link().await.unwrap();
+    let link = link.strip_prefix(&stage.app.client.url).unwrap();
+    browser.goto(link).await;
+    browser.see("make-key").await;
+    assert_eq!(browser.place().await, "/");
+    browser.reload().await;
+    browser.see("make-key").await;
+    browser.click("person").await;
+    browser.click("logout").await;
+    browser.see("login").await;
+    browser.goto(&format!("/live{}", link.trim_start_matches('/'))).await;
+    browser.reads("notices", "was used before").await;
+    browser.see("login").await;
+    assert_eq!(browser.place().await, "/live");
+    assert_eq!(browser.faults().await, Vec::<String>::new());
+    stage.close().await;
+}
+
+/// Keeps answers back: `held` lets one go, `asked` and `given_up` count.
+const SLOW: &str = "window.real = window.fetch; window.held = []; window.asked = 0; window.given_up = 0; \
+    window.fetch = (path, how) => arguments[0].some(([method, start]) => (how.method ?? 'GET') === method && String(path).startsWith(start)) \
+      ? new Promise((done, fail) => { let waits = true; window.asked++; \
+          how.signal?.addEventListener('abort', () => { if (waits) window.given_up++; fail(new DOMException('given up', 'AbortError')); }); \
+          window.held.push(() => { waits = false; window.real(path, how).then(done, fail); }); }) \
+      : window.real(path, how)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_is_waited_for_in_sight_given_up_and_never_asked_for_twice() {
+    let stage = Stage::logged_in(&[]).await;
+    let browser = &stage.browser;
+    stage.send(&stage.app.client.key, &json!({"event": "kept", "distinct_id": "ada"})).await;
+    stage.app.client.settled(1).await;
+    browser.goto("/settings").await;
+    browser.see("nav-events").await;
+    let slow = json!([["GET", "/api/query/events"], ["POST", "/api/projects/"]]);
+    browser.run(SLOW, vec![slow]).await;
+    browser.click("nav-events").await;
+    browser.reads("loading", "Loading events").await;
+    browser.find("[data-testid=loading] .spinner").await;
+    // A way out comes up when it takes longer than usual.
+    browser.see("cancel").await;
+    browser.is_clean("a slow answer").await;
+    browser.click("cancel").await;
+    browser.find("[data-testid=fault][data-code=cancelled]").await;
+    let told =
+        |what: &'static str| async move { browser.run(&format!("return window.{what}"), vec![]).await };
+    assert_eq!((told("asked").await, told("given_up").await), (json!(1), json!(1)));
+    browser.press("Try again").await;
+    browser.see("loading").await;
+    browser.run("window.held.pop()()", vec![]).await;
+    browser.reads("events-table", "kept").await;
+
+    // An answer that comes after its screen was left changes nothing, and is not waited for.
+    browser.press("Refresh").await;
+    browser.until("it is asked for again", "return window.asked === 3").await;
+    browser.reads("events-table", "kept").await;
+    browser.click("nav-settings").await;
+    browser.until("it is given up", "return window.given_up === 2").await;
+
+    // A form that is sent twice in a row is sent once.
+    browser.press("Project").await;
+    browser.fill_in("[data-testid=new-environment] input", "staging").await;
+    let twice = "const form = document.querySelector('[data-testid=new-environment]'); form.requestSubmit(); form.requestSubmit()";
+    browser.run(twice, vec![]).await;
+    browser.find("[data-testid=new-environment] button:disabled").await;
+    browser.run("document.querySelector('[data-testid=new-environment]').requestSubmit()", vec![]).await;
+    assert_eq!(told("asked").await, json!(4));
+    browser.run("window.held.pop()()", vec![]).await;
+    browser.reads("environments", "staging").await;
+    assert_eq!(browser.faults().await, Vec::<String>::new());
+    stage.close().await;
+}

@@ -139,7 +139,7 @@ async fn one_meter(stage: &Stage, id: &str) {
         ("window", "WEEK", json!({"window_size": "WEEK"})),
         ("by", "external_customer_id", json!({"window_size": "WEEK", "group_by": ["external_customer_id"]})),
         ("window", "", json!({"group_by": ["external_customer_id"]})),
-        ("timezone", "Asia/Kathmandu", Value::Null),
+        ("timezone", "Asia/Kabul", Value::Null),
     ] {
         browser.choose(control, value).await;
         let mut asked = asked;

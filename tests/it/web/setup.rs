@@ -1,0 +1,297 @@
+//! What is set up on the page: webhooks with their deliveries, schemas, transforms, rules of attribution.
+
+use serde_json::{Value, json};
+
+use super::Stage;
+use crate::support::{Browser, eventually};
+use crate::webhooks::Receiver;
+
+async fn operator(stage: &Stage, path: &str) -> Value {
+    let (status, answer) = stage.app.client.operator_get(path).await;
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer
+}
+
+/// Waits until the only one that this route lists fits.
+async fn only(stage: &Stage, path: &str, list: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || async {
+        let found = operator(stage, path).await[list][0].clone();
+        if fits(&found) { Ok(found) } else { Err(found.to_string()) }
+    })
+    .await
+}
+
+/// How many elements there are like this.
+async fn count(browser: &Browser, css: &str, wanted: usize) {
+    let script = format!("return document.querySelectorAll({}).length === {wanted}", json!(css));
+    browser.until(&format!("{wanted} of {css}"), &script).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_made_tried_paused_and_says_what_it_delivered() {
+    let settings =
+        [("webhook.allow_private", "true"), ("metering.tracking", "true"), ("metering.cache_ttl", "20ms")];
+    let stage = Stage::logged_in(&settings).await;
+    let browser = &stage.browser;
+    let (receiver, url) = Receiver::start().await;
+    browser.goto("/webhooks").await;
+    browser.reads("empty", "Nobody is told yet").await;
+    browser.click("new-webhook").await;
+    browser.is_clean("the form of a webhook").await;
+    browser.fill("url", "ftp://nowhere").await;
+    browser.click("save-webhook").await;
+    browser.reads("fault", "cannot be delivered to").await;
+    browser.fill("url", &url).await;
+    browser.fill("description", "For <b>us</b>").await;
+    for kind in ["job.finished", "event.unmetered"] {
+        browser.click_on(&format!("input[name=event][value='{kind}']")).await;
+    }
+    browser.click("save-webhook").await;
+    let secret = browser.text("secret").await;
+    let made = only(&stage, "/api/webhooks", "webhooks", "it is made", |one| one["url"] == json!(url)).await;
+    assert_eq!(
+        (&made["events"], &made["description"]),
+        (&json!(["event.unmetered", "job.finished"]), &json!("For <b>us</b>"))
+    );
+    let at = format!("/api/webhooks/{}", made["id"].as_str().unwrap());
+    assert_eq!(operator(&stage, &format!("{at}/secret")).await["secret"], json!(secret));
+    browser.press("I have it").await;
+    assert!(!browser.has("[data-testid=secret]").await, "the secret is shown once");
+    browser.reads("webhooks", "For <b>us</b>").await;
+    browser.is_clean("webhooks").await;
+
+    browser.press(&url).await;
+    browser.click("test").await;
+    browser.reads("deliveries", "delivered").await;
+    receiver.gets("webhook.test", 1).await;
+    browser.press("webhook.test").await;
+    browser.reads("attempts", "answered 200").await;
+    browser.is_clean("a delivery").await;
+    browser.keys("\u{e00c}").await;
+    browser.press("Deliver again").await;
+    receiver.gets("webhook.test", 2).await;
+    browser.reads("deliveries", "delivered").await;
+    browser.is_clean("a webhook").await;
+    an_event_names_its_webhooks_and_duplicates(&stage).await;
+
+    browser.goto(&format!("/webhooks/{}", made["id"].as_str().unwrap())).await;
+    browser.click("pause").await;
+    browser.find("[data-testid=webhook-status][data-status=disabled]").await;
+    assert_eq!(operator(&stage, &at).await["status"], "disabled");
+    browser.find("[data-testid=test]:disabled").await;
+    browser.click("pause").await;
+    browser.find("[data-testid=webhook-status][data-status=enabled]").await;
+    browser.click("rotate").await;
+    browser.click("confirm").await;
+    let rotated = browser.text("secret").await;
+    let told = operator(&stage, &format!("{at}/secret")).await;
+    assert_eq!((&told["secret"], &told["previous_secret"]), (&json!(rotated), &json!(secret)));
+    browser.click("edit").await;
+    browser.fill("description", "For them").await;
+    browser.click("save-webhook").await;
+    only(&stage, "/api/webhooks", "webhooks", "it is changed", |one| one["description"] == "For them").await;
+    browser.click("delete").await;
+    browser.click("confirm").await;
+    browser.reads("empty", "Nobody is told yet").await;
+    stage.close().await;
+}
+
+/// An event that was sent twice, and that no meter counts.
+async fn an_event_names_its_webhooks_and_duplicates(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    let meter = json!({"name": "calls", "event_name": "call", "aggregation": {"type": "COUNT"}});
+    let (status, meter) = client.operator_post("/v1/meters", &meter).await;
+    assert_eq!(status, 201, "{meter}");
+    let event = json!({"event": "seen", "distinct_id": "ada", "event_id": "twice"});
+    client.accept(&event).await;
+    client.settled(1).await;
+    client.accept(&event).await;
+    client.settled(1).await;
+    eventually("a webhook was told of it", || async {
+        let hooks = operator(stage, "/api/webhooks").await;
+        let at =
+            format!("/api/webhooks/{}/deliveries?about=twice", hooks["webhooks"][0]["id"].as_str().unwrap());
+        let found = operator(stage, &at).await;
+        if found["deliveries"][0]["event_name"] == "event.unmetered" {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
+    })
+    .await;
+    browser.goto("/events/twice").await;
+    for step in ["received", "logged", "stored", "duplicate"] {
+        count(browser, &format!("[data-testid=timeline] [data-step={step}]"), 1).await;
+    }
+    browser.reads("event-webhooks", "event.unmetered").await;
+    browser.reads("event-meters", "it counts call").await;
+    browser.is_clean("an event that was sent twice").await;
+    browser.picture("event").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_transforms_and_rules_are_made_tried_and_changed() {
+    let settings = [("transform.cache_ttl", "20ms"), ("jobs.poll_interval", "50ms")];
+    let stage = Stage::logged_in(&settings).await;
+    a_schema(&stage).await;
+    a_transform(&stage).await;
+    a_rule(&stage).await;
+    stage.close().await;
+}
+
+async fn a_schema(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    let buy = |id: &str, price: Value| json!({"event": "it's a \\ buy", "distinct_id": "ada", "event_id": id, "properties": {"price": price}});
+    client.accept(&json!([buy("b1", json!(1)), buy("b2", json!(2.5))])).await;
+    client.settled(2).await;
+    browser.goto("/schemas").await;
+    browser.reads("empty", "No schema yet").await;
+    browser.click("new-schema").await;
+    browser.fill("schema-event", "it's a \\ buy").await;
+    browser.click("draft").await;
+    let drafted = "return document.querySelector('[data-testid=definition]').value.includes('\"price\"')";
+    browser.until("it is drafted from what arrived", drafted).await;
+    browser.is_clean("the form of a schema").await;
+    browser.click("make-schema").await;
+    count(browser, "[data-testid=version]", 1).await;
+    let made = operator(stage, "/api/schemas").await["schemas"][0].clone();
+    assert_eq!(
+        made["versions"][0]["definition"],
+        json!({"type": "object", "properties": {"price": {"type": "number"}}, "required": ["price"]})
+    );
+    client.accept(&buy("b3", json!("dear"))).await;
+    client.settled(3).await;
+    browser.press("Refresh").await;
+    browser.reads("violations", "b3").await;
+    count(browser, "[data-testid=violations] tbody tr", 1).await;
+    browser.is_clean("a schema").await;
+
+    let text = json!({"type": "object", "properties": {"price": {"type": "string"}}});
+    browser.click("next-version").await;
+    browser.fill("definition", &text.to_string()).await;
+    browser.click("check").await;
+    browser.find("[data-testid=verdict][data-compatible=false]").await;
+    browser.click("make-version").await;
+    browser.reads("fault", "not compatible").await;
+    let wider = json!({"type": "object", "properties": {"price": {"type": ["number", "string"]}}});
+    browser.fill("definition", &wider.to_string()).await;
+    browser.click("check").await;
+    browser.find("[data-testid=verdict][data-compatible=true]").await;
+    browser.is_clean("the next version").await;
+    browser.click("make-version").await;
+    count(browser, "[data-testid=version]", 2).await;
+    browser.choose("policy", "reject").await;
+    only(stage, "/api/schemas", "schemas", "the policy is kept", |one| one["policy"] == "reject").await;
+    browser.goto("/schemas").await;
+    browser.reads("schemas", "Refuse what does not fit").await;
+    browser.is_clean("schemas").await;
+}
+
+async fn a_transform(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    browser.goto("/transforms").await;
+    browser.reads("transforms", "built in").await;
+    browser.is_clean("transforms").await;
+    browser.press("raw").await;
+    browser.click("try").await;
+    browser.reads("tried", "1 become events").await;
+    browser.fill("spec", "{no").await;
+    browser.click("try").await;
+    browser.reads("fault", "The transform is not JSON").await;
+    let toml = |name: &str| {
+        format!(
+            "[[event]]\nevent_name = \"'{name}'\"\ndistinct_id = \"orgId\"\ntimestamp = \"time(createdAt)\""
+        )
+    };
+    browser.fill("spec", &toml("called")).await;
+    browser.click("try").await;
+    browser.reads("tried", "\"called\"").await;
+    browser.is_clean("a transform").await;
+    browser.click("save-transform").await;
+    count(browser, "[data-testid=versions] tbody tr", 1).await;
+    let payload = json!({"id": "raw-1", "orgId": "org-1", "createdAt": "2026-01-05T10:00:00Z"});
+    let (status, answer) = client.post("/v1/events/raw/bulk", &json!({"data": [payload]})).await;
+    assert_eq!(status, 202, "{answer}");
+    client.settled(4).await;
+    browser.fill("spec", &toml("spoken")).await;
+    browser.click("save-transform").await;
+    count(browser, "[data-testid=versions] tbody tr", 2).await;
+    let made = operator(stage, "/api/transforms").await["items"][0].clone();
+    assert_eq!((&made["name"], &made["version"]), (&json!("raw"), &json!(2)));
+
+    browser.goto("/transforms/raw").await;
+    browser.reads("raws", "raw-1").await;
+    browser.reads("raw-counts", "published").await;
+    browser.is_clean("raw events").await;
+    browser.click("reprocess").await;
+    browser.see("from").await;
+    browser.run("document.querySelector('[data-testid=from]').value = '2026-01-01'", vec![]).await;
+    browser.is_clean("the form of a reprocess").await;
+    browser.click("start").await;
+    browser.reads("jobs", "succeeded").await;
+    eventually("the event has its new name", || async {
+        let (_, found) = client.get("/api/query/events?event=spoken").await;
+        if found["events"].as_array().is_some_and(|all| all.len() == 1) {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
+    })
+    .await;
+}
+
+async fn a_rule(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    browser.goto("/attribution").await;
+    browser.reads("empty", "No rule yet").await;
+    browser.click("new-rule").await;
+    browser.fill("rule-name", "Click to order").await;
+    browser.fill("rule-target", "order placed").await;
+    browser.fill("rule-sources", "ad clicked, mail opened").await;
+    browser.choose("rule-join", "property").await;
+    browser.fill("rule-join-source", "item").await;
+    browser.fill("rule-join-target", "item").await;
+    browser.fill("rule-dimension", "ad").await;
+    browser.fill("rule-value", "amount").await;
+    browser.is_clean("the form of a rule").await;
+    browser.click("save-rule").await;
+    browser.see("totals").await;
+    let rule = operator(stage, "/api/attribution/rules").await["rules"][0].clone();
+    assert_eq!(
+        (&rule["sources"], &rule["join"]),
+        (
+            &json!(["ad clicked", "mail opened"]),
+            &json!({"by": "property", "source": "item", "target": "item"})
+        )
+    );
+    let event = |name: &str, properties: Value| json!({"event": name, "distinct_id": "ada", "properties": properties});
+    client.accept(&event("ad clicked", json!({"item": "i1", "ad": "<i>one</i>"}))).await;
+    client.accept(&event("order placed", json!({"item": "i1", "amount": 12.5}))).await;
+    let asked = json!({"rule_id": rule["id"], "by": "dimension", "date_from": "-30d"});
+    eventually("the order is credited", || async {
+        let (_, answer) = client.post("/api/query/attribution", &asked).await;
+        if answer["totals"]["attributed"] == 1 { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+    browser.choose("by", "dimension").await;
+    browser.click("refresh").await;
+    browser.reads("credit", "<i>one</i>").await;
+    browser.reads("credit", "12.5").await;
+    browser.reads("conversions", "ad clicked").await;
+    browser.is_clean("a rule").await;
+    browser.click("edit").await;
+    browser.fill("rule-name", "Clicks").await;
+    browser.fill("rule-look_back", "2d").await;
+    browser.click("save-rule").await;
+    count(browser, "[data-testid=version]", 2).await;
+    only(stage, "/api/attribution/rules", "rules", "it is changed", |one| one["name"] == "Clicks").await;
+    browser.click("recompute").await;
+    browser.reads("notices", "computed anew").await;
+    browser.goto("/attribution").await;
+    browser.reads("rules", "Clicks").await;
+    browser.is_clean("rules").await;
+    browser.press("Clicks").await;
+    browser.click("delete").await;
+    browser.click("confirm").await;
+    browser.reads("empty", "No rule yet").await;
+}
