@@ -120,7 +120,7 @@ fn sent(question: &Value) -> Value {
     sent
 }
 
-fn event(name: &str, who: &str, at: &str, properties: Value) -> Value {
+fn event(name: &str, who: &str, at: &str, properties: &Value) -> Value {
     json!({"event": name, "distinct_id": who, "timestamp": at, "properties": properties})
 }
 
@@ -136,19 +136,19 @@ pub(super) fn shop() -> Vec<Value> {
                 continue;
             }
             let page = |url: &str| json!({"$current_url": url, "plan": plan, HOSTILE: day});
-            events.push(event("$pageview", who, &at("09:00"), page("/")));
-            events.push(event("$pageview", who, &at("09:05"), page("/item/1")));
+            events.push(event("$pageview", who, &at("09:00"), &page("/")));
+            events.push(event("$pageview", who, &at("09:05"), &page("/item/1")));
             if who != "bob" || day == 2 {
                 events.push(event(
                     "bought",
                     who,
                     &at("09:10"),
-                    json!({"plan": plan, "price": day * 10 + 1, "n": 0.25}),
+                    &json!({"plan": plan, "price": day * 10 + 1, "n": 0.25}),
                 ));
             }
         }
     }
-    events.push(event(HOSTILE, "eve", "2026-03-02T10:00:00Z", json!({"plan": "team"})));
+    events.push(event(HOSTILE, "eve", "2026-03-02T10:00:00Z", &json!({"plan": "team"})));
     events
 }
 
@@ -160,7 +160,7 @@ async fn stage() -> Stage {
     stage
 }
 
-fn week(fields: Value) -> Value {
+fn week(fields: &Value) -> Value {
     let mut question = json!({"date_from": "2026-03-01", "date_to": "2026-03-07", "timezone": "UTC"});
     question.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     question
@@ -179,7 +179,7 @@ async fn a_trend_is_built_step_by_step_and_every_number_is_the_apis() {
     browser
         .goto(&address(
             "trends",
-            &week(json!({"interval": "day", "series": [{"event": null, "math": "total"}]})),
+            &week(&json!({"interval": "day", "series": [{"event": null, "math": "total"}]})),
         ))
         .await;
     same(browser, client).await;
@@ -234,7 +234,7 @@ async fn keys_alone(stage: &Stage) {
     let now = |name: &str| json!({"event": name, "distinct_id": "ann"});
     client.accept(&json!([now("$pageview"), now("bought"), now("$pageview")])).await;
     client.settled(shop().len() + 3).await;
-    browser.goto(&address("trends", &week(json!({"series": [{"event": null}]})))).await;
+    browser.goto(&address("trends", &week(&json!({"series": [{"event": null}]})))).await;
     same(browser, client).await;
     browser.run("document.querySelector('[data-testid=series-event]').focus()", vec![]).await;
     browser.find("[role=listbox] [role=option]:nth-child(3)").await;
@@ -249,7 +249,7 @@ async fn every_other_kind_of_question_shows_what_the_api_answers() {
     let stage = stage().await;
     let (browser, client) = (&stage.browser, &stage.app.client);
     let pages = json!([{"event": "$pageview"}, {"event": "bought"}]);
-    browser.goto(&address("funnel", &week(json!({"steps": pages})))).await;
+    browser.goto(&address("funnel", &week(&json!({"steps": pages})))).await;
     same(browser, client).await;
     browser.picture("funnel").await;
     for order in ["strict", "unordered", "ordered"] {
@@ -285,7 +285,7 @@ async fn every_other_kind_of_question_shows_what_the_api_answers() {
     same(browser, client).await;
     browser.is_clean("retention").await;
 
-    browser.goto(&address("lifecycle", &week(json!({"series": [{"event": "bought"}]})))).await;
+    browser.goto(&address("lifecycle", &week(&json!({"series": [{"event": "bought"}]})))).await;
     same(browser, client).await;
     browser.choose("interval", "week").await;
     same(browser, client).await;
@@ -300,7 +300,7 @@ async fn every_other_kind_of_question_shows_what_the_api_answers() {
     same(browser, client).await;
     browser.is_clean("stickiness").await;
 
-    browser.goto(&address("paths", &week(json!({"include": ["$pageview", "custom_event"]})))).await;
+    browser.goto(&address("paths", &week(&json!({"include": ["$pageview", "custom_event"]})))).await;
     same(browser, client).await;
     browser.fill("step-limit", "2").await;
     browser.keys("\u{e007}").await;
@@ -327,7 +327,7 @@ async fn people(browser: &Browser, count: usize) -> Vec<String> {
 async fn a_number_leads_to_its_people_and_an_answer_leaves_the_page() {
     let stage = stage().await;
     let (browser, client) = (&stage.browser, &stage.app.client);
-    let trends = week(json!({"series": [{"event": "bought", "math": "dau"}]}));
+    let trends = week(&json!({"series": [{"event": "bought", "math": "dau"}]}));
     browser.goto(&address("trends", &trends)).await;
     same(browser, client).await;
     // 2 March: everybody but dot bought.
@@ -354,12 +354,12 @@ async fn a_number_leads_to_its_people_and_an_answer_leaves_the_page() {
         .until("the panel is closed", "return document.querySelector('[data-testid=people]') === null")
         .await;
 
-    let funnel = week(json!({"steps": [{"event": "$pageview"}, {"event": "bought"}]}));
+    let funnel = week(&json!({"steps": [{"event": "$pageview"}, {"event": "bought"}]}));
     for (kind, question, path, body, count) in [
         ("funnel", funnel.clone(), "funnel", json!({"funnel": funnel, "step": 0}), 4),
-        ("lifecycle", week(json!({"series": [{"event": "bought"}]})), "lifecycle", Value::Null, 0),
-        ("stickiness", week(json!({"series": [{"event": "bought"}]})), "stickiness", Value::Null, 0),
-        ("paths", week(json!({"include": ["$pageview"]})), "paths", Value::Null, 4),
+        ("lifecycle", week(&json!({"series": [{"event": "bought"}]})), "lifecycle", Value::Null, 0),
+        ("stickiness", week(&json!({"series": [{"event": "bought"}]})), "stickiness", Value::Null, 0),
+        ("paths", week(&json!({"include": ["$pageview"]})), "paths", Value::Null, 4),
     ] {
         browser.goto(&address(kind, &question)).await;
         same(browser, client).await;
@@ -414,10 +414,12 @@ async fn leaves(stage: &Stage, trends: &Value) {
 /// Empty, missing, refused, not over: each says what to do. Names that try to be more stay text.
 async fn states(stage: &Stage) {
     let (browser, client) = (&stage.browser, &stage.app.client);
-    browser.goto(&address("trends", &week(json!({"series": [{"event": "never"}]})))).await;
+    browser.goto(&address("trends", &week(&json!({"series": [{"event": "never"}]})))).await;
     browser.reads("empty", "Nothing found").await;
     let regex = json!([{"key": "plan", "operator": "regex", "value": "("}]);
-    browser.goto(&address("trends", &week(json!({"series": [{"event": "bought", "filters": regex}]})))).await;
+    browser
+        .goto(&address("trends", &week(&json!({"series": [{"event": "bought", "filters": regex}]}))))
+        .await;
     browser.reads("fault", "regular expression").await;
     browser.goto("/insights/trends?q=%7Bno").await;
     browser.reads("broken", "cannot be read").await;
@@ -429,13 +431,13 @@ async fn states(stage: &Stage) {
 
     let split = json!({"property": ["plan", "event"], "type": ["event", "event_metadata"]});
     browser
-        .goto(&address("trends", &week(json!({"series": [{"event": HOSTILE}], "breakdown": split}))))
+        .goto(&address("trends", &week(&json!({"series": [{"event": HOSTILE}], "breakdown": split}))))
         .await;
     browser.reads("answer-table", HOSTILE).await;
     let filters = json!({"type": "OR", "values": [{"key": "plan", "operator": "is_set"},
                         {"type": "AND", "values": [{"key": HOSTILE, "operator": "gt", "value": 1}, {"key": "price", "operator": "between", "value": [1, 2]}]}]});
     browser
-        .goto(&address("trends", &week(json!({"series": [{"event": "bought"}], "filters": filters}))))
+        .goto(&address("trends", &week(&json!({"series": [{"event": "bought"}], "filters": filters}))))
         .await;
     same(browser, client).await;
     browser.run("document.querySelector('[data-testid=series-event]').focus()", vec![]).await;
