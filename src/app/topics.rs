@@ -266,6 +266,8 @@ mod tests {
     use super::*;
     use crate::eventlog::{PartitionOffsets, TopicId};
 
+    type Change<'a> = &'a dyn Fn(&mut TopicSettings);
+
     fn config(more: &[(&str, &str)]) -> Config {
         let brokers = ("eventlog.kafka.bootstrap_servers", "k1:9092");
         let settings: Vec<_> = [brokers, ("eventlog.partitions", "4")].iter().chain(more).copied().collect();
@@ -304,14 +306,14 @@ mod tests {
     fn whatever_is_kept_otherwise_than_configured_is_remarked_with_the_command_that_changes_it() {
         let config = config(&[("eventlog.kafka.replication_factor", "3")]);
         let specs = &specs(&config)[..1];
-        let remarks = |change: &dyn Fn(&mut TopicSettings)| {
+        let remarks = |change: Change<'_>| {
             let mut kept = kept_as(&specs[0]);
             change(&mut kept);
             compare(&config, specs, &[there("events", 4)], &[kept]).remarks
         };
         assert_eq!(remarks(&|_| {}), Vec::<String>::new(), "as configured");
         let day = Some(Duration::from_secs(86_400));
-        let cases: [(&dyn Fn(&mut TopicSettings), &str); 6] = [
+        let cases: [(Change<'_>, &str); 6] = [
             (&|kept| kept.replication_factor = Some(1), "kafka-reassign-partitions"),
             (&|kept| kept.retention.age_max = day, "--add-config retention.ms=604800000`"),
             (&|kept| kept.retention.age_max = None, "for ever, eventlog.retention_age says for 7days"),

@@ -346,6 +346,26 @@ impl Config {
         }
     }
 
+    fn check_kafka_tls(&self, faults: &mut Faults) {
+        let kafka = &self.eventlog.kafka;
+        for (key, file) in [
+            ("eventlog.kafka.tls_ca_file", &kafka.tls_ca_file),
+            ("eventlog.kafka.tls_cert_file", &kafka.tls_cert_file),
+            ("eventlog.kafka.tls_key_file", &kafka.tls_key_file),
+        ] {
+            if file.is_some() && !kafka.tls {
+                faults.add(key, "is set, and eventlog.kafka.tls is false", "tls = true, or \"\"");
+            }
+        }
+        if kafka.tls_cert_file.is_some() != kafka.tls_key_file.is_some() {
+            faults.add(
+                "eventlog.kafka.tls_cert_file",
+                "goes with eventlog.kafka.tls_key_file, and one of them is empty",
+                "both files, or none",
+            );
+        }
+    }
+
     fn check_kafka(&self, faults: &mut Faults) {
         let kafka = &self.eventlog.kafka;
         if kafka.bootstrap_servers.is_empty() {
@@ -373,22 +393,7 @@ impl Config {
                 "1 or more, or 0 for the brokers' default",
             );
         }
-        for (key, file) in [
-            ("eventlog.kafka.tls_ca_file", &kafka.tls_ca_file),
-            ("eventlog.kafka.tls_cert_file", &kafka.tls_cert_file),
-            ("eventlog.kafka.tls_key_file", &kafka.tls_key_file),
-        ] {
-            if file.is_some() && !kafka.tls {
-                faults.add(key, "is set, and eventlog.kafka.tls is false", "tls = true, or \"\"");
-            }
-        }
-        if kafka.tls_cert_file.is_some() != kafka.tls_key_file.is_some() {
-            faults.add(
-                "eventlog.kafka.tls_cert_file",
-                "goes with eventlog.kafka.tls_key_file, and one of them is empty",
-                "both files, or none",
-            );
-        }
+        self.check_kafka_tls(faults);
         let wants_login = kafka.sasl.mechanism != KafkaSaslMechanism::None;
         if wants_login && kafka.sasl.username.is_empty() {
             faults.add("eventlog.kafka.sasl.username", "is empty", "the name that the brokers know");

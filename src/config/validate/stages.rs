@@ -37,6 +37,16 @@ impl Config {
             ("attribution.look_back_max", attribution.look_back_max),
             ("attribution.follow_interval", attribution.follow_interval),
         ]);
+        // The version stands in the highest bits of a row's version.
+        if attribution.versions_max > 4000 {
+            faults.add("attribution.versions_max", "is more than a row can tell apart", "at most 4000");
+        }
+        self.check_webhook(faults);
+        self.check_own_topics(faults);
+        self.check_sources(faults);
+    }
+
+    fn check_webhook(&self, faults: &mut Faults) {
         let webhook = &self.webhook;
         faults.positive(&[
             ("webhook.concurrency", webhook.concurrency),
@@ -61,10 +71,9 @@ impl Config {
                 format!("at least webhook.backoff_min, {}", humantime::format_duration(webhook.backoff_min));
             faults.add("webhook.backoff_max", "is shorter than webhook.backoff_min", valid);
         }
-        // The version stands in the highest bits of a row's version.
-        if attribution.versions_max > 4000 {
-            faults.add("attribution.versions_max", "is more than a row can tell apart", "at most 4000");
-        }
+    }
+
+    fn check_own_topics(&self, faults: &mut Faults) {
         let topics = &self.topics;
         let mut named: BTreeMap<&str, &str> = BTreeMap::new();
         for (key, topic) in [
@@ -81,7 +90,6 @@ impl Config {
                 faults.add(key, format!("is {other}"), "a topic of its own");
             }
         }
-        self.check_sources(faults);
     }
 
     /// Further topics: each once, none of the product's own, and each with a place for what says none.
