@@ -23,6 +23,8 @@ mod docs;
 #[cfg(test)]
 mod incidents;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
 mod kafka;
 #[cfg(test)]
 mod live;
@@ -34,6 +36,8 @@ mod metadata;
 mod metering;
 #[cfg(test)]
 mod monitoring;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod people;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use flexflow::event::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::contract::{self, Asked};
 use super::eventually;
 use super::log::{Log, LogSettings};
 
@@ -241,9 +242,14 @@ impl Client {
 }
 
 async fn send(request: reqwest::RequestBuilder) -> (u16, Value) {
-    let answer = request.send().await.expect("an answer");
+    let (client, request) = request.build_split();
+    let request = request.expect("a request");
+    let asked = Asked::of(&request);
+    let answer = client.execute(request).await.expect("an answer");
     let status = answer.status().as_u16();
+    let kind = contract::kind(&answer);
     let text = answer.text().await.expect("a body");
+    contract::hold(&asked, status, &kind, &text);
     let body = serde_json::from_str(&text).unwrap_or_else(|_| json!({ "not_json": text }));
     (status, body)
 }
