@@ -49,6 +49,40 @@ struct Driver {
     profile: TempDir,
 }
 
+impl Driver {
+    /// Starts one on a port of its choice. It looks for a port that is free in IPv4, and ends if another process takes
+    /// that in IPv6 meanwhile: then another one is started.
+    async fn start() -> (Self, u16) {
+        eventually("chromedriver tells its port", || async {
+            let profile = tempfile::tempdir().unwrap();
+            let told = profile.path().join("chromedriver.log");
+            let child = Command::new("chromedriver")
+                .arg("--port=0")
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(std::fs::File::create(&told).unwrap())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|error| {
+                    panic!("chromedriver: {error}; apt-get install chromium chromium-driver")
+                });
+            let mut driver = Self { child, profile };
+            let begun = tokio::time::Instant::now();
+            loop {
+                let ended = driver.child.try_wait().unwrap();
+                let said = std::fs::read_to_string(&told).map_err(|error| error.to_string())?;
+                match (port_of(&said), ended) {
+                    (Some(port), _) => return Ok((driver, port)),
+                    (None, Some(status)) => return Err(format!("{status}: {said}")),
+                    (None, None) if begun.elapsed() > LIMIT => return Err(format!("it waits: {said}")),
+                    (None, None) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        })
+        .await
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         // The browser dies with its driver.
@@ -61,24 +95,7 @@ impl Browser {
     /// Starts one for the page at `url`.
     pub(crate) async fn open(url: &str) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let profile = tempfile::tempdir().unwrap();
-        let told = profile.path().join("chromedriver.log");
-        let child = Command::new("chromedriver")
-            .arg("--port=0")
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(&told).unwrap())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("chromedriver: {error}; apt-get install chromium chromium-driver")
-            });
-        let driver = Driver { child, profile };
-        let port = eventually("chromedriver tells its port", || async {
-            let told = std::fs::read_to_string(&told).map_err(|error| error.to_string())?;
-            port_of(&told).ok_or(told)
-        })
-        .await;
+        let (driver, port) = Driver::start().await;
         let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
         flags.push(format!("--user-data-dir={}", driver.profile.path().join("profile").display()));
         flags.push("--window-size=1360,900".to_owned());
