@@ -245,7 +245,7 @@ async fn send(request: reqwest::RequestBuilder) -> (u16, Value) {
     let (client, request) = request.build_split();
     let request = request.expect("a request");
     let asked = Asked::of(&request);
-    let answer = client.execute(request).await.expect("an answer");
+    let answer = Box::pin(client.execute(request)).await.expect("an answer");
     let status = answer.status().as_u16();
     let kind = contract::kind(&answer);
     let text = answer.text().await.expect("a body");
