@@ -108,6 +108,8 @@ pub struct Query {
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     pub memory_max: ByteSize,
+    pub project_memory_max: ByteSize,
+    pub rows_read_max: u64,
     pub page_rows_max: usize,
     pub list_offset_max: usize,
     pub buckets_max: usize,
@@ -146,6 +148,18 @@ pub struct Query {
     pub concurrency: usize,
     #[serde(with = "humantime_serde")]
     pub queue_timeout: Duration,
+}
+
+impl Query {
+    /// Questions of one project in the store at once, and the setting that says so: as many as each may take its whole
+    /// `memory_max` of `project_memory_max`, and no more than `project_concurrency`.
+    pub fn project_turns(&self) -> (usize, &'static str) {
+        let fit = self.project_memory_max.as_u64() / self.memory_max.as_u64().max(1);
+        match usize::try_from(fit) {
+            Ok(fit) if fit < self.project_concurrency => (fit.max(1), "query.project_memory_max"),
+            _ => (self.project_concurrency, "query.project_concurrency"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

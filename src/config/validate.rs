@@ -165,6 +165,7 @@ impl Config {
             ("capture.properties_bytes_max", capture.properties_bytes_max),
             ("capture.in_flight_bytes_max", capture.in_flight_bytes_max),
             ("query.memory_max", query.memory_max),
+            ("query.project_memory_max", query.project_memory_max),
             ("consumer.batch_bytes_max", consumer.batch_bytes_max),
             ("eventlog.segment_bytes", self.eventlog.segment_bytes),
             ("eventlog.queue_bytes_max", self.eventlog.queue_bytes_max),

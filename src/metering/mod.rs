@@ -125,6 +125,7 @@ impl Metering {
         Limits {
             timeout: self.limits.timeout,
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
+            rows_read_max: Some(self.limits.rows_read_max).filter(|rows| *rows > 0),
             timeout_setting: "query.timeout",
             read_only: false,
         }

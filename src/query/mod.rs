@@ -232,7 +232,7 @@ impl Query {
         let began = Instant::now();
         let own = match &self.project {
             Some(project) => {
-                let turns = self.fair.of(project, self.limits.project_concurrency);
+                let turns = self.fair.of(project, self.limits.project_turns().0);
                 Some(own_turn(&turns, &self.limits).await?)
             }
             None => None,
@@ -275,6 +275,7 @@ impl Query {
         Limits {
             timeout: self.limits.timeout,
             memory_bytes_max: Some(self.limits.memory_max.as_u64()),
+            rows_read_max: Some(self.limits.rows_read_max).filter(|rows| *rows > 0),
             timeout_setting: "query.timeout",
             read_only: false,
         }
@@ -308,19 +309,19 @@ impl<T: Row> Drop for Blocks<T> {
 /// A turn of the project; it ends when it is dropped.
 ///
 /// # Errors
-/// 503: as many questions of the project as `query.project_concurrency` allows are in the store, and none ended in
+/// 503: as many questions of the project as `query.project_concurrency` and `query.project_memory_max` allow are in the store, and none ended in
 /// `query.queue_timeout`.
 async fn own_turn(turns: &Arc<Semaphore>, limits: &config::Query) -> Result<OwnedSemaphorePermit, Problem> {
     let wait = limits.queue_timeout;
     if let Ok(Ok(turn)) = tokio::time::timeout(wait, turns.clone().acquire_owned()).await {
         return Ok(turn);
     }
+    let (count, setting) = limits.project_turns();
     let message = format!(
-        "{} questions of this project (query.project_concurrency) are in the store, and none ended within {wait:?} \
-         (query.queue_timeout): try again after a moment",
-        limits.project_concurrency
+        "{count} questions of this project ({setting}) are in the store, and none ended within {wait:?} \
+         (query.queue_timeout): try again after a moment"
     );
-    Err(Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.project_concurrency"))
+    Err(Problem::unavailable(message, Duration::from_secs(1)).with("setting", setting))
 }
 
 /// A turn to ask the store; it ends when it is dropped.

@@ -99,6 +99,7 @@ impl Build {
         Limits {
             timeout: config.timeout,
             memory_bytes_max: Some(config.memory_max.as_u64()),
+            rows_read_max: None,
             timeout_setting: "rollup.timeout",
             read_only: false,
         }

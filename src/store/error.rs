@@ -87,6 +87,8 @@ pub(super) enum Class {
     Unavailable,
     Timeout,
     Memory,
+    /// More rows to read than allowed.
+    Rows,
     /// Tables, columns or grants are not as they should be.
     Schema,
     /// The data, or the statement, is wrong.
@@ -99,6 +101,8 @@ pub(super) fn class_of(code: i32, message: &str) -> Class {
         159 | 160 => Class::Timeout,
         // MEMORY_LIMIT_EXCEEDED.
         241 => Class::Memory,
+        // TOO_MANY_ROWS.
+        158 => Class::Rows,
         // 252 is two errors: TOO_MANY_PARTS asks for patience; "Too many partitions for single INSERT block" would
         // never pass by itself (max_partitions_per_insert_block is pinned to 0, but a server may forbid settings).
         252 if message.contains("Too many partitions") => Class::Content,
@@ -142,7 +146,9 @@ pub(super) fn insert_error(error: &KlickhouseError, sent: bool) -> InsertError {
                 };
             }
             match class_of(*code, message) {
-                Class::Unavailable | Class::Memory | Class::Timeout => InsertError::Unavailable(text),
+                Class::Unavailable | Class::Memory | Class::Rows | Class::Timeout => {
+                    InsertError::Unavailable(text)
+                }
                 Class::Schema => InsertError::Schema { message: text, cure: cure_of(*code) },
                 Class::Content => InsertError::Rejected(text),
             }
@@ -165,6 +171,7 @@ pub(super) fn store_error(error: &KlickhouseError) -> StoreError {
                 Class::Unavailable => StoreError::Unavailable(text),
                 Class::Timeout => StoreError::Timeout { setting: "query.timeout", message: text },
                 Class::Memory => StoreError::Limit { setting: "query.memory_max", message: text },
+                Class::Rows => StoreError::Limit { setting: "query.rows_read_max", message: text },
                 Class::Schema => StoreError::Schema { message: text, cure: cure_of(*code) },
                 Class::Content => StoreError::Query(text),
             }

@@ -22,6 +22,8 @@ pub struct Limits {
     pub timeout: Duration,
     /// Most memory it may take in the store; `None`: what the store gives.
     pub memory_bytes_max: Option<u64>,
+    /// Most rows it may read; `None`: as many as there are.
+    pub rows_read_max: Option<u64>,
     /// The setting that `timeout` comes from, for the error that names it.
     pub timeout_setting: &'static str,
     /// The store is to change nothing, its settings included.
@@ -37,6 +39,7 @@ impl Store {
         Limits {
             timeout: self.request_timeout(),
             memory_bytes_max: None,
+            rows_read_max: None,
             timeout_setting: REQUEST_TIMEOUT,
             read_only: false,
         }
@@ -105,6 +108,10 @@ impl Store {
         ];
         if let Some(bytes) = limits.memory_bytes_max {
             settings.push(("max_memory_usage", bytes.to_string()));
+        }
+        if let Some(rows) = limits.rows_read_max {
+            settings.push(("max_rows_to_read", rows.to_string()));
+            settings.push(("read_overflow_mode", "throw".to_owned()));
         }
         if limits.read_only {
             // The last one: after it the server takes no other.

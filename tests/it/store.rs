@@ -456,6 +456,7 @@ async fn a_question_over_its_limits_names_the_setting_and_leaves_the_engine_alon
     let limits = Limits {
         timeout: Duration::from_millis(300),
         memory_bytes_max: Some(50_000_000),
+        rows_read_max: None,
         timeout_setting: "query.timeout",
         read_only: false,
     };
@@ -466,6 +467,10 @@ async fn a_question_over_its_limits_names_the_setting_and_leaves_the_engine_alon
     let limits = Limits { timeout: Duration::from_secs(20), ..limits };
     let answer = test.store.select_within::<(u64,)>(large, limits).await;
     assert!(matches!(answer, Err(StoreError::Limit { setting: "query.memory_max", .. })), "{answer:?}");
+    let limits = Limits { memory_bytes_max: None, rows_read_max: Some(1_000_000), ..limits };
+    let many = Sql::new("SELECT sum(number) AS n FROM numbers(100000000)");
+    let answer = test.store.select_within::<(u64,)>(many, limits).await;
+    assert!(matches!(answer, Err(StoreError::Limit { setting: "query.rows_read_max", .. })), "{answer:?}");
     let wrong = test.store.select::<(u64,)>(Sql::new("SELEKT 1")).await;
     assert!(matches!(wrong, Err(StoreError::Query(_))), "{wrong:?}");
     // Asked and left: the answer is under way when the connection is given up.

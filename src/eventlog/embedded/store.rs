@@ -28,7 +28,7 @@ const LOCK: &str = "owner.lock";
 const EPOCH: &[u8] = b"e";
 
 /// Memory of a segment that is written to; over it, it becomes a table.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+const MEMTABLE_BYTES: u64 = 2 << 20;
 /// Journals on disk before the oldest is made redundant by writing its memtables out. fjall's least.
 const JOURNALS_BYTES: u64 = 64 << 20;
 /// Cache of table blocks, for consumers that are behind.
