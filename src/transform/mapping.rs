@@ -134,8 +134,10 @@ pub struct Mapping {
 /// No event of the transform is meant for it.
 pub const NO_EVENT: &str = "no_event";
 
-type Properties<'a> =
-    IndexMap<Cow<'a, str>, Value<'a>, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>>;
+/// In the order in which they were found.
+type Properties<'a> = IndexMap<Cow<'a, str>, Value<'a>, foldhash::fast::RandomState>;
+/// Properties that are expected; more cost a little time.
+const PROPERTIES: usize = 32;
 
 impl Mapping {
     /// Every reason for which it drops a payload, in order.
@@ -304,7 +306,7 @@ impl Output {
     }
 
     fn properties<'a>(&'a self, run: &mut Run<'a>) -> Result<String, TransformError> {
-        let mut found: Properties<'a> = IndexMap::default();
+        let mut found = Properties::with_capacity_and_hasher(PROPERTIES, Default::default());
         for property in &self.properties {
             property.gather(run, &mut found).map_err(|fault| blame("properties", fault))?;
         }
@@ -334,7 +336,8 @@ impl Output {
 /// A text as JSON writes it.
 fn quote(text: &str, json: &mut String) {
     json.push('"');
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    // No early end: so the compiler looks at many bytes at once.
+    if text.bytes().fold(true, |plain, byte| plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\')) {
         json.push_str(text);
     } else {
         let quoted = serde_json::Value::from(text).to_string();
