@@ -67,7 +67,7 @@ impl Sandbox {
     pub(crate) async fn restart(self, settings: &[(&str, &str)]) -> Self {
         let Self { running, dir, log, .. } = self;
         running.stop().await.expect("a clean stop");
-        Self::build_on(dir, log, Role::ALL, settings, Options::default()).await
+        Box::pin(Self::build_on(dir, log, Role::ALL, settings, Options::default())).await
     }
 
     /// These roles on this folder, with the embedded log.
