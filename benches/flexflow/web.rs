@@ -73,6 +73,7 @@ async fn first_view(url: &str) {
 }
 
 async fn chart(browser: &Browser) {
+    // uPlot draws in a microtask: `await null` lets it.
     let script = format!(
         "{IMPORT} Promise.all([load('lib/chart.js'), load('lib/ui.js')]).then(async ([chart, ui]) => {{ \
            const root = document.body.appendChild(document.createElement('div')); root.style.width = '900px'; \
@@ -80,7 +81,7 @@ async fn chart(browser: &Browser) {
            for (let shift = 0; shift < 15; shift++) {{ \
              const series = Array.from({{length: 20}}, (_, one) => ({{label: `s${{one}}`, values: x.map((_, at) => one * 10 + shift + Math.sin(at / 50) * 5)}})); \
              const begun = performance.now(); ui.render(ui.html`<${{chart.Chart}} x=${{x}} series=${{series}} label=\"speed\" />`, root); \
-             times.push(performance.now() - begun); await new Promise(requestAnimationFrame); }} \
+             await null; times.push(performance.now() - begun); await new Promise(requestAnimationFrame); }} \
            root.remove(); done(times); }}, (error) => done(String(error)))"
     );
     let times = browser.run_async(&script, vec![]).await;
