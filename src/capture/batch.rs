@@ -26,7 +26,7 @@ static HEADER_NAMES: LazyLock<[Arc<str>; 4]> =
     LazyLock::new(|| ["schema_version", "project_id", "environment_id", "producer"].map(Arc::from));
 
 /// The header that says what the event's schema says of it, on records of events that have one.
-static SCHEMA_HEADER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("schema"));
+static SCHEMA_HEADER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(crate::schema::HEADER));
 
 /// Longest piece of what was sent that a message repeats, in characters.
 const ECHO_CHARACTERS_MAX: usize = 60;

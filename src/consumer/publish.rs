@@ -17,11 +17,13 @@ use tokio::time::Instant;
 
 use super::core::RowRef;
 use super::decode::{Refused, decode};
+use super::schemas::hold;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
 use crate::event::Clock;
 use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicId, TopicPartition};
 use crate::lifecycle::Stop;
+use crate::schema::Registry;
 use crate::store::{InsertError, StoreError};
 use crate::telemetry::names;
 
@@ -41,6 +43,8 @@ pub(super) struct PublishStage {
     topic: Arc<str>,
     /// The group that stores events.
     store_group: Arc<str>,
+    /// What the events stage holds events against.
+    schemas: Option<Registry>,
     /// What that group is known to have committed.
     stored: Mutex<BTreeMap<TopicPartition, (TopicId, i64)>>,
     /// It failed, was told of, and has not succeeded since.
@@ -58,6 +62,7 @@ pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
         clock: deps.clock.clone(),
         topic: config.topics.post_processing.as_str().into(),
         store_group: config.consumer.group_id.as_str().into(),
+        schemas: deps.schemas.clone(),
         stored: Mutex::default(),
         failing: AtomicBool::new(false),
     });
@@ -179,7 +184,8 @@ impl Stage for PublishStage {
 
     fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<bool>, Refused> {
         // Refused ones are the events stage's business.
-        Ok(Read::by_offset(decode(record).is_ok(), record))
+        let event = decode(record).and_then(|mut event| hold(&mut event, record, self.schemas.as_ref()));
+        Ok(Read::by_offset(event.is_ok(), record))
     }
 
     async fn insert(

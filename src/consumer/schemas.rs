@@ -4,10 +4,7 @@
 use super::decode::{Decoded, Field, Refused};
 use crate::event::ErrorKind;
 use crate::eventlog::Record;
-use crate::schema::{Registry, Verdict};
-
-/// The header in which capture says what the schema says of the event.
-const HEADER: &str = "schema";
+use crate::schema::{HEADER, Registry, Verdict};
 
 /// Notes what the event's schema says of it.
 ///

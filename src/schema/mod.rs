@@ -16,6 +16,9 @@ use serde_json::Value;
 
 pub use registry::{Mark, ProjectSchemas, Registry, Verdict};
 
+/// The header of a record in which capture says what the schema says of its event.
+pub const HEADER: &str = "schema";
+
 /// Deepest nesting of a definition.
 const DEPTH_MAX: usize = 16;
 /// The property that names the version an event was written for.

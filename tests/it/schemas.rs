@@ -1,8 +1,10 @@
 //! Schemas of events over the real application: kept in versions, held against events by capture and by the consumer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flexflow::event::Timestamp;
-use flexflow::eventlog::NewRecord;
+use flexflow::eventlog::{FetchFrom, FetchLimits, NewRecord, TopicPartition};
 use serde_json::{Value, json};
 
 use crate::support::{Log, Sandbox, eventually, on_every_log};
@@ -121,5 +123,33 @@ async fn another_producer(sandbox: &Sandbox) {
         states(sandbox).await,
         json!([["1", "1"], ["2", "flagged 1"], ["3", ""], ["4", "2"], ["8", "2"]])
     );
+    // What is not stored is not handed on, either: "8" came after it, under the same key.
+    let handed_on = eventually("the event after it is handed on", || async {
+        let ids = handed_on(sandbox).await?;
+        if ids.iter().any(|id| id == "8") { Ok(ids) } else { Err(format!("{ids:?}")) }
+    })
+    .await;
+    assert!(!handed_on.iter().any(|id| id == "7"), "{handed_on:?}");
     assert_eq!(client.audit().await["balanced"], true);
+}
+
+/// The ids of the events that were handed on.
+async fn handed_on(sandbox: &Sandbox) -> Result<Vec<String>, String> {
+    let (log, [name, _]) = (sandbox.running.log(), sandbox.post_processing_topics());
+    let topics = log.topics().await.map_err(|error| error.to_string())?;
+    let topic = topics.into_iter().find(|topic| *topic.name == *name).ok_or("no topic")?;
+    let from: Vec<FetchFrom> = (0..)
+        .zip(&topic.partitions)
+        .map(|(partition, _)| FetchFrom {
+            topic_partition: TopicPartition::new(name.as_str(), partition),
+            topic_id: topic.id,
+            offset: 0,
+        })
+        .collect();
+    let limits = FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
+    let fetched = log.fetch(&from, limits).await.map_err(|error| error.to_string())?;
+    let records = fetched.into_iter().filter_map(|part| part.outcome.ok()).flat_map(|part| part.records);
+    let id =
+        |value: Bytes| serde_json::from_slice::<Value>(&value).unwrap()["id"].as_str().unwrap().to_owned();
+    Ok(records.filter_map(|record| record.value).map(id).collect())
 }
