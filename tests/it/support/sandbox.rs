@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flexflow::app::{App, Options, Role, Running};
 use flexflow::config::Config;
 use flexflow::event::Clock;
+use flexflow::telemetry::logs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -93,7 +94,12 @@ impl Sandbox {
             vec![("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0"), ("server.workers", "2")];
         all.extend(log.settings());
         all.extend_from_slice(settings);
-        let config = Config::from_overrides(&all).expect("settings");
+        let mut config = Config::from_overrides(&all).expect("settings");
+        if let Ok(level) = std::env::var("FLEXFLOW_TEST_LOG") {
+            config.log.level = level;
+            // The first application of a test binary installs it, for all.
+            let _ = logs::install(&config.log, logs::Target::Stderr);
+        }
         rustls::crypto::ring::default_provider().install_default().ok();
         let running = App::start(config, roles, options).await.expect("start");
         let client = Client {

@@ -169,6 +169,8 @@ enum Happened {
     PollTopics,
 }
 
+/// It waits nowhere but where it waits for everything, so that the requests under way are always driven: they hold the
+/// locks that others wait for.
 struct Task {
     core: Core,
     wire: Arc<Wire>,
@@ -195,7 +197,7 @@ impl Task {
         let mut released: Option<oneshot::Sender<()>> = None;
         while self.handle.view().ended.is_none() {
             if let Some(input) = input.take() {
-                self.handle(input).await;
+                self.handle(input);
             }
             // Only now is nothing of it committed any more.
             if let Some(done) = released.take() {
@@ -258,7 +260,7 @@ impl Task {
         self.answers.push(Box::pin(async move { Answer::Polled(wire.topics(&topics).await.ok()) }));
     }
 
-    async fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: Input) {
         let effects = self.core.handle(self.began.elapsed(), input);
         {
             // Before anybody hears of it: what is not held any more is not committed any more.
@@ -269,15 +271,15 @@ impl Task {
             view.committable = self.core.committable();
         }
         for effect in effects {
-            self.perform(effect).await;
+            self.perform(effect);
         }
     }
 
-    async fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect) {
         let wire = self.wire.clone();
         match effect {
             Effect::Tell(event) => self.told.push_back(event),
-            Effect::FindCoordinator => wire.forget_coordinator().await,
+            Effect::FindCoordinator => wire.forget_coordinator(),
             Effect::Join { member_id, subscription } => {
                 self.ask(async move { wire.join(member_id, subscription).await });
             }
@@ -325,6 +327,8 @@ impl Task {
     /// A static member keeps its place for the session time-out, so that a restart finds everything as it was.
     async fn leave(&mut self) -> Result<(), Failure> {
         self.end(LogError::Unavailable("the member left the group".to_owned()));
+        // Nobody goes on with what is under way: it must not keep the connection that leaving needs.
+        self.answers.clear();
         let member_id = self.core.member_id();
         if member_id.is_empty() || self.wire.instance_id().is_some() {
             return Ok(());

@@ -54,9 +54,25 @@ pub(super) struct Wire {
     any: Mutex<Option<Connection>>,
     /// Brokers heard of, besides those configured.
     known: std::sync::Mutex<Vec<String>>,
-    coordinator: Mutex<Option<Arc<str>>>,
+    coordinator: std::sync::Mutex<Arc<Coordinator>>,
+}
+
+/// Who the coordinator is, once that is known, and the connections to it. Forgotten as a whole: what is under way with
+/// one that is forgotten goes on with it, and nobody waits for that.
+#[derive(Default)]
+struct Coordinator {
+    address: Mutex<Option<Arc<str>>>,
     control: Mutex<Option<Connection>>,
     offsets: Mutex<Option<Connection>>,
+}
+
+/// What a connection to the coordinator is for.
+#[derive(Clone, Copy)]
+enum Use {
+    /// Joining and heartbeats.
+    Control,
+    /// Offsets and leaving.
+    Offsets,
 }
 
 /// Which member speaks, and of which generation.
@@ -107,9 +123,7 @@ impl Wire {
             instance_id,
             any: Mutex::default(),
             known: std::sync::Mutex::default(),
-            coordinator: Mutex::default(),
-            control: Mutex::default(),
-            offsets: Mutex::default(),
+            coordinator: std::sync::Mutex::default(),
         }
     }
 
@@ -160,19 +174,21 @@ impl Wire {
 
     /// Looks the coordinator up and forgets the connections to the one before.
     pub(super) async fn find_coordinator(&self) -> Result<(), Failure> {
-        self.forget_coordinator().await;
-        self.coordinator().await.map(|_| ())
+        self.forget_coordinator();
+        self.address_of(&self.coordinator()).await.map(|_| ())
     }
 
-    /// The next request asks who it is.
-    pub(super) async fn forget_coordinator(&self) {
-        *self.coordinator.lock().await = None;
-        *self.control.lock().await = None;
-        *self.offsets.lock().await = None;
+    /// The next request asks who it is. Never waits: whoever calls it may be the one that drives a request under way.
+    pub(super) fn forget_coordinator(&self) {
+        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
-    async fn coordinator(&self) -> Result<Arc<str>, Failure> {
-        let mut slot = self.coordinator.lock().await;
+    fn coordinator(&self) -> Arc<Coordinator> {
+        self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn address_of(&self, coordinator: &Coordinator) -> Result<Arc<str>, Failure> {
+        let mut slot = coordinator.address.lock().await;
         if let Some(address) = &*slot {
             return Ok(address.clone());
         }
@@ -196,9 +212,14 @@ impl Wire {
         Ok(address)
     }
 
-    /// An open connection to the coordinator in this slot.
-    async fn to_coordinator(&self, slot: &Mutex<Option<Connection>>) -> Result<Connection, Failure> {
-        let address = self.coordinator().await?;
+    /// An open connection to the coordinator.
+    async fn to_coordinator(&self, purpose: Use) -> Result<Connection, Failure> {
+        let coordinator = self.coordinator();
+        let address = self.address_of(&coordinator).await?;
+        let slot = match purpose {
+            Use::Control => &coordinator.control,
+            Use::Offsets => &coordinator.offsets,
+        };
         let mut slot = slot.lock().await;
         if let Some(connection) = slot.as_ref().filter(|connection| connection.is_open()) {
             return Ok(connection.clone());
@@ -220,11 +241,11 @@ impl Wire {
 
     async fn call<R: Request>(
         &self,
-        slot: &Mutex<Option<Connection>>,
+        purpose: Use,
         request: &R,
         deadline: Duration,
     ) -> Result<R::Response, Failure> {
-        let connection = self.to_coordinator(slot).await?;
+        let connection = self.to_coordinator(purpose).await?;
         connection.call(request, deadline).await.map_err(of_call)
     }
 
@@ -243,7 +264,7 @@ impl Wire {
             .with_group_instance_id(self.instance())
             .with_protocol_type(StrBytes::from_static_str(PROTOCOL_TYPE))
             .with_protocols(vec![protocol]);
-        let answer = match self.call(&self.control, &request, session + self.timeout()).await {
+        let answer = match self.call(Use::Control, &request, session + self.timeout()).await {
             Ok(answer) => answer,
             Err(failure) => return Input::Joined(Err(failure)),
         };
@@ -285,7 +306,7 @@ impl Wire {
             .with_protocol_type(Some(StrBytes::from_static_str(PROTOCOL_TYPE)))
             .with_protocol_name(Some(StrBytes::from_static_str(PROTOCOL)))
             .with_assignments(assignments.collect());
-        let connection = self.to_coordinator(&self.control).await?;
+        let connection = self.to_coordinator(Use::Control).await?;
         let version = connection.version::<SyncGroupRequest>(i16::MAX).map_err(of_call)?;
         let deadline = self.shared.options.session_timeout + self.timeout();
         let answer = self.call_version(&connection, &request, version, deadline).await?;
@@ -299,14 +320,14 @@ impl Wire {
             .with_generation_id(who.generation)
             .with_member_id(text(&who.member_id))
             .with_group_instance_id(self.instance());
-        check(self.call(&self.control, &request, self.timeout()).await?.error_code)
+        check(self.call(Use::Control, &request, self.timeout()).await?.error_code)
     }
 
     pub(super) async fn leave(&self, member_id: &str) -> Result<(), Failure> {
         let member =
             MemberIdentity::default().with_member_id(text(member_id)).with_group_instance_id(self.instance());
         let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
-        let answer = self.call(&self.offsets, &request, self.timeout()).await?;
+        let answer = self.call(Use::Offsets, &request, self.timeout()).await?;
         check(answer.error_code)?;
         answer.members.first().map_or(Ok(()), |member| check(member.error_code))
     }
@@ -349,7 +370,7 @@ impl Wire {
         &self,
         partitions: Option<&[TopicPartition]>,
     ) -> Result<BTreeMap<TopicPartition, Committed>, Failure> {
-        let connection = self.to_coordinator(&self.offsets).await?;
+        let connection = self.to_coordinator(Use::Offsets).await?;
         let version = connection.version::<OffsetFetchRequest>(i16::MAX).map_err(of_call)?;
         let topics = partitions.map(|partitions| by_topic(partitions.iter().map(|p| (p.clone(), ()))));
         let numbers = |of: &[(i32, ())]| of.iter().map(|(number, ())| *number).collect::<Vec<_>>();
@@ -415,7 +436,7 @@ impl Wire {
             .with_member_id(text(&who.member_id))
             .with_group_instance_id(self.instance())
             .with_topics(topics.collect());
-        let answer = self.call(&self.offsets, &request, self.timeout()).await?;
+        let answer = self.call(Use::Offsets, &request, self.timeout()).await?;
         answer.topics.iter().flat_map(|topic| &topic.partitions).try_for_each(|p| check(p.error_code))
     }
 }
