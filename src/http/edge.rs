@@ -1,5 +1,8 @@
 //! What every request passes through, whatever its route: the request id, the log line, the count, the one error
 //! body, caught panics, security headers and CORS.
+//!
+//! When a client goes away before its answer, a request that changes nothing is dropped where it stands, and so is what
+//! it began in the store; one that changes something is carried to its end, so that no change is left half made.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,6 +33,9 @@ use crate::telemetry::names;
 
 /// The header that carries the request id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Below it everything is a question, whatever its method.
+const QUESTIONS: &str = "/api/query/";
 
 /// Longest request id taken from a client; a longer one is replaced.
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
@@ -130,6 +136,7 @@ where
         let (service, cors, counters) = (self.service.clone(), self.edge.cors.clone(), self.counters.clone());
         let origin = request.headers().get(header::ORIGIN).cloned();
         let method = request.method().clone();
+        let changes_nothing = changes_nothing(&method, request.path());
         let span =
             tracing::info_span!("request", request_id = id.as_str(), project_id = tracing::field::Empty);
         let answer = async move {
@@ -154,8 +161,18 @@ where
             counters.count(route, &method, status);
             done.map(|response| finish(response, &id, &cors, origin.as_ref()))
         };
-        answer.instrument(span).boxed_local()
+        let answer = answer.instrument(span);
+        if changes_nothing {
+            return answer.boxed_local();
+        }
+        let carried = actix_web::rt::spawn(answer);
+        async move { carried.await.unwrap_or_else(|lost| Err(Problem::internal(lost).into())) }.boxed_local()
     }
+}
+
+/// May the work on it end when its client goes?
+fn changes_nothing(method: &Method, path: &str) -> bool {
+    method.is_safe() || path.starts_with(QUESTIONS)
 }
 
 fn finish(

@@ -55,6 +55,8 @@ where
     .keep_alive(config.keep_alive)
     .client_request_timeout(config.head_timeout)
     .client_disconnect_timeout(LINGER)
+    // A client that has gone asks nothing any more: its question is dropped, see [`Edge`].
+    .h1_allow_half_closed(false)
     .max_connections(config.connections_max)
     .tcp_nodelay(true)
     .disable_signals()

@@ -1,6 +1,7 @@
 //! Questions over HTTP against a real engine: the routes, keys and error bodies are the application's own; rows go into
 //! the store directly.
 
+mod abandoned;
 mod drill;
 mod events;
 mod examples;
