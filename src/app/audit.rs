@@ -289,7 +289,13 @@ mod tests {
         let value = format!(
             r#"{{"id":"{id}","project_id":"p","environment_id":"e","event_name":"n","distinct_id":"d","timestamp":"2026-01-31T11:30:00Z","received_at":"2026-01-31T11:59:59Z","schema_version":1}}"#
         );
-        Record { offset, timestamp: Timestamp::EPOCH, key: None, value: Some(value.into()), headers: vec![] }
+        Record {
+            offset,
+            timestamp: Timestamp::EPOCH,
+            key: None,
+            value: Some(value.into()),
+            headers: Default::default(),
+        }
     }
 
     #[test]

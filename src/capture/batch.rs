@@ -12,7 +12,7 @@ use super::parse::{Given, Incoming, Unreadable};
 use super::words::Words;
 use crate::auth::{Access, EnvironmentMismatch};
 use crate::event::{IdSource, SCHEMA_VERSION, Timestamp};
-use crate::eventlog::{Header, NewRecord};
+use crate::eventlog::{Header, Headers, NewRecord};
 use crate::schema::{ProjectSchemas, Verdict};
 
 /// Longest name or id, in characters.
@@ -404,8 +404,9 @@ impl<'r> Batch<'r> {
         let [version, project, environment] = texts.map(|text| out.slice(text));
         let producer = Bytes::from_static(producer.as_bytes());
         let mut names = HEADER_NAMES.iter().cloned();
-        let headers = [version, project, environment, producer]
-            .map(|value| Header { name: names.next().unwrap_or_default(), value });
+        let headers: Headers = [version, project, environment, producer]
+            .map(|value| Header { name: names.next().unwrap_or_default(), value })
+            .into();
         let marked = |draft: &Draft| {
             let mark =
                 draft.mark.iter().map(|mark| Header { name: SCHEMA_HEADER.clone(), value: mark.clone() });
@@ -414,7 +415,7 @@ impl<'r> Batch<'r> {
         let record = |draft: &Draft| NewRecord {
             key: Some(out.slice(draft.key.clone())),
             value: out.slice(draft.value.clone()),
-            headers: if draft.mark.is_none() { headers.to_vec() } else { marked(draft) },
+            headers: if draft.mark.is_none() { headers.clone() } else { marked(draft) },
             timestamp: self.received_at,
         };
         Sealed {

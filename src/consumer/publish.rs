@@ -3,7 +3,8 @@
 //!
 //! It publishes a record only once the store stage has committed it, so whoever reads the topic finds the event in the
 //! store. It holds nothing up: a missing topic stops this stage and no other, and it catches up by itself once the
-//! topic is there. At least once: what was published before a crash may be published again.
+//! topic is there. At least once: what was published before a crash may be published again. While the store stage is
+//! behind, it goes slowly.
 //!
 //! Records go on as they are, byte for byte; those that the events stage refuses are left out.
 
@@ -15,10 +16,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::core::RowRef;
+use super::core::{Part, RowRef};
 use super::decode::{Refused, decode};
 use super::schemas::hold;
-use super::stage::{Read, Stage, StageBatch};
+use super::stage::{Payload, Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
 use crate::event::Clock;
 use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicId, TopicPartition};
@@ -33,6 +34,10 @@ const MAPPER_VERSION: u32 = 1;
 const STORED_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often the store stage's position is asked for meanwhile, at first and at last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// A batch of so many rows says that the log may be behind; then storing goes first, so that events become visible soon.
+const MANY_ROWS: usize = 5_000;
+/// How long such a batch waits while the store stage has more than another one like it to do.
+const GIVE_WAY: Duration = Duration::from_millis(400);
 /// What operators look for in the log when the topic is away.
 const FAILED: &str = "Failed to publish event to post-processing service";
 
@@ -110,6 +115,26 @@ impl PublishStage {
         Ok(())
     }
 
+    /// Lets the store stage go first while it is behind. Never for long, so that a store that is always behind holds
+    /// nothing up for ever.
+    async fn give_way(&self, batch: &StageBatch<bool>, rows: usize) -> Result<(), LogError> {
+        if rows < MANY_ROWS {
+            return Ok(());
+        }
+        let (committed, topics) = (self.log.committed(&self.store_group).await?, self.log.topics().await?);
+        let behind = |part: &Part<Payload<bool>>| {
+            let name = &part.topic_partition;
+            let topic = topics.iter().find(|topic| topic.name == name.topic && topic.id == part.topic_id)?;
+            let ends = topic.partitions.get(usize::try_from(name.partition).ok()?)?;
+            Some(ends.end - committed.get(name).copied().unwrap_or(ends.log_start))
+        };
+        let behind: i64 = batch.parts.iter().filter_map(behind).sum();
+        if behind > i64::try_from(rows).unwrap_or(i64::MAX) {
+            tokio::time::sleep(GIVE_WAY).await;
+        }
+        Ok(())
+    }
+
     fn learn(&self, wanted: &[(TopicPartition, TopicId, i64)], committed: &BTreeMap<TopicPartition, i64>) {
         let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, topic_id, _) in wanted {
@@ -178,6 +203,11 @@ impl Stage for PublishStage {
         MAPPER_VERSION
     }
 
+    /// One: storing goes first.
+    fn lanes_max(&self) -> usize {
+        1
+    }
+
     fn accounts(&self) -> bool {
         false
     }
@@ -195,6 +225,8 @@ impl Stage for PublishStage {
         _: &str,
     ) -> Result<(), InsertError> {
         self.wait_until_stored(batch, rows).await?;
+        let unavailable = |error: LogError| InsertError::Unavailable(error.to_string());
+        self.give_way(batch, rows.len()).await.map_err(unavailable)?;
         let now = self.clock.now();
         let records: Vec<NewRecord> = rows
             .iter()

@@ -408,7 +408,7 @@ mod tests {
             timestamp: Timestamp::EPOCH,
             key: None,
             value: Some(value.into()),
-            headers: Vec::new(),
+            headers: Default::default(),
         }
     }
 

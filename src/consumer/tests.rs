@@ -260,7 +260,7 @@ pub(super) fn event(id: &str, name: &str) -> NewRecord {
 
 pub(super) fn raw(value: impl Into<Bytes>) -> NewRecord {
     let timestamp = Timestamp::from_millis(1_700_000_000_000);
-    NewRecord { key: Some("d".into()), value: value.into(), headers: Vec::new(), timestamp }
+    NewRecord { key: Some("d".into()), value: value.into(), headers: Default::default(), timestamp }
 }
 
 impl Fixture {
@@ -392,8 +392,13 @@ async fn a_duplicate_is_skipped_in_one_batch_in_two_and_after_a_restart() {
 async fn poison_between_good_records_becomes_dead_letters_and_nothing_else_does() {
     let fixture = Fixture::new().await;
     fixture.produce(vec![event("a", "x"), raw("not json"), event("b", "x")]).await;
-    let tombstone =
-        Record { offset: 0, timestamp: Timestamp::EPOCH, key: None, value: None, headers: Vec::new() };
+    let tombstone = Record {
+        offset: 0,
+        timestamp: Timestamp::EPOCH,
+        key: None,
+        value: None,
+        headers: Default::default(),
+    };
     fixture.log.append_raw(&TopicPartition::new("events", 0), tombstone).unwrap();
     let running = fixture.start();
     fixture.committed_reaches(4).await;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::event::{ErrorKind, Timestamp};
-use crate::eventlog::{Header, NewRecord, Record, TopicId, TopicPartition};
+use crate::eventlog::{Header, Headers, NewRecord, Record, TopicId, TopicPartition};
 
 /// Header of a record of a source topic: how often it came back from the DLQ. Absent means never.
 pub const RECOVERIES_HEADER: &str = "recoveries";
@@ -123,7 +123,7 @@ pub struct DeadLetter {
     /// The original record's key.
     pub key: Option<Bytes>,
     /// The original record's headers, written back by a replay.
-    pub source_headers: Vec<Header>,
+    pub source_headers: Headers,
     pub error_kind: ErrorKind,
     /// For people; at most [`ERROR_MESSAGE_BYTES_MAX`] bytes.
     pub error_message: String,
@@ -265,7 +265,7 @@ impl DeadLetter {
         }
     }
 
-    fn headers(&self, message: &str) -> Vec<Header> {
+    fn headers(&self, message: &str) -> Headers {
         let header = |name: &str, value: &str| Header {
             name: name.into(),
             value: Bytes::copy_from_slice(value.as_bytes()),
@@ -290,7 +290,7 @@ impl DeadLetter {
             ("raw_event_id", &self.raw_event_id),
         ];
         headers.extend(told.into_iter().filter_map(|(name, id)| Some(header(name, id.as_deref()?))));
-        headers
+        headers.into()
     }
 
     /// Reads a record of the DLQ topic. Fields that a newer writer added are passed over.

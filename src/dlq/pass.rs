@@ -443,7 +443,7 @@ fn revive(
         .collect();
     let recoveries = letter.recoveries.saturating_add(1).to_string();
     headers.push(Header { name: RECOVERIES_HEADER.into(), value: recoveries.into() });
-    Ok(NewRecord { key, value, headers, timestamp: now })
+    Ok(NewRecord { key, value, headers: headers.into(), timestamp: now })
 }
 
 fn sample(verdict: &Verdict<'_>) -> Sample {

@@ -126,7 +126,7 @@ fn letter(offset: i64, event: &Value) -> DeadLetter {
         timestamp: Timestamp::EPOCH,
         key: Some(Bytes::from(format!("person-{offset}"))),
         value: Some(event.to_string().into()),
-        headers: vec![header("producer", "capture")],
+        headers: [header("producer", "capture")].into(),
     };
     let refusal = Refusal {
         source: &TopicPartition::new("events", 0),
@@ -242,7 +242,7 @@ async fn a_replay_writes_every_dead_letter_back_as_it_came_with_one_recovery_mor
     assert_eq!(bench.event_ids().await, ["e0", "e1", "e2", "e3", "e4", "e5", "e6", "e7"]);
     let record = bench.events().await.into_iter().find(|r| r.key.as_deref() == Some(b"person-5")).unwrap();
     assert_eq!(record.value.as_deref(), Some(event(5).to_string().as_bytes()));
-    assert_eq!(record.headers, [header("producer", "capture"), header("recoveries", "1")]);
+    assert_eq!(*record.headers, [header("producer", "capture"), header("recoveries", "1")]);
     assert_eq!(recoveries(&record.headers), 1);
 }
 
@@ -309,7 +309,7 @@ async fn what_cannot_be_written_back_is_named_and_the_rest_goes_on() {
     let foreign = NewRecord {
         key: None,
         value: Bytes::from_static(b"{}"),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: Timestamp::EPOCH,
     };
     bench.log.produce(DLQ, vec![foreign]).await.remove(0).unwrap();

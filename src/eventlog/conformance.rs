@@ -33,7 +33,7 @@ pub(super) fn record(key: &str, value: &str, at: i64) -> NewRecord {
     NewRecord {
         key: (!key.is_empty()).then(|| Bytes::from(key.to_owned())),
         value: Bytes::from(value.to_owned()),
-        headers: vec![header("schema_version", "1"), header("project_id", "proj_a")],
+        headers: [header("schema_version", "1"), header("project_id", "proj_a")].into(),
         timestamp: Timestamp::from_millis(at),
     }
 }

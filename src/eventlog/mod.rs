@@ -74,13 +74,16 @@ pub struct Header {
     pub value: Bytes,
 }
 
+/// The headers of a record, in order. Records that were written together mostly carry the same ones: those share them.
+pub type Headers = Arc<[Header]>;
+
 /// A record to be written. Its partition is murmur2 of the key, as Kafka's Java client computes it; without a key,
 /// any partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRecord {
     pub key: Option<Bytes>,
     pub value: Bytes,
-    pub headers: Vec<Header>,
+    pub headers: Headers,
     /// When it is written, not when the event happened: by it Kafka ages a producer (`producer.id.expiration.ms`, one
     /// day), and a broker that comes back from a crash forgets one whose records are older, and with it that a repeat
     /// is a repeat.
@@ -111,7 +114,7 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// `None` is Kafka's tombstone; the consumer makes a dead letter of it.
     pub value: Option<Bytes>,
-    pub headers: Vec<Header>,
+    pub headers: Headers,
 }
 
 /// Where a produced record stands. Offset -1: it is durable, but nobody knows where any more (Kafka, when an answer was

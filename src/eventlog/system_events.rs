@@ -88,7 +88,7 @@ impl SystemEvents {
         };
         // Of texts, times and JSON: it can be written.
         let value = serde_json::to_vec(&record).unwrap_or_default();
-        NewRecord { key: Some(key.into()), value: value.into(), headers: Vec::new(), timestamp: now }
+        NewRecord { key: Some(key.into()), value: value.into(), headers: Default::default(), timestamp: now }
     }
 }
 

@@ -227,7 +227,7 @@ mod tests {
         let record = NewRecord {
             key: None,
             value: Bytes::from_static(b"{}"),
-            headers: Vec::new(),
+            headers: Default::default(),
             timestamp: Timestamp::from_millis(millis),
         };
         assert!(log.produce("events", vec![record]).await.iter().all(Result::is_ok));

@@ -480,7 +480,7 @@ mod tests {
             timestamp: Timestamp::from_millis(9),
             key: None,
             value: Some(value.into()),
-            headers: Vec::new(),
+            headers: Default::default(),
         };
         let (here, elsewhere) = (Scope::new("p", "e"), Scope::new("p", "other"));
         let ours = record(

@@ -404,7 +404,7 @@ impl Bench<'_> {
             timestamp: raw.received_at,
             key: Some(key.clone().into()),
             value: Some(value.into()),
-            headers: vec![Header { name: RAW_EVENT_ID_HEADER.into(), value: id.clone().into() }],
+            headers: [Header { name: RAW_EVENT_ID_HEADER.into(), value: id.clone().into() }].into(),
         };
         let letter = DeadLetter::of(
             &record,

@@ -137,7 +137,7 @@ impl Origin<'_> {
             key: Some(Bytes::copy_from_slice(self.key.unwrap_or(&event.distinct_id).as_bytes())),
             // Texts, numbers and JSON that was made here: none can fail to be written.
             value: serde_json::to_vec(event).unwrap_or_default().into(),
-            headers,
+            headers: headers.into(),
             timestamp: now,
         }
     }

@@ -177,7 +177,7 @@ async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again(log: Lo
     let record = NewRecord {
         key: Some("ada".into()),
         value: record.to_string().into(),
-        headers: vec![],
+        headers: Default::default(),
         timestamp: Timestamp::EPOCH,
     };
     app.running.log().produce(&app.client.events_topic, vec![record]).await.remove(0).unwrap();

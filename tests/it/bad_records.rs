@@ -22,7 +22,7 @@ fn record(value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         key: Some(Bytes::from_static(b"ada")),
         value: value.into(),
-        headers: vec![],
+        headers: Default::default(),
         timestamp: Timestamp::EPOCH,
     }
 }
@@ -149,7 +149,7 @@ async fn poison_and_good_records_for_a_long_while_each_end_where_they_belong(log
                 7 => {
                     let many =
                         (0..100).map(|n| Header { name: format!("h{n}").into(), value: vec![7; 100].into() });
-                    next.headers.extend(many);
+                    next.headers = next.headers.iter().cloned().chain(many).collect();
                     (next.value.clone(), None)
                 }
                 _ => (next.value.clone(), None),

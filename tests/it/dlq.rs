@@ -28,7 +28,7 @@ fn letter(offset: i64, project: &str, message: &str) -> DeadLetter {
         timestamp: Timestamp::EPOCH,
         key: Some(Bytes::from_static(b"ann")),
         value: Some(event.into()),
-        headers: vec![Header { name: "producer".into(), value: Bytes::from_static(b"capture") }],
+        headers: [Header { name: "producer".into(), value: Bytes::from_static(b"capture") }].into(),
     };
     let refusal = Refusal {
         source: &TopicPartition::new("events", 1),
@@ -151,7 +151,7 @@ async fn the_list_catches_up_with_the_topic_passes_over_what_is_foreign_and_comm
             .chain([flexflow::eventlog::NewRecord {
                 key: None,
                 value: Bytes::from_static(b"foreign"),
-                headers: Vec::new(),
+                headers: Default::default(),
                 timestamp: Timestamp::EPOCH,
             }])
             .collect();

@@ -55,7 +55,7 @@ async fn rows_that_lack_metadata_are_counted_filled_in_once_and_marked(log: Log)
     let record = NewRecord {
         key: Some(Bytes::from_static(b"ada")),
         value: Bytes::from(value.to_string()),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: Timestamp::from_millis(1_767_225_601_000),
     };
     for outcome in sandbox.running.log().produce(&client.events_topic, vec![record]).await {

@@ -54,7 +54,7 @@ async fn produce(app: &Sandbox, events: &[Value]) {
     let record = |event: &Value| NewRecord {
         key: Some(Bytes::from_static(b"ada")),
         value: event.to_string().into(),
-        headers: vec![Header { name: "producer".into(), value: Bytes::from_static(b"test") }],
+        headers: [Header { name: "producer".into(), value: Bytes::from_static(b"test") }].into(),
         timestamp: Timestamp::EPOCH,
     };
     for outcome in

@@ -101,7 +101,7 @@ async fn another_producer(sandbox: &Sandbox) {
                    "properties": {"price": price}})
             .to_string(),
         ),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: Timestamp::from_millis(1_700_000_000_000),
     }
     };

@@ -17,7 +17,7 @@ async fn write(log: &dyn EventLog, topic: &str, values: &[String]) {
     let record = |value: &String| NewRecord {
         key: None,
         value: Bytes::from(value.clone()),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: SystemClock.now(),
     };
     for outcome in log.produce(topic, values.iter().map(record).collect()).await {

@@ -136,3 +136,23 @@ async fn a_lost_answer_hands_the_batch_on_again_and_loses_nothing() {
         fixture.log.committed(&Config::from_overrides(&[]).unwrap().post_processing.publish_group_id).await;
     assert_eq!(committed.unwrap()[&TopicPartition::new("events", 0)], 2);
 }
+
+#[tokio::test]
+async fn while_storing_is_behind_a_full_batch_gives_way_and_goes_on_all_the_same() {
+    let full = MANY_ROWS.to_string();
+    let fixture = Fixture::with(&[("consumer.batch_rows_max", &full)]).await;
+    fixture.log.create_topics(&[topic("events_post_processing")]).await.unwrap();
+    let group = StoreGroup::join(&fixture.log).await;
+    let (first, all) = (MANY_ROWS as i64, 2 * MANY_ROWS as i64 + 1);
+    fixture.produce((0..all).map(|n| event(&format!("e{n}"), "click")).collect()).await;
+    group.commit(first).await;
+    let began = Instant::now();
+    let (tasks, work) = start(&fixture);
+    published_reaches(&fixture, first).await;
+    assert!(began.elapsed() >= GIVE_WAY, "it did not wait");
+    group.commit(all).await;
+    published_reaches(&fixture, all).await;
+    tasks.stop().soft();
+    work.await.unwrap().unwrap();
+    assert_eq!(published(&fixture.log).await, all);
+}

@@ -187,7 +187,7 @@ fn flexprice(at: &TopicPartition, record: &Record, scope: Option<&Scope>) -> Res
             timestamp: record.timestamp,
             key: None,
             value: Some(value.slice_ref(one.as_bytes())),
-            headers: Vec::new(),
+            headers: Default::default(),
         };
         event(at, &part, scope.as_ref())
     })

@@ -30,7 +30,7 @@ fn record(value: impl Into<Bytes>) -> Record {
         timestamp: Timestamp::from_millis(1_000),
         key: None,
         value: Some(value.into()),
-        headers: Vec::new(),
+        headers: Default::default(),
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_record_counts_as_done_with_only_once_its_events_stand_in_the_topic_be
     let click = |id: &str| NewRecord {
         key: None,
         value: click(id).to_string().into(),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: Timestamp::from_millis(5),
     };
     let poison = NewRecord { value: Bytes::from_static(b"{"), ..click("x") };

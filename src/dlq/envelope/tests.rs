@@ -88,7 +88,7 @@ prop_compose! {
         DeadLetter {
             raw,
             key: key.map(Bytes::from),
-            source_headers,
+            source_headers: source_headers.into(),
             error_kind: ErrorKind::ALL[kind],
             error_message: cut(&message, ERROR_MESSAGE_BYTES_MAX).to_owned(),
             dlq_ts: Timestamp::from_millis(millis),
@@ -120,7 +120,7 @@ proptest! {
     fn every_header_holds_its_own_field(letter in dead_letters()) {
         let record = letter.to_record(ROOMY);
         let mut fields = serde_json::Map::new();
-        for header in &record.headers {
+        for header in &*record.headers {
             let text = String::from_utf8(header.value.to_vec()).unwrap();
             prop_assert!(fields.insert(header.name.to_string(), Value::String(text)).is_none(), "{}", header.name);
         }

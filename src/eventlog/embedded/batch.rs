@@ -16,7 +16,7 @@
 use bytes::Bytes;
 
 use crate::event::Timestamp;
-use crate::eventlog::{Header, NewRecord, Record};
+use crate::eventlog::{Header, Headers, NewRecord, Record};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 37;
@@ -69,7 +69,7 @@ fn field<const N: usize>(fixed: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 /// A batch being filled.
 pub(super) struct BatchBuilder {
     bytes: Vec<u8>,
-    sets: Vec<Vec<Header>>,
+    sets: Vec<Headers>,
     count: u32,
     base_timestamp: i64,
     max_timestamp: i64,
@@ -108,14 +108,14 @@ impl BatchBuilder {
     }
 
     /// The number of a set of headers, 0 for none.
-    fn header_set(&mut self, headers: &[Header]) -> u64 {
+    fn header_set(&mut self, headers: &Headers) -> u64 {
         if headers.is_empty() {
             return 0;
         }
         let newest = self.sets.len().saturating_sub(SETS_COMPARED);
-        let known = (newest..self.sets.len()).rev().find(|set| self.sets[*set] == headers);
+        let known = (newest..self.sets.len()).rev().find(|set| self.sets[*set] == *headers);
         let set = known.unwrap_or_else(|| {
-            self.sets.push(headers.to_vec());
+            self.sets.push(headers.clone());
             self.sets.len() - 1
         });
         as_u64(set) + 1
@@ -126,7 +126,7 @@ impl BatchBuilder {
         let records_bytes = self.len();
         for set in &self.sets {
             put_number(&mut self.bytes, as_u64(set.len()));
-            for header in set {
+            for header in set.iter() {
                 put_bytes(&mut self.bytes, header.name.as_bytes(), 0);
                 put_bytes(&mut self.bytes, &header.value, 0);
             }
@@ -159,7 +159,7 @@ impl BatchBuilder {
 pub(super) struct BatchReader {
     batch: Bytes,
     header: BatchHeader,
-    sets: Vec<Vec<Header>>,
+    sets: Vec<Headers>,
     at: usize,
     read: u32,
 }
@@ -195,7 +195,7 @@ impl BatchReader {
         let key = self.take_optional()?;
         let value = self.take_optional()?;
         let headers = match take_number(&self.batch, &mut self.at)? {
-            0 => Vec::new(),
+            0 => Headers::default(),
             set => {
                 let set = usize::try_from(set - 1).map_err(|_| CorruptBatch)?;
                 self.sets.get(set).ok_or(CorruptBatch)?.clone()
@@ -237,7 +237,7 @@ impl BatchReader {
     }
 }
 
-fn take_header_set(batch: &Bytes, at: &mut usize) -> Result<Vec<Header>, CorruptBatch> {
+fn take_header_set(batch: &Bytes, at: &mut usize) -> Result<Headers, CorruptBatch> {
     let count = take_number(batch, at)?;
     let mut set = Vec::new();
     for _ in 0..count {
@@ -247,7 +247,7 @@ fn take_header_set(batch: &Bytes, at: &mut usize) -> Result<Vec<Header>, Corrupt
         let length = take_number(batch, at)?;
         set.push(Header { name, value: take_slice(batch, at, length)? });
     }
-    Ok(set)
+    Ok(set.into())
 }
 
 fn take_slice(batch: &Bytes, at: &mut usize, length: u64) -> Result<Bytes, CorruptBatch> {
@@ -311,7 +311,7 @@ mod tests {
             .prop_map(|(key, value, headers, timestamp)| NewRecord {
                 key,
                 value,
-                headers,
+                headers: headers.into(),
                 timestamp,
             })
     }
@@ -373,7 +373,12 @@ mod tests {
     fn headers_that_repeat_are_stored_once() {
         let headers =
             vec![Header { name: "project_id".into(), value: Bytes::from_static(b"proj_0123456789") }];
-        let record = NewRecord { key: None, value: Bytes::new(), headers, timestamp: Timestamp::EPOCH };
+        let record = NewRecord {
+            key: None,
+            value: Bytes::new(),
+            headers: headers.into(),
+            timestamp: Timestamp::EPOCH,
+        };
         let batch = build(&vec![record; 100], 0);
         assert!(batch.len() < 600, "{} bytes", batch.len());
         assert_eq!(read(batch, 99).unwrap()[0].headers[0].name.as_ref(), "project_id");

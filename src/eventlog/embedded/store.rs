@@ -120,7 +120,9 @@ impl Store {
             .journal_compression(CompressionType::None)
             .max_journaling_size(JOURNALS_BYTES)
             .cache_size(CACHE_BYTES)
-            .worker_threads(2)
+            // Of several, the first passes every request to compact on to itself until another takes it: a core's worth
+            // of nothing while the others write tables out.
+            .worker_threads(1)
             .open()?;
         let meta = db.keyspace(META, || {
             KeyspaceCreateOptions::default()

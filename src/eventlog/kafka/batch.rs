@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::compression::{self, Compression};
 use crate::event::Timestamp;
-use crate::eventlog::{Header, NewRecord, Record};
+use crate::eventlog::{Header, Headers, NewRecord, Record};
 
 /// Bytes of a batch's header.
 pub(super) const HEADER_BYTES: usize = 61;
@@ -110,7 +110,7 @@ fn put_record(batch: &mut BytesMut, record: &NewRecord, offset_delta: i64, base:
     }
     put(&record.value, batch);
     put_varint(batch, length_of(record.headers.len()));
-    for header in &record.headers {
+    for header in &*record.headers {
         put(header.name.as_bytes(), batch);
         put(&header.value, batch);
     }
@@ -167,7 +167,7 @@ pub(super) struct Bounds {
 pub(super) fn gather(mut bytes: Bytes, bounds: Bounds, mut aborted: Vec<Aborted>) -> Gathered {
     aborted.sort_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
     let mut taken_back: Vec<i64> = Vec::new();
-    let mut names = HeaderNames::default();
+    let mut seen = SeenHeaders::default();
     let mut found = Gathered::default();
     let mut bytes_left = bounds.bytes_max.max(1);
     while let Some(batch) = next_batch(&mut bytes) {
@@ -187,7 +187,7 @@ pub(super) fn gather(mut bytes: Bytes, bounds: Bounds, mut aborted: Vec<Aborted>
                 taken_back.retain(|producer| *producer != batch.producer_id);
             }
         } else if batch.attributes & TRANSACTIONAL == 0 || !taken_back.contains(&batch.producer_id) {
-            match batch.take_records(&bounds, &mut bytes_left, &mut names, &mut found.records) {
+            match batch.take_records(&bounds, &mut bytes_left, &mut seen, &mut found.records) {
                 Ok(true) => {}
                 Ok(false) => {
                     // Full inside the batch: the next fetch begins there.
@@ -274,7 +274,7 @@ impl Batch {
 
     fn is_abort_marker(&self) -> bool {
         let mut body = self.body.clone();
-        let marker = read_record(&mut body, self, &mut HeaderNames::default());
+        let marker = read_record(&mut body, self, &mut SeenHeaders::default());
         // Its key is a version and a type.
         marker
             .ok()
@@ -287,14 +287,14 @@ impl Batch {
         &self,
         bounds: &Bounds,
         bytes_left: &mut usize,
-        names: &mut HeaderNames,
+        seen: &mut SeenHeaders,
         records: &mut Vec<Record>,
     ) -> Result<bool, Corrupt> {
         let mut body =
             compression::inflate(self.attributes & CODEC_MASK, &self.body, bounds.inflated_bytes_max)
                 .ok_or(Corrupt)?;
         for taken in 0..self.count {
-            let record = read_record(&mut body, self, names)?;
+            let record = read_record(&mut body, self, seen)?;
             if record.offset < bounds.from {
                 continue;
             }
@@ -312,7 +312,7 @@ impl Batch {
     }
 }
 
-fn read_record(body: &mut Bytes, batch: &Batch, names: &mut HeaderNames) -> Result<Record, Corrupt> {
+fn read_record(body: &mut Bytes, batch: &Batch, seen: &mut SeenHeaders) -> Result<Record, Corrupt> {
     let length = usize::try_from(get_varint(body)?).map_err(|_| Corrupt)?;
     if body.len() < length {
         return Err(Corrupt);
@@ -330,12 +330,12 @@ fn read_record(body: &mut Bytes, batch: &Batch, names: &mut HeaderNames) -> Resu
     let key = get_bytes(&mut record)?;
     let value = get_bytes(&mut record)?;
     let count = usize::try_from(get_varint(&mut record)?).map_err(|_| Corrupt)?;
-    // A header takes two bytes at least: an absurd count allocates nothing.
-    let mut headers = Vec::with_capacity(count.min(record.len() / 2));
+    seen.read.clear();
     for _ in 0..count {
         let name = get_bytes(&mut record)?.ok_or(Corrupt)?;
         let value = get_bytes(&mut record)?.unwrap_or_default();
-        headers.push(Header { name: names.get(&name), value });
+        let name = seen.name(&name);
+        seen.read.push(Header { name, value });
     }
     let at = if batch.attributes & LOG_APPEND_TIME == 0 {
         batch.base_timestamp.saturating_add(time_delta)
@@ -347,7 +347,7 @@ fn read_record(body: &mut Bytes, batch: &Batch, names: &mut HeaderNames) -> Resu
         timestamp: Timestamp::from_millis(at),
         key,
         value,
-        headers,
+        headers: seen.take(),
     })
 }
 
@@ -378,23 +378,37 @@ fn get_bytes(record: &mut Bytes) -> Result<Option<Bytes>, Corrupt> {
     Ok(Some(record.split_to(length)))
 }
 
-/// The names of headers, which repeat from record to record: one allocation a name.
+/// Headers mostly repeat from record to record, and their names nearly always: both are shared.
 #[derive(Default)]
-struct HeaderNames(Vec<Arc<str>>);
+struct SeenHeaders {
+    names: Vec<Arc<str>>,
+    /// Those of the record at hand.
+    read: Vec<Header>,
+    last: Headers,
+}
 
 /// More than a product's records have; others are not kept.
 const NAMES_MAX: usize = 32;
 
-impl HeaderNames {
-    fn get(&mut self, name: &[u8]) -> Arc<str> {
-        if let Some(known) = self.0.iter().find(|known| known.as_bytes() == name) {
+impl SeenHeaders {
+    fn name(&mut self, name: &[u8]) -> Arc<str> {
+        if let Some(known) = self.names.iter().find(|known| known.as_bytes() == name) {
             return known.clone();
         }
         let new: Arc<str> = String::from_utf8_lossy(name).into();
-        if self.0.len() < NAMES_MAX {
-            self.0.push(new.clone());
+        if self.names.len() < NAMES_MAX {
+            self.names.push(new.clone());
         }
         new
+    }
+
+    /// What was read, as the record keeps it.
+    fn take(&mut self) -> Headers {
+        if *self.last != *self.read {
+            self.last = self.read.as_slice().into();
+        }
+        self.read.clear();
+        self.last.clone()
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn record(key: &str, value: &str) -> NewRecord {
     NewRecord {
         key: Some(Bytes::from(key.to_owned())),
         value: Bytes::from(value.to_owned()),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: SystemClock.now(),
     }
 }

@@ -178,7 +178,7 @@ fn record_of(id: &str, environment: &str) -> NewRecord {
     NewRecord {
         key: Some(Bytes::from("ann")),
         value: value.to_string().into(),
-        headers: Vec::new(),
+        headers: Default::default(),
         timestamp: at,
     }
 }

@@ -101,7 +101,7 @@ impl Sandbox {
             let _ = logs::install(&config.log, logs::Target::Stderr);
         }
         rustls::crypto::ring::default_provider().install_default().ok();
-        let running = App::start(config, roles, options).await.expect("start");
+        let running = Box::pin(App::start(config, roles, options)).await.expect("start");
         let client = Client {
             http: reqwest::Client::new(),
             url: running.url().to_owned(),

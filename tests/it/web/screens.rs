@@ -151,7 +151,7 @@ async fn operators_see_what_is_stuck_and_mend_it() {
             "distinct_id": "ada", "timestamp": "2026-01-31T11:00:00Z", "received_at": "2026-01-31T11:00:01Z",
             "schema_version": 1, "properties": {"n": id}
         }).to_string()),
-        headers: vec![],
+        headers: Default::default(),
         timestamp: Timestamp::EPOCH,
     }
     };

@@ -12,7 +12,7 @@ fn record(key: Option<&str>, value: &str, at: i64) -> NewRecord {
     NewRecord {
         key: key.map(|key| Bytes::from(key.to_owned())),
         value: Bytes::from(value.to_owned()),
-        headers: vec![Header { name: "project_id".into(), value: Bytes::from_static(b"proj_a") }],
+        headers: [Header { name: "project_id".into(), value: Bytes::from_static(b"proj_a") }].into(),
         timestamp: Timestamp::from_millis(at),
     }
 }
@@ -54,7 +54,7 @@ fn any_record() -> impl Strategy<Value = NewRecord> {
         .prop_map(|(key, value, headers, at)| NewRecord {
             key,
             value,
-            headers,
+            headers: headers.into(),
             timestamp: Timestamp::from_millis(at),
         })
 }
@@ -147,7 +147,7 @@ fn what_a_transaction_took_back_and_its_markers_are_passed_over() {
     };
     let marker = |producer: i64, offset: i64, kind: i16| {
         let key = [[0, 0], kind.to_be_bytes()].concat();
-        let marker = NewRecord { key: Some(key.into()), headers: vec![], ..record(None, "", 1) };
+        let marker = NewRecord { key: Some(key.into()), headers: Arc::default(), ..record(None, "", 1) };
         let plain = encode(&[marker], ProducerId { id: producer, epoch: 0 }, 0, Compression::None);
         at_offset(&with_attributes(&plain, TRANSACTIONAL | CONTROL), offset)
     };
