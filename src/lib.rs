@@ -10,7 +10,7 @@
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
 //! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
-//! transform < schema < attribution < {capture, consumer, query, reprocess, rollup, web, webhook} < app < cli`
+//! transform < schema < attribution < {capture, consumer, query, reprocess, rollup, web, webhook} < demo < app < cli`
 
 pub mod app;
 pub mod attribution;
@@ -19,6 +19,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod consumer;
+pub mod demo;
 pub mod dlq;
 pub mod event;
 pub mod eventlog;

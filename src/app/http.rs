@@ -15,6 +15,7 @@ use crate::auth::{self, Permission};
 use crate::capture::{self, Capture};
 use crate::config::Config;
 use crate::consumer::Control;
+use crate::demo;
 use crate::dlq;
 use crate::eventlog::{TopicPartition, TopicSpec};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, json, query_string};
@@ -117,7 +118,7 @@ impl Shared {
             .route("/api/ops/audit/metadata/backfill", web::post().to(backfill_metadata))
             .route("/api/ops/consumer/resume", web::post().to(resume_partition));
         if let Some(capture) = &self.capture {
-            routes.app_data(capture.clone()).configure(capture::http::routes);
+            routes.app_data(capture.clone()).configure(capture::http::routes).configure(demo::http::routes);
         }
         if let (Some(people), Some(_)) = (&self.pools.people, &self.query) {
             routes.app_data(people.clone()).configure(person::http::routes);

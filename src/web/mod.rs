@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn the_whole_page_is_light() {
         let bytes = Site::read().unwrap().packed_bytes();
-        assert!(bytes < 150 * 1024, "the page weighs {bytes} bytes compressed");
+        assert!(bytes < 150_000, "the page weighs {bytes} bytes compressed");
     }
 
     #[test]

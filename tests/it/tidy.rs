@@ -23,6 +23,7 @@ const ROOMS: &[&[&str]] = &[
     &["schema"],
     &["attribution"],
     &["capture", "consumer", "query", "reprocess", "rollup", "web", "webhook"],
+    &["demo"],
     &["app"],
     &["cli"],
 ];

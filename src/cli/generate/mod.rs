@@ -1,14 +1,11 @@
 //! `generate`: traffic as a shop with adverts has it, sent through HTTP like anybody's.
 //!
-//! [`traffic`] makes the events and knows no network; [`send`] posts them and knows no shop.
+//! [`crate::demo`] makes the events and knows no network; [`send`] posts them and knows no shop.
 
 mod report;
-mod rhythm;
 mod send;
-mod shop;
 #[cfg(test)]
 mod tests;
-mod traffic;
 
 use std::time::Duration;
 
@@ -17,12 +14,12 @@ use tokio::time::Instant;
 
 use self::report::{Summary, Tally};
 use self::send::Capture;
-use self::traffic::{Plan, Traffic};
 use super::Ended;
 use super::args::Generate;
 use super::operator::FirstRun;
 use super::output::Output;
 use crate::config::Config;
+use crate::demo::{Plan, Traffic};
 use crate::event::{Clock, IdSource, RandomIds, SystemClock, Timestamp};
 
 /// Events a second when none is asked for.

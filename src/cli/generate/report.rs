@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::traffic::Kind;
+use crate::demo::Kind;
 
 /// Each bucket is this much wider than the one before it: a quantile is right within 2 %.
 const GROWTH: f64 = 1.02;

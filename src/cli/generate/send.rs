@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::report::{Kinds, Tally};
-use super::traffic::{Made, Traffic};
+use crate::demo::{Made, Traffic};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::traffic::{Kind, Made};
 use super::*;
+use crate::demo::{Kind, Made};
 use crate::lifecycle::{Stop, Tasks};
 
 fn sample(seed: u64, events: u64) -> Plan {
