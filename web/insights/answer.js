@@ -1,17 +1,11 @@
 // Asking a question, and every state of its answer.
-import { post } from "../lib/api.js";
-import { Time, number } from "../lib/format.js";
-import { Empty, Fault, Loading, useLoad } from "../lib/load.js";
-import { Link, path } from "../lib/router.js";
-import { html } from "../lib/ui.js";
+import { Empty, Fault, html, Link, Loading, number, path, post, Time, useLoad } from "../lib/page.js";
 import { unfinished } from "./buckets.js";
 import { grid, isEmpty } from "./grid.js";
 import { Picture } from "./pictures.js";
 import { missing, sendable } from "./question.js";
 import { GridTable } from "./values.js";
 import { isWhole } from "./words.js";
-
-/** @typedef {import("./words.js").Kind} Kind */
 
 /**
  * Asks, and asks anew when the question changes; `anew`: counted up, the answer is not to come from what is remembered.
@@ -38,7 +32,7 @@ function Moment({ at, zone }) {
   return html`<time datetime=${moment.toISOString()} title=${moment.toISOString()}>${text}</time>`;
 }
 
-/** Which range was meant, and how whole it is. @param {{kind: Kind, answer: any, sent: any, at: number}} props */
+/** Which range was meant, and how whole it is. @param {AboutProps} props */
 export function About({ kind, answer, at }) {
   const { meta, results } = answer;
   const days = kind === "trends" ? (results[0]?.days ?? []) : (results.days ?? []);
@@ -64,7 +58,7 @@ function Nothing({ kind }) {
  * @param {object} props
  * @param {Kind} props.kind
  * @param {ReturnType<typeof useAnswer>} props.load
- * @param {import("./values.js").OnPeople} [props.onPeople]
+ * @param {OnPeople} [props.onPeople]
  * @param {"both" | "picture" | "table"} [props.parts]
  * @param {number} [props.height]
  */

@@ -1,18 +1,7 @@
 // One dashboard: its tiles in their order and sizes, how old each answer is, and what can be done with it.
-import { del, patch, post } from "../lib/api.js";
-import { Empty, Fault, useAction } from "../lib/load.js";
-import { Confirm, Dialog, Field, Head } from "../lib/parts.js";
-import { Link, go } from "../lib/router.js";
-import { toast } from "../lib/toast.js";
-import { html, useEffect, useRef, useState } from "../lib/ui.js";
+import { Confirm, del, Empty, Fault, FormDialog, go, Head, html, Link, Named, patch, post, textOf, toast, useAction, useEffect, useRef, useState } from "../lib/page.js";
 import { moved, replaced, without } from "./fields.js";
 import { Tile } from "./tile.js";
-
-/**
- * @typedef {{width?: number, height?: number, view?: string}} Layout
- * @typedef {{name: string, description?: string, kind: any, question: any, layout?: Layout}} Saved
- * @typedef {{answer: any, error: any, at: number}} Told what a refresh of the whole dashboard told of a tile
- */
 
 /** Asked again by itself in full screen, in milliseconds. */
 const EVERY = 60_000;
@@ -51,7 +40,7 @@ function useChanges(at, saved, show) {
   useEffect(() => {
     known.current = saved;
   }, [saved]);
-  const send = async (/** @type {any} */ changes) => {
+  const send = async (changes) => {
     // One was refused before this one's turn came, and with it what this one stands on.
     if (waiting.current === 0) return;
     try {
@@ -63,9 +52,9 @@ function useChanges(at, saved, show) {
       setError(refused);
     }
   };
-  const run = (/** @type {any} */ changes) => {
+  const run = (changes) => {
     setError(null);
-    show((/** @type {any} */ now) => ({ ...now, ...changes }));
+    show((now) => ({ ...now, ...changes }));
     waiting.current++;
     turn.current = turn.current.then(() => send(changes));
     return turn.current;
@@ -90,7 +79,7 @@ export function Board({ saved, reload }) {
     const { tiles } = await post(`${at}/refresh`);
     const when = Date.now();
     const key = (/** @type {number} */ index) => JSON.stringify([dashboard.tiles[index]?.kind, dashboard.tiles[index]?.question]);
-    setTold(new Map(tiles.map((/** @type {any} */ tile, /** @type {number} */ index) => [key(index), { answer: tile.answer, error: tile.error, at: when }])));
+    setTold(new Map(tiles.map((tile, /** @type {number} */ index) => [key(index), { answer: tile.answer, error: tile.error, at: when }])));
   });
   const remove = useAction(async () => {
     await del(at);
@@ -119,42 +108,32 @@ export function Board({ saved, reload }) {
       <button data-testid="edit" onClick=${() => setDialog("edit")}>Rename</button>
       <button class="danger" data-testid="delete" onClick=${() => setDialog("delete")}>Delete</button>
     <//>
-    ${change.error && html`<${Fault} error=${change.error} retry=${stale ? () => { change.clear(); reload(); } : undefined} />`}
-    ${refresh.error && html`<${Fault} error=${refresh.error} retry=${refresh.run} />`}
+    <${Fault} error=${change.error} retry=${stale ? () => { change.clear(); reload(); } : undefined} />
+    <${Fault} error=${refresh.error} retry=${refresh.run} />
     ${tiles.length === 0 && html`<${Empty} title="Nothing on it yet">Ask something under <${Link} href="/insights">Insights<//> and choose “Save to dashboard”.<//>`}
     <div class="board">${tiles.map((tile, index) => html`<${Tile}
       key=${keys[index]} tile=${tile} index=${index} count=${tiles.length} now=${now} dropping=${over === index && dragged !== index}
       told=${told.get(JSON.stringify([tile.kind, tile.question]))}
-      onChange=${(/** @type {Saved} */ next) => set(replaced(tiles, index, next))} onRemove=${() => set(without(tiles, index))} onMove=${(/** @type {number} */ by) => set(moved(tiles, index, by))}
-      onDrag=${(/** @type {"start" | "over" | "drop" | "end"} */ what) => {
+      onChange=${(next) => set(replaced(tiles, index, next))} onRemove=${() => set(without(tiles, index))} onMove=${(by) => set(moved(tiles, index, by))}
+      onDrag=${(what) => {
         if (what === "start") setDragged(index);
         else if (what === "over") setOver(index);
         else if (what === "drop") drop(index);
         else { setDragged(null); setOver(null); }
       }} />`)}</div>
-    ${dialog === "edit" && html`<${Editing} title="Rename the dashboard" of=${dashboard} onClose=${() => setDialog("")} onSave=${async (/** @type {any} */ next) => { await change.run(next); setDialog(""); }} />`}
+    ${dialog === "edit" && html`<${Editing} title="Rename the dashboard" of=${dashboard} onClose=${() => setDialog("")} onSave=${async (next) => { await change.run(next); setDialog(""); }} />`}
     ${dialog === "delete" && html`<${Confirm} title="Delete this dashboard?" action="Delete it" busy=${remove.busy} onYes=${remove.run} onClose=${() => setDialog("")}>
       <p><bdi>${dashboard.name}</bdi> and its ${tiles.length} answers go away for everybody in the project. Events stay.</p>
-      ${remove.error && html`<${Fault} error=${remove.error} />`}
+      <${Fault} error=${remove.error} />
     <//>`}
   </section>`;
 }
 
 /**
  * Name and description, of a dashboard or a tile.
- * @param {{title: string, of: {name: string, description?: string}, onSave: (next: {name: string, description: string}) => void, onClose: () => void}} props
+ * @param {EditingProps} props
  */
 export function Editing({ title, of, onSave, onClose }) {
-  const submit = (/** @type {any} */ event) => {
-    event.preventDefault();
-    const form = new FormData(event.currentTarget);
-    onSave({ name: String(form.get("name")).trim(), description: String(form.get("description")).trim() });
-  };
-  return html`<${Dialog} title=${title} onClose=${onClose} testid="edit-dialog">
-    <form class="form" onSubmit=${submit}>
-      <${Field} label="Name"><input name="name" type="text" required maxlength="200" value=${of.name} data-testid="name" /><//>
-      <${Field} label="Description"><textarea name="description" rows="3" maxlength="4000" data-testid="description">${of.description ?? ""}</textarea><//>
-      <div class="buttons"><button class="primary" type="submit" data-testid="save-edit">Save</button></div>
-    </form>
-  <//>`;
+  const save = (/** @type {FormData} */ form) => onSave({ name: textOf(form, "name"), description: textOf(form, "description") });
+  return html`<${FormDialog} title=${title} action="Save" save="save-edit" onSave=${save} onClose=${onClose} testid="edit-dialog"><${Named} of=${of} /><//>`;
 }

@@ -1,13 +1,10 @@
 // What a question is split by.
-import { Field } from "../lib/parts.js";
-import { html, useEffect, useState } from "../lib/ui.js";
+import { Field, html, useEffect, useState } from "../lib/page.js";
 import { Chips } from "./combobox.js";
 import { Check, Choice, PropertyName, Remove, Whole, replaced, without } from "./fields.js";
 import { list } from "./question.js";
 import * as suggestions from "./suggestions.js";
 import { ATTRIBUTIONS, BREAKDOWN_TYPES } from "./words.js";
-
-/** @typedef {{property: any, type?: any, limit?: number, hide_other?: boolean, histogram_bins?: number, attribution?: string, attribution_step?: number}} Split */
 
 const PROPERTIES_MAX = 3;
 
@@ -44,31 +41,31 @@ export function Breakdown({ value, onChange, kind, steps = 0 }) {
   return html`
     ${chosen.map(
       ({ key, type }, index) => html`<div class="condition" key=${index}>
-        <${Choice} label="Break down by" value=${type} choices=${types} onChange=${(/** @type {string} */ next) => next === "cohort" ? onChange({ property: [], type: "cohort" }) : set(kind === "trends" ? replaced(chosen, index, { key: "", type: next }) : chosen.map(() => ({ key: "", type: next })))} />
-        <${PropertyName} label="Property to break down by" testid="breakdown" type=${type} value=${key} onChange=${(/** @type {string} */ next) => set(replaced(chosen, index, { key: next, type }))} />
+        <${Choice} label="Break down by" value=${type} choices=${types} onChange=${(next) => next === "cohort" ? onChange({ property: [], type: "cohort" }) : set(kind === "trends" ? replaced(chosen, index, { key: "", type: next }) : chosen.map(() => ({ key: "", type: next })))} />
+        <${PropertyName} label="Property to break down by" testid="breakdown" type=${type} value=${key} onChange=${(next) => set(replaced(chosen, index, { key: next, type }))} />
         <${Remove} what="breakdown" onClick=${() => set(without(chosen, index))} />
       </div>`,
     )}
     ${chosen.length < several && html`<button type="button" class="quiet" data-testid="add-breakdown" onClick=${() => set([...chosen, { key: "", type: chosen[0]?.type ?? "event" }])}>+ Breakdown</button>`}
     ${chosen.length > 0 && html`<div class="row">
-      <${Field} label="Values" inline><${Whole} label="Values with a row of their own" value=${value?.limit} max=${1000} placeholder="25" onChange=${(/** @type {number | undefined} */ limit) => change({ limit })} /><//>
-      ${kind === "trends" && chosen.length === 1 && html`<${Field} label="Bins" inline><${Whole} label="Bins of numbers" value=${value?.histogram_bins} max=${1000} placeholder="none" onChange=${(/** @type {number | undefined} */ histogram_bins) => change({ histogram_bins })} /><//>`}
-      <${Check} label="Hide all others" checked=${value?.hide_other === true} onChange=${(/** @type {boolean} */ hide_other) => change({ hide_other: hide_other || undefined })} />
+      <${Field} label="Values" inline><${Whole} label="Values with a row of their own" value=${value?.limit} max=${1000} placeholder="25" onChange=${(limit) => change({ limit })} /><//>
+      ${kind === "trends" && chosen.length === 1 && html`<${Field} label="Bins" inline><${Whole} label="Bins of numbers" value=${value?.histogram_bins} max=${1000} placeholder="none" onChange=${(histogram_bins) => change({ histogram_bins })} /><//>`}
+      <${Check} label="Hide all others" checked=${value?.hide_other === true} onChange=${(hide_other) => change({ hide_other: hide_other || undefined })} />
     </div>`}
     ${kind === "funnel" && chosen.length > 0 && html`<${Attribution} value=${value} steps=${steps} change=${change} />`}`;
 }
 
-/** @param {{value: Split | undefined, steps: number, change: (change: any) => void}} props */
+/** @param {AttributionProps} props */
 function Attribution({ value, steps, change }) {
   const attribution = value?.attribution ?? "first_touch";
   const choices = Array.from({ length: steps }, (_, index) => /** @type {[string, string]} */ ([String(index), `Step ${index + 1}`]));
   return html`<div class="row">
-    <${Field} label="Value of" inline><${Choice} label="Attribution" value=${attribution} choices=${ATTRIBUTIONS} onChange=${(/** @type {string} */ next) => change({ attribution: next, attribution_step: next === "step" ? 0 : undefined })} /><//>
-    ${attribution === "step" && html`<${Choice} label="Step of the attribution" value=${String(value?.attribution_step ?? 0)} choices=${choices} onChange=${(/** @type {string} */ step) => change({ attribution_step: Number(step) })} />`}
+    <${Field} label="Value of" inline><${Choice} label="Attribution" value=${attribution} choices=${ATTRIBUTIONS} onChange=${(next) => change({ attribution: next, attribution_step: next === "step" ? 0 : undefined })} /><//>
+    ${attribution === "step" && html`<${Choice} label="Step of the attribution" value=${String(value?.attribution_step ?? 0)} choices=${choices} onChange=${(step) => change({ attribution_step: Number(step) })} />`}
   </div>`;
 }
 
-/** @param {{value: Split | undefined, types: import("./words.js").Choices, onChange: (split: Split | undefined) => void}} props */
+/** @param {CohortsProps} props */
 function Cohorts({ value, types, onChange }) {
   const [names, setNames] = useState(/** @type {Map<string, string>} */ (new Map([["all", "Everybody"]])));
   useEffect(() => {
@@ -76,8 +73,8 @@ function Cohorts({ value, types, onChange }) {
   }, []);
   const source = async () => [{ value: "all", label: "Everybody" }, ...(await suggestions.properties("cohort"))];
   return html`<div class="condition">
-    <${Choice} label="Break down by" value="cohort" choices=${types} onChange=${(/** @type {string} */ type) => onChange({ property: "", type })} />
-    <${Chips} label="Cohort" placeholder="cohort" values=${list(value?.property).filter(Boolean)} source=${source} nameOf=${(/** @type {string} */ id) => names.get(id) ?? id}
+    <${Choice} label="Break down by" value="cohort" choices=${types} onChange=${(type) => onChange({ property: "", type })} />
+    <${Chips} label="Cohort" placeholder="cohort" values=${list(value?.property).filter(Boolean)} source=${source} nameOf=${(id) => names.get(id) ?? id}
       onChange=${(/** @type {string[]} */ property) => onChange({ property, type: "cohort" })} />
     <${Remove} what="breakdown" onClick=${() => onChange(undefined)} />
   </div>`;

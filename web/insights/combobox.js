@@ -1,8 +1,5 @@
 // A text field that suggests: arrows and Enter choose, Escape closes, any other text may be written, too.
-import { html, useEffect, useId, useRef, useState } from "../lib/ui.js";
-import { short } from "../lib/format.js";
-
-/** @typedef {import("./suggestions.js").Suggestion} Suggestion */
+import { html, short, useEffect, useId, useRef, useState } from "../lib/page.js";
 
 const SHOWN_MAX = 100;
 
@@ -103,7 +100,7 @@ export function Combobox({ label, value, source, onChange, placeholder, shown, s
       aria-autocomplete="list" aria-activedescendant=${open && active >= 0 ? `${listId}-${active}` : undefined} data-testid=${testid}
       placeholder=${open ? current || placeholder : placeholder} value=${open ? typed : current}
       onFocus=${() => setOpen(true)} onClick=${() => setOpen(true)} onBlur=${settle} onKeyDown=${key}
-      onInput=${(/** @type {any} */ event) => {
+      onInput=${(event) => {
         setText(event.currentTarget.value);
         setActive(-1);
         setOpen(true);
@@ -115,7 +112,7 @@ export function Combobox({ label, value, source, onChange, placeholder, shown, s
         (one, index) => html`<li
           key=${one.value} id="${listId}-${index}" data-index=${index} role="option" aria-selected=${index === active}
           class=${index === active ? "active" : ""} title=${one.label ?? one.value}
-          onMouseDown=${(/** @type {MouseEvent} */ event) => {
+          onMouseDown=${(event) => {
             event.preventDefault();
             choose(one.value);
           }}
@@ -138,7 +135,7 @@ function hint(state, typed) {
 
 /**
  * Several values: each can be taken away, and more added.
- * @param {{label: string, values: string[], source: (text: string) => Promise<Suggestion[]>, onChange: (values: string[]) => void, nameOf?: (value: string) => string, searches?: boolean, placeholder?: string, testid?: string}} props
+ * @param {ChipsProps} props
  */
 export function Chips({ label, values, source, onChange, nameOf, searches, placeholder, testid }) {
   return html`<span class="chips">
@@ -149,6 +146,6 @@ export function Chips({ label, values, source, onChange, nameOf, searches, place
       </span>`,
     )}
     <${Combobox} label=${label} testid=${testid} value="" clears source=${source} searches=${searches ?? false} placeholder=${placeholder ?? (values.length > 0 ? "or…" : "value")}
-      onChange=${(/** @type {string} */ value) => value !== "" && !values.includes(value) && onChange([...values, value])} />
+      onChange=${(value) => value !== "" && !values.includes(value) && onChange([...values, value])} />
   </span>`;
 }

@@ -1,14 +1,11 @@
 // Small fields that every form is made of. Each commits when it is left or Enter is pressed, so one change is one step
 // back in the history.
-import { Select } from "../lib/parts.js";
-import { html } from "../lib/ui.js";
+import { html, Select } from "../lib/page.js";
 import { Combobox } from "./combobox.js";
 import * as suggestions from "./suggestions.js";
 
-/** @typedef {import("./words.js").Choices} Choices */
-
 /**
- * @param {{label: string, value: string | undefined, choices: Choices, onChange: (value: string) => void, testid?: string}} props
+ * @param {ChoiceProps} props
  */
 export function Choice({ label, value, choices, onChange, testid }) {
   const known = !value || choices.some(([one]) => one === value);
@@ -20,28 +17,28 @@ export function Choice({ label, value, choices, onChange, testid }) {
 const blurOnEnter = (event) => event.key === "Enter" && event.currentTarget.blur();
 
 /**
- * @param {{label: string, value: any, onChange: (value: string) => void, placeholder?: string, wide?: boolean, testid?: string}} props
+ * @param {TextProps} props
  */
 export function Text({ label, value, onChange, placeholder, wide, testid }) {
   return html`<input type="text" class=${wide ? "wide" : ""} aria-label=${label} data-testid=${testid} placeholder=${placeholder} value=${value ?? ""} spellcheck=${false}
-    onKeyDown=${blurOnEnter} onChange=${(/** @type {any} */ event) => onChange(event.currentTarget.value.trim())} />`;
+    onKeyDown=${blurOnEnter} onChange=${(event) => onChange(event.currentTarget.value.trim())} />`;
 }
 
 /**
  * A whole number, or none.
- * @param {{label: string, value: number | undefined, onChange: (value: number | undefined) => void, min?: number, max?: number, placeholder?: string, testid?: string}} props
+ * @param {WholeProps} props
  */
 export function Whole({ label, value, onChange, min = 1, max, placeholder, testid }) {
   return html`<input type="number" class="number" aria-label=${label} data-testid=${testid} min=${min} max=${max} step="1" placeholder=${placeholder} value=${value ?? ""} onKeyDown=${blurOnEnter}
-    onChange=${(/** @type {any} */ event) => {
+    onChange=${(event) => {
       const text = event.currentTarget.value;
       onChange(text === "" ? undefined : Math.trunc(Number(text)));
     }} />`;
 }
 
-/** @param {{label: string, checked: boolean, onChange: (checked: boolean) => void, testid?: string}} props */
+/** @param {CheckProps} props */
 export function Check({ label, checked, onChange, testid }) {
-  return html`<label class="check"><input type="checkbox" data-testid=${testid} checked=${checked} onChange=${(/** @type {any} */ event) => onChange(event.currentTarget.checked)} /> ${label}</label>`;
+  return html`<label class="check"><input type="checkbox" data-testid=${testid} checked=${checked} onChange=${(event) => onChange(event.currentTarget.checked)} /> ${label}</label>`;
 }
 
 /** @param {{name: string, children?: any}} props */
@@ -57,16 +54,16 @@ const ANY = { value: "", label: "Any event" };
 
 /**
  * The name of an event; null is any.
- * @param {{label: string, value: string | null | undefined, onChange: (event: string | null) => void, only?: boolean, testid?: string}} props
+ * @param {EventNameProps} props
  */
 export function EventName({ label, value, onChange, only, testid }) {
   return html`<${Combobox} label=${label} value=${value ?? ""} source=${suggestions.events} testid=${testid} placeholder="event"
-    first=${only ? undefined : ANY} onChange=${(/** @type {string} */ name) => onChange(name === "" ? null : name)} />`;
+    first=${only ? undefined : ANY} onChange=${(name) => onChange(name === "" ? null : name)} />`;
 }
 
 /**
  * The name of a property of this type.
- * @param {{label: string, type: string, value: string | undefined, onChange: (key: string) => void, testid?: string}} props
+ * @param {PropertyNameProps} props
  */
 export function PropertyName({ label, type, value, onChange, testid }) {
   return html`<${Combobox} label=${label} value=${value ?? ""} source=${() => suggestions.properties(type)} testid=${testid} placeholder="property" onChange=${onChange} />`;

@@ -1,12 +1,10 @@
 // Filters: conditions in groups of AND and OR, as deep as the API takes them.
-import { html, useEffect, useState } from "../lib/ui.js";
+import { html, useEffect, useState } from "../lib/page.js";
 import { Chips } from "./combobox.js";
 import { Choice, PropertyName, Remove, Text, replaced, without } from "./fields.js";
 import { filterList, list } from "./question.js";
 import * as suggestions from "./suggestions.js";
 import { FILTER_TYPES, operators, takes } from "./words.js";
-
-/** @typedef {{type?: string, key?: string, operator?: string, value?: any, values?: Filter[]}} Filter */
 
 /** @param {Filter} filter */
 const isGroup = (filter) => filter.type === "AND" || filter.type === "OR";
@@ -21,7 +19,7 @@ function fitting(value, kind) {
   return Array.isArray(value) ? value[0] : value;
 }
 
-/** @param {{filter: Filter, event?: string | null, onChange: (filter: Filter) => void}} props */
+/** @param {ValueProps} props */
 function Value({ filter, event, onChange }) {
   const kind = takes(filter.operator);
   /** @param {any} value */
@@ -33,32 +31,32 @@ function Value({ filter, event, onChange }) {
   }
   if (kind === "numbers") {
     const [low, high] = list(filter.value);
-    return html`<${Text} label="From" value=${low} placeholder="from" onChange=${(/** @type {string} */ text) => set([numeric(text), high ?? ""])} />
-      <span>and</span><${Text} label="To" value=${high} placeholder="to" onChange=${(/** @type {string} */ text) => set([low ?? "", numeric(text)])} />`;
+    return html`<${Text} label="From" value=${low} placeholder="from" onChange=${(text) => set([numeric(text), high ?? ""])} />
+      <span>and</span><${Text} label="To" value=${high} placeholder="to" onChange=${(text) => set([low ?? "", numeric(text)])} />`;
   }
   const placeholder = { date: "2026-01-31 or -7d", number: "number", text: "value" }[kind];
   const read = kind === "number" ? numeric : (/** @type {string} */ text) => text;
-  return html`<${Text} label="Value" value=${fitting(filter.value, kind)} placeholder=${placeholder} onChange=${(/** @type {string} */ text) => set(text === "" ? undefined : read(text))} />`;
+  return html`<${Text} label="Value" value=${fitting(filter.value, kind)} placeholder=${placeholder} onChange=${(text) => set(text === "" ? undefined : read(text))} />`;
 }
 
-/** @param {{filter: Filter, onChange: (filter: Filter) => void}} props */
+/** @param {CohortValueProps} props */
 function CohortValue({ filter, onChange }) {
   const [names, setNames] = useState(/** @type {Map<string, string>} */ (new Map()));
   useEffect(() => {
     suggestions.cohorts().then((all) => setNames(new Map(all.map(({ id, name }) => [id, name]))), () => {});
   }, []);
   return html`<${Chips} label="Cohort" values=${list(filter.value).map(String)} source=${() => suggestions.properties("cohort")} placeholder="cohort"
-    nameOf=${(/** @type {string} */ id) => names.get(id) ?? id} onChange=${(/** @type {string[]} */ value) => onChange({ ...filter, value })} />`;
+    nameOf=${(id) => names.get(id) ?? id} onChange=${(/** @type {string[]} */ value) => onChange({ ...filter, value })} />`;
 }
 
-/** @param {{filter: Filter, event?: string | null, onChange: (filter: Filter) => void, onRemove: () => void}} props */
+/** @param {ConditionProps} props */
 function Condition({ filter, event, onChange, onRemove }) {
   const type = filter.type ?? "event";
   const choices = operators(type).map(([value, label]) => /** @type {[string, string]} */ ([value, label]));
   return html`<div class="condition" role="group" aria-label="Filter">
-    <${Choice} label="Filter by" value=${type} choices=${FILTER_TYPES} onChange=${(/** @type {string} */ next) => onChange(next === "cohort" ? { type: next, operator: "in", value: [] } : { type: next, operator: filter.operator ?? "exact" })} />
-    ${type !== "cohort" && html`<${PropertyName} label="Property" type=${type} value=${filter.key} onChange=${(/** @type {string} */ key) => onChange({ ...filter, key })} />`}
-    <${Choice} label="Operator" value=${filter.operator ?? "exact"} choices=${choices} onChange=${(/** @type {string} */ operator) => onChange({ ...filter, operator, value: fitting(filter.value, takes(operator)) })} />
+    <${Choice} label="Filter by" value=${type} choices=${FILTER_TYPES} onChange=${(next) => onChange(next === "cohort" ? { type: next, operator: "in", value: [] } : { type: next, operator: filter.operator ?? "exact" })} />
+    ${type !== "cohort" && html`<${PropertyName} label="Property" type=${type} value=${filter.key} onChange=${(key) => onChange({ ...filter, key })} />`}
+    <${Choice} label="Operator" value=${filter.operator ?? "exact"} choices=${choices} onChange=${(operator) => onChange({ ...filter, operator, value: fitting(filter.value, takes(operator)) })} />
     ${type === "cohort" ? html`<${CohortValue} filter=${filter} onChange=${onChange} />` : html`<${Value} filter=${filter} event=${event} onChange=${onChange} />`}
     <${Remove} what="filter" onClick=${onRemove} />
   </div>`;
@@ -67,15 +65,15 @@ function Condition({ filter, event, onChange, onRemove }) {
 const BLANK = { type: "event", operator: "exact" };
 
 /**
- * @param {{filters: Filter[], joined: string, event?: string | null, depth: number, onChange: (filters: Filter[]) => void}} props
+ * @param {MembersProps} props
  */
 function Members({ filters, joined, event, depth, onChange }) {
   return html`${filters.map(
       (filter, index) => html`<div class="member" key=${index}>
         ${index > 0 && html`<span class="joined muted">${joined}</span>`}
         ${isGroup(filter)
-          ? html`<${Group} group=${filter} event=${event} depth=${depth + 1} onChange=${(/** @type {Filter} */ next) => onChange(replaced(filters, index, next))} onRemove=${() => onChange(without(filters, index))} />`
-          : html`<${Condition} filter=${filter} event=${event} onChange=${(/** @type {Filter} */ next) => onChange(replaced(filters, index, next))} onRemove=${() => onChange(without(filters, index))} />`}
+          ? html`<${Group} group=${filter} event=${event} depth=${depth + 1} onChange=${(next) => onChange(replaced(filters, index, next))} onRemove=${() => onChange(without(filters, index))} />`
+          : html`<${Condition} filter=${filter} event=${event} onChange=${(next) => onChange(replaced(filters, index, next))} onRemove=${() => onChange(without(filters, index))} />`}
       </div>`,
     )}
     <div class="row">
@@ -84,11 +82,11 @@ function Members({ filters, joined, event, depth, onChange }) {
     </div>`;
 }
 
-/** @param {{group: Filter, event?: string | null, depth: number, onChange: (group: Filter) => void, onRemove: () => void}} props */
+/** @param {GroupProps} props */
 function Group({ group, event, depth, onChange, onRemove }) {
   return html`<div class="filter-group" role="group" aria-label=${`Group of filters joined by ${group.type}`}>
     <div class="row">
-      <${Choice} label="Joined by" value=${group.type} choices=${[["AND", "All of"], ["OR", "Any of"]]} onChange=${(/** @type {string} */ type) => onChange({ ...group, type })} />
+      <${Choice} label="Joined by" value=${group.type} choices=${[["AND", "All of"], ["OR", "Any of"]]} onChange=${(type) => onChange({ ...group, type })} />
       <${Remove} what="group" onClick=${onRemove} />
     </div>
     <${Members} filters=${filterList(group.values)} joined=${group.type ?? "AND"} event=${event} depth=${depth} onChange=${(/** @type {Filter[]} */ values) => onChange({ ...group, values })} />
@@ -96,7 +94,7 @@ function Group({ group, event, depth, onChange, onRemove }) {
 }
 
 /**
- * @param {{value: any, event?: string | null, onChange: (filters: Filter[] | undefined) => void}} props `event`: whose values are suggested
+ * @param {FiltersProps} props `event`: whose values are suggested
  */
 export function Filters({ value, event, onChange }) {
   return html`<div class="filter-list"><${Members} filters=${filterList(value)} joined="AND" event=${event} depth=${1} onChange=${(/** @type {Filter[]} */ filters) => onChange(filters.length > 0 ? filters : undefined)} /></div>`;

@@ -1,16 +1,8 @@
 // Answers as tables: the numbers as the API gave them, each with the question for the people behind it.
-import { Exact } from "../lib/json.js";
+import { Exact } from "../lib/page.js";
 import { bucketName, utc } from "./buckets.js";
 import { list } from "./question.js";
 import { MATHS, OTHER, STATES, valueName } from "./words.js";
-
-/**
- * @typedef {import("./words.js").Kind} Kind
- * @typedef {{path: string, body: any, title: string}} People the question for the people behind a number
- * @typedef {{value: any, as?: "text" | "number" | "percent" | "seconds", people?: People | null, title?: string}} Cell
- * @typedef {{title: string, hover?: string, align?: "right"}} Head
- * @typedef {{heads: Head[], rows: Cell[][]}} Grid
- */
 
 /** A number for arithmetic and charts. @param {any} value @returns {number} */
 export const float = (value) => (value instanceof Exact ? Number(value.text) : typeof value === "number" ? value : 0);
@@ -72,26 +64,26 @@ function trends(question, answer) {
     trendPeople(question, lines[at], day, day === undefined ? (names[at] ?? "") : `${names[at]}, ${bucketName(day, interval, zone)}`);
   const whole = lines[0]?.aggregated_value !== undefined;
   if (whole) {
-    const rows = lines.map((/** @type {any} */ line, /** @type {number} */ at) => [text(names[at] ?? ""), cell(line.aggregated_value, people(at, undefined))]);
-    return { heads: [{ title: "Series" }, { title: "Number", align: "right" }], rows };
+    const rows = lines.map((line, /** @type {number} */ at) => [text(names[at] ?? ""), cell(line.aggregated_value, people(at, undefined))]);
+    return { heads: [{ title: "Series" }, { title: "Number", right: true }], rows };
   }
   const days = lines[0]?.days ?? [];
   // Each period has days of its own; a row is the n-th bucket of both.
   const at = (/** @type {number} */ line, /** @type {number} */ bucket) => cell(lines[line].data[bucket], people(line, lines[line].days[bucket]));
   if (lines.length <= 12) {
-    const heads = [{ title: capital(interval) }, ...names.map((title) => ({ title, align: /** @type {const} */ ("right") }))];
-    const rows = days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(bucketName(day, interval, zone), utc(day, zone)), ...lines.map((/** @type {any} */ _, /** @type {number} */ line) => at(line, bucket))]);
-    rows.unshift([text("Sum"), ...lines.map((/** @type {any} */ line) => cell(line.count))]);
+    const heads = [{ title: capital(interval) }, ...names.map((title) => ({ title, right: true }))];
+    const rows = days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(bucketName(day, interval, zone), utc(day, zone)), ...lines.map((_, /** @type {number} */ line) => at(line, bucket))]);
+    rows.unshift([text("Sum"), ...lines.map((line) => cell(line.count))]);
     return { heads, rows };
   }
   if (days.length <= 60) {
-    const heads = [{ title: "Series" }, { title: "Sum", align: /** @type {const} */ ("right") }, ...days.map((/** @type {string} */ day) => ({ title: bucketName(day, interval, zone), hover: utc(day, zone), align: /** @type {const} */ ("right") }))];
-    const rows = lines.map((/** @type {any} */ line, /** @type {number} */ index) => [text(names[index] ?? ""), cell(line.count), ...days.map((/** @type {string} */ _, /** @type {number} */ bucket) => at(index, bucket))]);
+    const heads = [{ title: "Series" }, { title: "Sum", right: true }, ...days.map((/** @type {string} */ day) => ({ title: bucketName(day, interval, zone), hover: utc(day, zone), right: true }))];
+    const rows = lines.map((line, /** @type {number} */ index) => [text(names[index] ?? ""), cell(line.count), ...days.map((/** @type {string} */ _, /** @type {number} */ bucket) => at(index, bucket))]);
     return { heads, rows };
   }
-  const rows = lines.flatMap((/** @type {any} */ line, /** @type {number} */ index) =>
+  const rows = lines.flatMap((line, /** @type {number} */ index) =>
     line.days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(names[index] ?? ""), text(bucketName(day, interval, zone), utc(day, zone)), at(index, bucket)]));
-  return { heads: [{ title: "Series" }, { title: capital(interval) }, { title: "Number", align: "right" }], rows };
+  return { heads: [{ title: "Series" }, { title: capital(interval) }, { title: "Number", right: true }], rows };
 }
 
 /** @param {any} question @param {number} step @param {string} outcome @param {any} row @param {string} title @returns {People | null} */
@@ -114,9 +106,9 @@ function funnel(question, answer) {
   const { results, meta } = answer;
   const rows = funnelRows(results);
   const split = rows[0]?.breakdown !== undefined || results.rows !== undefined;
-  const lead = (/** @type {any} */ row) => (split ? [text(funnelRowName(row))] : []);
+  const lead = (row) => (split ? [text(funnelRowName(row))] : []);
   const value = split ? [{ title: "Value" }] : [];
-  const right = (/** @type {string} */ title) => ({ title, align: /** @type {const} */ ("right") });
+  const right = (/** @type {string} */ title) => ({ title, right: true });
   if (question.viz === "trends") {
     const interval = question.interval ?? "day";
     const cells = rows.flatMap((row) => results.days.map((/** @type {string} */ day, /** @type {number} */ at) => {
@@ -152,7 +144,7 @@ function retention(question, answer) {
   const period = question.period ?? "day";
   const tables = retentionTables(results);
   const split = results.breakdowns !== undefined;
-  const heads = [...(split ? [{ title: "Value" }] : []), { title: "Began" }, { title: "People", align: /** @type {const} */ ("right") }, ...results.days.slice(1).map((/** @type {string} */ _, /** @type {number} */ at) => ({ title: `${period} ${at + 1}`, align: /** @type {const} */ ("right") }))];
+  const heads = [...(split ? [{ title: "Value" }] : []), { title: "Began" }, { title: "People", right: true }, ...results.days.slice(1).map((/** @type {string} */ _, /** @type {number} */ at) => ({ title: `${period} ${at + 1}`, right: true }))];
   const rows = tables.flatMap((table) => table.rows.map((cells, row) => {
     /** @type {any} */
     const body = { retention: question, row };
@@ -167,7 +159,7 @@ function retention(question, answer) {
 /** @param {any} question @param {any} answer @returns {Grid} */
 function lifecycle(question, answer) {
   const { results, meta } = answer;
-  const heads = [{ title: capital(meta.interval) }, ...STATES.map((state) => ({ title: capital(state), align: /** @type {const} */ ("right") }))];
+  const heads = [{ title: capital(meta.interval) }, ...STATES.map((state) => ({ title: capital(state), right: true }))];
   const rows = results.days.map((/** @type {string} */ day, /** @type {number} */ at) => {
     const name = bucketName(day, meta.interval, meta.timezone);
     return [text(name, utc(day, meta.timezone)), ...STATES.map((state) => cell(results[state][at], lifecyclePeople(question, day, state, name)))];
@@ -187,20 +179,20 @@ export const stickinessName = (line, index) => `${String.fromCharCode(65 + index
 /** Which series of the question each line is of. @param {any} results */
 export const stickinessSeries = (results) => {
   const periods = results.series[0]?.compare_label ? 2 : 1;
-  return results.series.map((/** @type {any} */ _, /** @type {number} */ at) => Math.floor(at / periods));
+  return results.series.map((_, /** @type {number} */ at) => Math.floor(at / periods));
 };
 
 /** @param {any} question @param {any} answer @returns {Grid} */
 function stickiness(question, answer) {
   const { results, meta } = answer;
   const of = stickinessSeries(results);
-  const names = results.series.map((/** @type {any} */ line, /** @type {number} */ at) => stickinessName(line, of[at]));
-  const length = Math.max(0, ...results.series.map((/** @type {any} */ line) => line.data.length));
+  const names = results.series.map((line, /** @type {number} */ at) => stickinessName(line, of[at]));
+  const length = Math.max(0, ...results.series.map((line) => line.data.length));
   const rows = Array.from({ length }, (_, at) => [
     cell(at + 1),
-    ...results.series.map((/** @type {any} */ line, /** @type {number} */ index) => cell(line.data[at] ?? null, line.compare_label === "previous" ? null : stickinessPeople(question, of[index], at + 1, names[index]))),
+    ...results.series.map((line, /** @type {number} */ index) => cell(line.data[at] ?? null, line.compare_label === "previous" ? null : stickinessPeople(question, of[index], at + 1, names[index]))),
   ]);
-  return { heads: [{ title: `${capital(meta.interval)}s`, align: "right" }, ...names.map((/** @type {string} */ title) => ({ title, align: /** @type {const} */ ("right") }))], rows };
+  return { heads: [{ title: `${capital(meta.interval)}s`, right: true }, ...names.map((/** @type {string} */ title) => ({ title, right: true }))], rows };
 }
 
 /** A node of a path without its place. @param {string} node */
@@ -213,11 +205,11 @@ export const pathPeople = (question, link) => ({ path: "/api/query/paths/people"
 
 /** @param {any} question @param {any} answer @returns {Grid} */
 function paths(question, answer) {
-  const rows = answer.results.links.map((/** @type {any} */ link) => [
+  const rows = answer.results.links.map((link) => [
     cell(nodePlace(link.source)), text(nodeName(link.source)), text(nodeName(link.target)), cell(link.value, pathPeople(question, link)),
     { value: link.average_conversion_ms / 1000, as: /** @type {const} */ ("seconds") },
   ]);
-  return { heads: [{ title: "Place", align: "right" }, { title: "From" }, { title: "To" }, { title: "Paths", align: "right" }, { title: "Mean time", align: "right" }], rows };
+  return { heads: [{ title: "Place", right: true }, { title: "From" }, { title: "To" }, { title: "Paths", right: true }, { title: "Mean time", right: true }], rows };
 }
 
 const GRIDS = { trends, funnel, retention, lifecycle, stickiness, paths };
@@ -231,15 +223,15 @@ export function isEmpty(kind, answer) {
   const zero = (/** @type {any[]} */ all) => all.every((one) => float(one) === 0);
   switch (kind) {
     case "trends":
-      return results.every((/** @type {any} */ line) => zero(line.data) && float(line.aggregated_value ?? 0) === 0);
+      return results.every((line) => zero(line.data) && float(line.aggregated_value ?? 0) === 0);
     case "funnel":
-      return funnelRows(results).every((row) => zero(row.counts ?? row.reached_from_step ?? (row.bins ?? []).map((/** @type {any} */ bin) => bin[1])));
+      return funnelRows(results).every((row) => zero(row.counts ?? row.reached_from_step ?? (row.bins ?? []).map((bin) => bin[1])));
     case "retention":
       return retentionTables(results).every((table) => table.rows.every(zero));
     case "lifecycle":
       return STATES.every((state) => zero(results[state]));
     case "stickiness":
-      return results.series.every((/** @type {any} */ line) => zero(line.data));
+      return results.series.every((line) => zero(line.data));
     case "paths":
       return results.links.length === 0;
   }

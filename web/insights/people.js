@@ -1,16 +1,7 @@
 // The people behind a number, in pages; each with properties and newest events.
-import { get, post } from "../lib/api.js";
-import { number, Time } from "../lib/format.js";
-import { pretty } from "../lib/json.js";
-import { Empty, Fault, Loading, useAction, useLoad } from "../lib/load.js";
-import { Dialog, Field, copy, save } from "../lib/parts.js";
-import { Link, path } from "../lib/router.js";
-import { toast } from "../lib/toast.js";
-import { html, useLayoutEffect, useRef, useState } from "../lib/ui.js";
+import { copy, Empty, Fault, FormDialog, get, html, Link, Loading, number, path, post, pretty, save, TextField, textOf, Time, toast, useLayoutEffect, useLoad, useRef, useState } from "../lib/page.js";
 import { curl } from "./share.js";
 import { forget } from "./suggestions.js";
-
-/** @typedef {import("./grid.js").People} People */
 
 /** What the list says of a person besides who it is. @param {any} person */
 function said(person) {
@@ -30,7 +21,7 @@ function PersonFacts({ id }) {
   return html`<div class="person-facts">
     <p class="muted">${number(events_total)} events, from <${Time} at=${first_seen} /> to <${Time} at=${last_seen} /></p>
     ${Object.keys(properties).length > 0 && html`<dl class="facts">${Object.entries(properties).map(([key, value]) => html`<dt><bdi>${key}</bdi></dt><dd><bdi>${typeof value === "string" ? value : pretty(value)}</bdi></dd>`)}</dl>`}
-    <ul class="events">${events.slice(0, 10).map((/** @type {any} */ event) => html`<li key=${event.event_id}><${Link} href=${path(["events", event.event_id])}><bdi>${event.event}</bdi><//> <${Time} at=${event.timestamp} /></li>`)}</ul>
+    <ul class="events">${events.slice(0, 10).map((event) => html`<li key=${event.event_id}><${Link} href=${path(["events", event.event_id])}><bdi>${event.event}</bdi><//> <${Time} at=${event.timestamp} /></li>`)}</ul>
   </div>`;
 }
 
@@ -52,10 +43,10 @@ export function PeoplePanel({ asked, onClose }) {
   const people = [...earlier, ...(page?.people ?? [])];
   const more = () => setBefore({ key, people, cursor: page?.next_cursor ?? null });
   const csv = async () => save("people.csv", await post(asked.path, { ...asked.body, limit: 500 }, { query: { format: "csv" }, as: "text" }));
-  return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(/** @type {any} */ event) => event.key === "Escape" && !event.target.closest("dialog") && onClose()}>
+  return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(event) => event.key === "Escape" && !event.target.closest("dialog") && onClose()}>
     <header><div><h2>People</h2><bdi class="muted">${asked.title}</bdi></div><button class="quiet icon" aria-label="Close the people" onClick=${onClose}>×</button></header>
     <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" onClick=${csv}>CSV</button><button class="small" data-testid="keep-people" onClick=${() => setKeeping(true)}>Keep as cohort</button></div>
-    ${load.error && html`<${Fault} error=${load.error} retry=${load.reload} />`}
+    <${Fault} error=${load.error} retry=${load.reload} />
     ${people.length === 0 && load.loading && html`<${Loading} what="the people" />`}
     ${people.length === 0 && !load.loading && !load.error && html`<${Empty} title="Nobody">The number is of events that no person of this list has, or the events changed meanwhile.<//>`}
     <ul class="list">${people.map(
@@ -82,7 +73,7 @@ async function everybody(asked) {
   do {
     /** @type {any} */
     const page = await post(asked.path, { ...asked.body, limit: 500, ...(cursor ? { cursor } : {}) });
-    ids.push(...page.people.flatMap((/** @type {any} */ person) => person.distinct_ids.slice(0, 1)));
+    ids.push(...page.people.flatMap((person) => person.distinct_ids.slice(0, 1)));
     cursor = page.next_cursor;
   } while (cursor && ids.length < COHORT_MAX);
   return ids.slice(0, COHORT_MAX);
@@ -90,19 +81,15 @@ async function everybody(asked) {
 
 /** These people as a cohort, to filter and to break down by. @param {{asked: People, onClose: () => void}} props */
 function Keeping({ asked, onClose }) {
-  const { run, busy, error } = useAction(async (/** @type {FormData} */ form) => {
+  const keep = async (/** @type {FormData} */ form) => {
     const distinct_ids = await everybody(asked);
-    const made = await post("/api/cohorts", { name: String(form.get("name")).trim(), distinct_ids });
+    const made = await post("/api/cohorts", { name: textOf(form, "name"), distinct_ids });
     forget();
     toast(`${made.name} is a cohort of ${number(distinct_ids.length)} now: filter or break down by it`);
     onClose();
-  });
-  return html`<${Dialog} title="Keep these people as a cohort" onClose=${onClose} testid="keep-dialog">
-    <form class="form" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void run(new FormData(event.currentTarget)); }}>
-      <p class="muted">Everybody in the list now, ${number(COHORT_MAX)} at most. Who comes later is not added.</p>
-      <${Field} label="Name"><input name="name" type="text" required maxlength="200" data-testid="cohort-name" /><//>
-      ${error && html`<${Fault} error=${error} />`}
-      <div class="buttons"><button class="primary" type="submit" disabled=${busy} data-testid="keep">Keep them</button></div>
-    </form>
+  };
+  return html`<${FormDialog} title="Keep these people as a cohort" action="Keep them" save="keep" onSave=${keep} onClose=${onClose} testid="keep-dialog">
+    <p class="muted">Everybody in the list now, ${number(COHORT_MAX)} at most. Who comes later is not added.</p>
+    <${TextField} name="name" label="Name" required data-testid="cohort-name" />
   <//>`;
 }

@@ -1,10 +1,6 @@
 // Questions as they are sent: what a new one is, what may be left out, and how the URL holds one.
-import { zone } from "../lib/format.js";
-import { path } from "../lib/router.js";
+import { path, zone } from "../lib/page.js";
 import { KINDS } from "./words.js";
-
-/** @typedef {import("./words.js").Kind} Kind */
-/** @typedef {Record<string, any>} Question a question's JSON, as the API takes it */
 
 /** @param {string} text @returns {text is Kind} */
 export const isKind = (text) => KINDS.some(({ kind }) => kind === text);

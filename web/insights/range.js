@@ -1,11 +1,7 @@
 // When: the range of time, what it is cut into, by which zone's clocks, beside which other period.
-import { zones } from "../lib/format.js";
-import { Field } from "../lib/parts.js";
-import { html, useState } from "../lib/ui.js";
+import { Field, html, useState, zones } from "../lib/page.js";
 import { Choice, Text, Whole } from "./fields.js";
 import { INTERVALS, RANGES } from "./words.js";
-
-/** @typedef {import("./question.js").Question} Question */
 
 const OWN = "own";
 /** @type {[string, string][]} */
@@ -17,7 +13,7 @@ const COMPARED = [["", "No comparison"], ["before", "Beside the period before"],
 const written = (question) => `${question.date_from ?? "-7d"}|${question.date_to ?? ""}`;
 
 /**
- * @param {{question: Question, onChange: (changes: Question) => void, interval?: boolean, compare?: boolean}} props
+ * @param {RangeProps} props
  */
 export function Range({ question, onChange, interval, compare }) {
   const known = RANGES.find(([from, to]) => `${from}|${to}` === written(question));
@@ -34,14 +30,14 @@ export function Range({ question, onChange, interval, compare }) {
   const showOwn = own || !known;
   return html`<${Field} label="Range"><${Choice} label="Range" testid="range" value=${showOwn ? OWN : written(question)} choices=${choices} onChange=${choose} /><//>
     ${showOwn &&
-    html`<${Field} label="From"><${Text} label="From" testid="date-from" value=${question.date_from} placeholder="2026-01-31 or -7d" onChange=${(/** @type {string} */ date_from) => onChange({ date_from: date_from || undefined })} /><//>
-      <${Field} label="To"><${Text} label="To" testid="date-to" value=${question.date_to} placeholder="now" onChange=${(/** @type {string} */ date_to) => onChange({ date_to: date_to || undefined })} /><//>`}
-    ${interval && html`<${Field} label="By"><${Choice} label="Interval" testid="interval" value=${question.interval ?? "day"} choices=${INTERVALS} onChange=${(/** @type {string} */ next) => onChange({ interval: next })} /><//>`}
+    html`<${Field} label="From"><${Text} label="From" testid="date-from" value=${question.date_from} placeholder="2026-01-31 or -7d" onChange=${(date_from) => onChange({ date_from: date_from || undefined })} /><//>
+      <${Field} label="To"><${Text} label="To" testid="date-to" value=${question.date_to} placeholder="now" onChange=${(date_to) => onChange({ date_to: date_to || undefined })} /><//>`}
+    ${interval && html`<${Field} label="By"><${Choice} label="Interval" testid="interval" value=${question.interval ?? "day"} choices=${INTERVALS} onChange=${(next) => onChange({ interval: next })} /><//>`}
     ${compare && html`<${Compare} question=${question} onChange=${onChange} />`}
     <${Zone} question=${question} onChange=${onChange} />`;
 }
 
-/** @param {{question: Question, onChange: (changes: Question) => void}} props */
+/** @param {CompareProps} props */
 function Compare({ question, onChange }) {
   const value = question.compare_to ?? (question.compare ? "before" : "");
   /** @param {string} next */
@@ -49,21 +45,21 @@ function Compare({ question, onChange }) {
   return html`<${Field} label="Compare"><${Choice} label="Compare" testid="compare" value=${value} choices=${COMPARED} onChange=${choose} /><//>`;
 }
 
-/** @param {{question: Question, onChange: (changes: Question) => void}} props */
+/** @param {ZoneProps} props */
 export function Zone({ question, onChange }) {
   const choices = zones().map((name) => /** @type {[string, string]} */ ([name, name]));
   const weeks = question.interval === "week" || question.period === "week";
-  return html`<${Field} label="Time zone"><${Choice} label="Time zone" testid="timezone" value=${question.timezone ?? "UTC"} choices=${choices} onChange=${(/** @type {string} */ timezone) => onChange({ timezone })} /><//>
-    ${weeks && html`<${Field} label="Weeks"><${Choice} label="First day of the week" value=${question.week_start ?? ""} choices=${WEEKS} onChange=${(/** @type {string} */ week_start) => onChange({ week_start: week_start || undefined })} /><//>`}`;
+  return html`<${Field} label="Time zone"><${Choice} label="Time zone" testid="timezone" value=${question.timezone ?? "UTC"} choices=${choices} onChange=${(timezone) => onChange({ timezone })} /><//>
+    ${weeks && html`<${Field} label="Weeks"><${Choice} label="First day of the week" value=${question.week_start ?? ""} choices=${WEEKS} onChange=${(week_start) => onChange({ week_start: week_start || undefined })} /><//>`}`;
 }
 
-/** The last intervals up to a day. @param {{question: Question, onChange: (changes: Question) => void}} props */
+/** The last intervals up to a day. @param {PeriodsProps} props */
 export function Periods({ question, onChange }) {
   /** @type {[string, string][]} */
   const units = [["hour", "hours"], ["day", "days"], ["week", "weeks"], ["month", "months"]];
-  return html`<${Field} label="The last"><${Whole} label="Intervals" testid="intervals" value=${question.total_intervals} max=${400} placeholder="7" onChange=${(/** @type {number | undefined} */ total_intervals) => onChange({ total_intervals })} /><//>
-    <${Field} label="of"><${Choice} label="Length of an interval" testid="period" value=${question.period ?? "day"} choices=${units} onChange=${(/** @type {string} */ period) => onChange({ period })} /><//>
-    <${Field} label="Up to"><${Text} label="Up to" testid="date-to" value=${question.date_to} placeholder="now" onChange=${(/** @type {string} */ date_to) => onChange({ date_to: date_to || undefined })} /><//>
+  return html`<${Field} label="The last"><${Whole} label="Intervals" testid="intervals" value=${question.total_intervals} max=${400} placeholder="7" onChange=${(total_intervals) => onChange({ total_intervals })} /><//>
+    <${Field} label="of"><${Choice} label="Length of an interval" testid="period" value=${question.period ?? "day"} choices=${units} onChange=${(period) => onChange({ period })} /><//>
+    <${Field} label="Up to"><${Text} label="Up to" testid="date-to" value=${question.date_to} placeholder="now" onChange=${(date_to) => onChange({ date_to: date_to || undefined })} /><//>
     <${Zone} question=${question} onChange=${onChange} />`;
 }
 

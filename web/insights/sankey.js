@@ -1,11 +1,6 @@
 // Paths as a flow: a column for each place, a band for each edge.
-import { number } from "../lib/format.js";
-import { html } from "../lib/ui.js";
+import { html, number } from "../lib/page.js";
 import { nodeName, nodePlace, pathPeople } from "./grid.js";
-
-/** @typedef {{source: string, target: string, value: number}} Link */
-/** @typedef {{id: string, x: number, y: number, height: number, weight: number, out: number, into: number}} Node */
-/** @typedef {Link & {path: string, width: number}} Band */
 
 const COLUMN = 230;
 const NODE = 12;
@@ -14,12 +9,12 @@ const LEAST = 2;
 
 /**
  * Where nodes and bands stand. Pure.
- * @param {Link[]} links
+ * @param {SankeyLink[]} links
  * @param {number} height
- * @returns {{nodes: Node[], bands: Band[], width: number, height: number}}
+ * @returns {{nodes: SankeyNode[], bands: Band[], width: number, height: number}}
  */
 export function layout(links, height) {
-  /** @type {Map<string, Node>} */
+  /** @type {Map<string, SankeyNode>} */
   const nodes = new Map();
   const node = (/** @type {string} */ id) => {
     const known = nodes.get(id);
@@ -32,7 +27,7 @@ export function layout(links, height) {
     node(source).out += value;
     node(target).into += value;
   }
-  /** @type {Map<number, Node[]>} */
+  /** @type {Map<number, SankeyNode[]>} */
   const columns = new Map();
   for (const one of nodes.values()) {
     one.weight = Math.max(one.out, one.into);
@@ -79,10 +74,10 @@ function short(text) {
   return bare.includes("/") ? `…${bare.slice(-25)}` : `${bare.slice(0, 25)}…`;
 }
 
-/** @param {{question: any, links: Link[], onPeople?: import("./values.js").OnPeople, height?: number}} props */
+/** @param {SankeyProps} props */
 export function Sankey({ question, links, onPeople, height = 360 }) {
   const { nodes, bands, width, height: tall } = layout(links, height);
-  /** @param {any} event @param {Link} link */
+  /** @param {any} event @param {SankeyLink} link */
   const key = (event, link) => {
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
@@ -92,7 +87,7 @@ export function Sankey({ question, links, onPeople, height = 360 }) {
     ${bands.map((band) => {
       const words = `${nodeName(band.source)} → ${nodeName(band.target)}: ${number(band.value)} paths`;
       return html`<path key=${`${band.source} ${band.target}`} class="band" d=${band.path} stroke-width=${band.width} role="button" tabindex="0" aria-label=${`${words}, show the people`}
-        onClick=${() => onPeople?.(pathPeople(question, band))} onKeyDown=${(/** @type {any} */ event) => key(event, band)}><title>${words}</title></path>`;
+        onClick=${() => onPeople?.(pathPeople(question, band))} onKeyDown=${(event) => key(event, band)}><title>${words}</title></path>`;
     })}
     ${nodes.map(
       (node) => html`<g key=${node.id}>

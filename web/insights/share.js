@@ -1,15 +1,7 @@
 // An answer somewhere else: as a request, as a file, as a link, on a dashboard.
-import { get, patch, post } from "../lib/api.js";
-import { Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Dialog, Field, copy, save } from "../lib/parts.js";
-import { Link, path } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { toast } from "../lib/toast.js";
-import { html, useState } from "../lib/ui.js";
+import { copy, Dialog, Fault, Field, get, html, Link, Loaded, patch, path, post, save, session, toast, useAction, useLoad, useState } from "../lib/page.js";
 import { Choice } from "./fields.js";
 import { address } from "./question.js";
-
-/** @typedef {import("./words.js").Kind} Kind */
 
 /** For a shell: nothing in it is taken for anything but text. @param {string} text */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -38,21 +30,21 @@ export function Share({ kind, question }) {
     <button data-testid="csv" disabled=${csv.busy} onClick=${csv.run}>CSV</button>
     <button data-testid="copy-link" onClick=${() => copy(link(kind, question), "Link copied")}>Copy link</button>
     <button class="primary" data-testid="save" onClick=${() => setSaving(true)}>Save to dashboard</button>
-    ${csv.error && html`<${Fault} error=${csv.error} />`}
+    <${Fault} error=${csv.error} />
     ${saving && html`<${SaveTo} kind=${kind} question=${question} onClose=${() => setSaving(false)} />`}`;
 }
 
 const NEW = "";
 
-/** @param {{kind: Kind, question: any, onClose: () => void}} props */
+/** @param {SaveToProps} props */
 function SaveTo({ kind, question, onClose }) {
   const load = useLoad((signal) => get("/api/dashboards", {}, { signal }), []);
   return html`<${Dialog} title="Save to a dashboard" onClose=${onClose} testid="save-dialog">
-    <${Loaded} of=${load} what="the dashboards">${(/** @type {any} */ data) => html`<${SaveForm} dashboards=${data.dashboards} kind=${kind} question=${question} onClose=${onClose} />`}<//>
+    <${Loaded} of=${load} what="the dashboards">${(data) => html`<${SaveForm} dashboards=${data.dashboards} kind=${kind} question=${question} onClose=${onClose} />`}<//>
   <//>`;
 }
 
-/** @param {{dashboards: any[], kind: Kind, question: any, onClose: () => void}} props */
+/** @param {SaveFormProps} props */
 function SaveForm({ dashboards, kind, question, onClose }) {
   const [id, setId] = useState(dashboards[0]?.id ?? NEW);
   const [dashboard, setDashboard] = useState("");
@@ -68,11 +60,11 @@ function SaveForm({ dashboards, kind, question, onClose }) {
   });
   /** @type {[string, string][]} */
   const choices = [...dashboards.map((one) => /** @type {[string, string]} */ ([one.id, one.name])), [NEW, "A new dashboard…"]];
-  return html`<form class="form" onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); void run(); }}>
-    <${Field} label="Name of this answer"><input type="text" data-testid="tile-name" required maxlength="200" value=${name} onInput=${(/** @type {any} */ event) => setName(event.currentTarget.value)} /><//>
+  return html`<form class="form" onSubmit=${(event) => { event.preventDefault(); void run(); }}>
+    <${Field} label="Name of this answer"><input type="text" data-testid="tile-name" required maxlength="200" value=${name} onInput=${(event) => setName(event.currentTarget.value)} /><//>
     <${Field} label="Dashboard"><${Choice} label="Dashboard" testid="tile-dashboard" value=${id} choices=${choices} onChange=${setId} /><//>
-    ${id === NEW && html`<${Field} label="Name of the new dashboard"><input type="text" data-testid="dashboard-name" required maxlength="200" value=${dashboard} onInput=${(/** @type {any} */ event) => setDashboard(event.currentTarget.value)} /><//>`}
-    ${error && html`<${Fault} error=${error} />`}
+    ${id === NEW && html`<${Field} label="Name of the new dashboard"><input type="text" data-testid="dashboard-name" required maxlength="200" value=${dashboard} onInput=${(event) => setDashboard(event.currentTarget.value)} /><//>`}
+    <${Fault} error=${error} />
     <div class="buttons">
       ${id !== NEW && html`<${Link} href=${path(["dashboards", id])}>Open it<//>`}
       <button type="submit" class="primary" data-testid="save-tile" disabled=${busy}>Save</button>

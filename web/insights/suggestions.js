@@ -1,10 +1,6 @@
 // What the data has: names of events and properties, values, cohorts. Asked once in a scope and kept for a while.
-import { get } from "../lib/api.js";
-import { session } from "../lib/session.js";
+import { get, session } from "../lib/page.js";
 import { METADATA, SESSION } from "./words.js";
-
-/** @typedef {{value: string, label?: string, note?: number}} Suggestion */
-/** @typedef {{events: {name: string, volume: number}[], properties: {name: string, volume: number}[]}} Names */
 
 const KEPT_MILLIS = 60_000;
 /** @type {Map<string, {at: number, found: Promise<any>}>} */
@@ -38,7 +34,7 @@ export const events = async () => noted((await names()).events);
 /** @returns {Promise<Suggestion[]>} */
 async function personProperties() {
   const { persons } = await once("persons", () => get("/api/persons", { limit: 100 }));
-  const keys = new Set(persons.flatMap((/** @type {any} */ person) => Object.keys(person.properties ?? {})));
+  const keys = new Set(persons.flatMap((person) => Object.keys(person.properties ?? {})));
   return [...keys].sort().map((value) => ({ value: String(value) }));
 }
 

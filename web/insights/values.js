@@ -1,12 +1,5 @@
 // Numbers of an answer as they are shown, and as buttons that show the people behind them.
-import { duration, number, percent } from "../lib/format.js";
-import { Exact } from "../lib/json.js";
-import { Table } from "../lib/table.js";
-import { html } from "../lib/ui.js";
-
-/** @typedef {import("./grid.js").People} People */
-/** @typedef {import("./grid.js").Cell} Cell */
-/** @typedef {(people: People) => void} OnPeople */
+import { duration, Exact, html, number, percent, Table } from "../lib/page.js";
 
 /** @param {Cell} cell @returns {string} */
 export function shown({ value, as }) {
@@ -29,13 +22,13 @@ export function Value({ cell, onPeople }) {
 
 /**
  * An answer as a table.
- * @param {{grid: import("./grid.js").Grid, label: string, onPeople?: OnPeople | undefined, height?: number}} props
+ * @param {GridTableProps} props
  */
 export function GridTable({ grid, label, onPeople, height }) {
-  const columns = grid.heads.map(({ title, hover, align }, at) => ({
+  const columns = grid.heads.map(({ title, hover, right }, at) => ({
     key: String(at),
     title: hover ? html`<span title=${hover}>${title}</span>` : html`<bdi>${title}</bdi>`,
-    ...(align ? { align } : {}),
+    right,
     cell: (/** @type {Cell[]} */ row) => html`<${Value} cell=${row[at] ?? { value: null }} onPeople=${onPeople} />`,
   }));
   return html`<${Table} columns=${columns} rows=${grid.rows} label=${label} height=${height} testid="answer-table" />`;
@@ -43,7 +36,7 @@ export function GridTable({ grid, label, onPeople, height }) {
 
 /**
  * Numbers as bars beside each other: of all of them, or of the greatest.
- * @param {{items: {name: string, cell: Cell, value: number}[], shares?: boolean, onPeople?: OnPeople | undefined}} props
+ * @param {BarsProps} props
  */
 export function Bars({ items, shares, onPeople }) {
   const sum = items.reduce((all, { value }) => all + Math.max(0, value), 0);

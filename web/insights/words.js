@@ -1,8 +1,5 @@
 // The words of questions, as the API spells them, and what they are called here.
 
-/** @typedef {[value: string, label: string][]} Choices */
-/** @typedef {"trends" | "funnel" | "retention" | "lifecycle" | "stickiness" | "paths"} Kind */
-
 /** @type {{kind: Kind, name: string, what: string}[]} */
 export const KINDS = [
   { kind: "trends", name: "Trends", what: "How often, by how many, over time" },

@@ -20,19 +20,6 @@ export class ApiError extends Error {
 }
 
 /**
- * @typedef {object} Asked
- * @property {"GET"|"POST"|"PUT"|"PATCH"|"DELETE"} [method]
- * @property {Record<string, any>} [query] parts of the query string; null, undefined and "" are left out, lists repeat
- * @property {any} [body] sent as JSON
- * @property {AbortSignal} [signal]
- * @property {boolean} [anonymous] sent without a credential
- * @property {boolean} [unscoped] sent without project and environment
- * @property {"json"|"text"|"response"} [as] what is answered; JSON unless said otherwise
- * @property {string} [project] in this project instead of the chosen one
- * @property {boolean} [again] this is the second try
- */
-
-/**
  * @param {string} path
  * @param {Record<string, any>} [query]
  */

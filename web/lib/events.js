@@ -42,18 +42,18 @@ export function EventFilters({ children }) {
   const list = (/** @type {string} */ id, /** @type {any[]} */ all) => html`<datalist id=${id}>${all.map((one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`;
   return html`<div class="filters" role="search" aria-label="Filters">
     <${Field} label="Event"><${Input} value=${query.get("event") ?? ""} placeholder="any" list="known-events" data-testid="filter-event"
-      onChange=${(/** @type {string} */ event) => setQuery({ event, cursor: null })} /><//>
+      onChange=${(event) => setQuery({ event, cursor: null })} /><//>
     <${Field} label="Person (distinct id)"><${Input} value=${query.get("distinct_id") ?? ""} placeholder="any" data-testid="filter-person"
-      onChange=${(/** @type {string} */ distinct_id) => setQuery({ distinct_id, cursor: null })} /><//>
+      onChange=${(distinct_id) => setQuery({ distinct_id, cursor: null })} /><//>
     <${Field} label="Property"><${Input} value=${query.get("key") ?? ""} placeholder="any" list="known-properties" data-testid="filter-key"
-      onChange=${(/** @type {string} */ key) => setQuery({ key, cursor: null })} /><//>
+      onChange=${(key) => setQuery({ key, cursor: null })} /><//>
     ${query.get("key")
       ? html`<${Field} label="Holds if it"><${Select} value=${operator} options=${OPERATORS} data-testid="filter-operator"
-          onChange=${(/** @type {string} */ next) => setQuery({ operator: next, cursor: null })} /><//>`
+          onChange=${(next) => setQuery({ operator: next, cursor: null })} /><//>`
       : null}
     ${query.get("key") && !["is_set", "is_not_set"].includes(operator)
       ? html`<${Field} label="Value"><${Input} value=${query.get("value") ?? ""} data-testid="filter-value"
-          onChange=${(/** @type {string} */ value) => setQuery({ value, cursor: null })} /><//>`
+          onChange=${(value) => setQuery({ value, cursor: null })} /><//>`
       : null}
     ${list("known-events", names.data?.events ?? [])}${list("known-properties", names.data?.properties ?? [])}
     ${["event", "distinct_id", "person_id", "key"].some((name) => query.get(name))
@@ -69,15 +69,15 @@ export function brief(properties) {
   return text === "{}" ? "" : text.length > 300 ? `${text.slice(0, 300)}…` : text;
 }
 
-/** @param {{events: any[], label: string, height?: number, testid?: string}} props */
+/** @param {EventTableProps} props */
 export function EventTable({ events, label, height, testid }) {
   const columns = [
-    { key: "timestamp", title: "Time", width: "170px", cell: (/** @type {any} */ one) => html`<span class="nowrap"><${Time} at=${one.timestamp} millis /></span>` },
-    { key: "event", title: "Event", width: "220px", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["events", one.event_id])}><bdi>${one.event}</bdi><//>` },
-    { key: "distinct_id", title: "Person", width: "200px", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["persons"], { distinct_id: one.distinct_id })}><bdi>${one.distinct_id}</bdi><//>` },
-    { key: "properties", title: "Properties", cell: (/** @type {any} */ one) => html`<code class="clip"><bdi>${brief(one.properties)}</bdi></code>` },
+    { key: "timestamp", title: "Time", width: "170px", cell: (one) => html`<span class="nowrap"><${Time} at=${one.timestamp} millis /></span>` },
+    { key: "event", title: "Event", width: "220px", cell: (one) => html`<${Link} class="clip" href=${path(["events", one.event_id])}><bdi>${one.event}</bdi><//>` },
+    { key: "distinct_id", title: "Person", width: "200px", cell: (one) => html`<${Link} class="clip" href=${path(["persons"], { distinct_id: one.distinct_id })}><bdi>${one.distinct_id}</bdi><//>` },
+    { key: "properties", title: "Properties", cell: (one) => html`<code class="clip"><bdi>${brief(one.properties)}</bdi></code>` },
   ];
   return html`<${Table} columns=${columns} rows=${events} label=${label} height=${height} testid=${testid}
-    rowKey=${(/** @type {any} */ one) => `${one.event_id} ${one.event} ${one.distinct_id} ${one.timestamp}`}
-    onRow=${(/** @type {any} */ one) => go(path(["events", one.event_id]))} />`;
+    rowKey=${(one) => `${one.event_id} ${one.event} ${one.distinct_id} ${one.timestamp}`}
+    onRow=${(one) => go(path(["events", one.event_id]))} />`;
 }

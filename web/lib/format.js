@@ -40,9 +40,10 @@ export function digits(text) {
   const found = /^(-?)(\d+)(?:\.(\d+))?$/.exec(text);
   if (!found) return text;
   const [, sign = "", whole = "0", fraction] = found;
-  const grouped = new Intl.NumberFormat(undefined).format(BigInt(whole));
-  const point = new Intl.NumberFormat(undefined).formatToParts(1.5).find((part) => part.type === "decimal")?.value ?? ".";
-  return sign + grouped + (fraction ? point + fraction : "");
+  const locale = new Intl.NumberFormat(undefined);
+  const point = locale.formatToParts(1.5).find((part) => part.type === "decimal")?.value ?? ".";
+  const digit = (/** @type {string} */ one) => locale.format(Number(one));
+  return sign + locale.format(BigInt(whole)) + (fraction ? point + Array.from(fraction, digit).join("") : "");
 }
 
 /** @param {number} value */
@@ -99,7 +100,7 @@ export function ago(at, now = Date.now()) {
 
 /**
  * A moment, with UTC on hover. `relative`: how long ago instead.
- * @param {{at: string | number | null | undefined, relative?: boolean, millis?: boolean}} props
+ * @param {TimeProps} props
  */
 export function Time({ at, relative, millis }) {
   if (!at) return html`<span class="muted">–</span>`;

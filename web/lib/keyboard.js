@@ -1,8 +1,6 @@
 // Keys: one list, which the help dialog shows.
 import { useEffect, signal } from "./ui.js";
 
-/** @typedef {{keys: string, what: string, run: (event: KeyboardEvent) => void}} Shortcut */
-
 /** @type {import("./ui.js").Signal<Shortcut[]>} */
 export const shortcuts = signal([]);
 let before = "";

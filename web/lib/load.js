@@ -4,17 +4,6 @@ import { session } from "./session.js";
 import { html, useCallback, useEffect, useRef, useState } from "./ui.js";
 
 /**
- * @template T
- * @typedef {object} Load
- * @property {T | undefined} data the last answer; it stays while the next one is on its way
- * @property {any} error
- * @property {boolean} loading
- * @property {() => void} reload
- * @property {() => void} [cancel] gives up waiting for the answer that is on its way
- * @property {number} at when the answer came
- */
-
-/**
  * Asks, and asks anew when an input changes, or the project or environment does. A late answer to an old question is
  * dropped, and so is the answer of another environment.
  * @template T
@@ -37,13 +26,13 @@ export function useLoad(ask, inputs, how = {}) {
     stop.current = () => {
       abort.abort();
       const error = new ApiError({ status: 0, code: "cancelled", message: "You cancelled this before it was answered." });
-      setState((/** @type {any} */ before) => (before.loading ? { ...before, error, loading: false } : before));
+      setState((before) => (before.loading ? { ...before, error, loading: false } : before));
     };
-    setState((/** @type {any} */ before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
+    setState((before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
     current.current(abort.signal).then(
       (data) => abort.signal.aborted || setState({ data, error: null, loading: false, at: Date.now(), where }),
       (error) => {
-        if (!abort.signal.aborted) setState((/** @type {any} */ before) => ({ ...before, error, loading: false }));
+        if (!abort.signal.aborted) setState((before) => ({ ...before, error, loading: false }));
       },
     );
     return () => abort.abort();
@@ -54,7 +43,7 @@ export function useLoad(ask, inputs, how = {}) {
     return () => clearInterval(timer);
   }, [how.every]);
   const reload = useCallback(() => {
-    setState((/** @type {any} */ before) => ({ ...before, error: null, loading: true }));
+    setState((before) => ({ ...before, error: null, loading: true }));
     setTurn((turn) => turn + 1);
   }, []);
   const cancel = useCallback(() => stop.current(), []);
@@ -64,12 +53,12 @@ export function useLoad(ask, inputs, how = {}) {
 
 /**
  * What of a load can be shown: the answer by `children`, or what stands in its place.
- * @param {{of: Load<any>, children: (data: any) => any, what?: string}} props `what`: what is loaded, for the reader
+ * @param {LoadedProps} props `what`: what is loaded, for the reader
  */
 export function Loaded({ of, children, what }) {
   if (of.data !== undefined) {
     return html`<div class=${of.loading ? "stale" : ""} aria-busy=${of.loading}>
-      ${of.error ? html`<${Fault} error=${of.error} retry=${of.reload} />` : null}
+      <${Fault} error=${of.error} retry=${of.reload} />
       ${children(of.data)}
     </div>`;
   }
@@ -101,10 +90,11 @@ function cure(error) {
 }
 
 /**
- * A fault: what it is, what to do, and the id that the log has it under.
+ * A fault, if there is one: what it is, what to do, and the id that the log has it under.
  * @param {{error: any, retry?: () => void}} props
  */
 export function Fault({ error, retry }) {
+  if (!error) return null;
   const todo = cure(error);
   return html`<div class="fault" role="alert" data-testid="fault" data-code=${error?.code ?? "page"}>
     <div><strong>${error?.message ?? String(error)}</strong></div>

@@ -3,8 +3,6 @@ import { request } from "./api.js";
 import { useLoad } from "./load.js";
 import { useEffect, useRef, useState } from "./ui.js";
 
-/** @typedef {{name: string, labels: Record<string, string>, value: number}} Sample */
-
 /** @param {string} text @returns {Sample[]} */
 export function read(text) {
   const found = [];
@@ -28,7 +26,7 @@ export function sum(samples, name, labels = {}) {
   return samples.filter(fits).reduce((total, one) => total + one.value, 0);
 }
 
-/** Looks every five seconds, and keeps the last half hour. @typedef {{at: number, samples: Sample[]}} Moment */
+/** Looks every five seconds, and keeps the last half hour. */
 export function useMetrics() {
   const now = useLoad((signal) => request("/metrics", { as: "text", anonymous: true, signal }), [], { every: 5000 });
   const [moments, setMoments] = useState(/** @type {Moment[]} */ ([]));

@@ -1,9 +1,10 @@
 // Small parts that every screen uses.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./ui.js";
+import { Fault, useAction } from "./load.js";
 import { toast } from "./toast.js";
 import { Link } from "./router.js";
 
-/** The head of a screen. @param {{title: any, children?: any, about?: any}} props `children`: its actions */
+/** The head of a screen. @param {HeadProps} props `children`: its actions */
 export function Head({ title, children, about }) {
   return html`<header class="head">
     <div><h1 tabindex="-1">${title}</h1>${about ? html`<p class="muted">${about}</p>` : null}</div>
@@ -19,7 +20,7 @@ export function Card({ title, actions, children, ...rest }) {
   </section>`;
 }
 
-/** A labelled field around one control. @param {{label: any, hint?: any, children: any, inline?: boolean}} props */
+/** A labelled field around one control. @param {FieldProps} props */
 export function Field({ label, hint, children, inline }) {
   return html`<label class=${inline ? "field inline" : "field"}>
     <span class="label">${label}</span>${children}${hint ? html`<span class="hint">${hint}</span>` : null}
@@ -31,8 +32,8 @@ export function Field({ label, hint, children, inline }) {
  * @param {any} props
  */
 export function Select({ value, options, onChange, ...rest }) {
-  return html`<select ...${rest} value=${value} onChange=${(/** @type {any} */ event) => onChange(event.currentTarget.value)}>
-    ${options.map((/** @type {any} */ one) => {
+  return html`<select ...${rest} value=${value} onChange=${(event) => onChange(event.currentTarget.value)}>
+    ${options.map((one) => {
       const [key, words] = Array.isArray(one) ? one : [one, one];
       return html`<option key=${key} value=${key} selected=${key === value}>${words}</option>`;
     })}
@@ -50,17 +51,17 @@ export function Input({ value, onChange, wait = 300, ...rest }) {
   };
   return html`<input
     type="text" autocomplete="off" spellcheck=${false} ...${rest} value=${text}
-    onInput=${(/** @type {any} */ event) => {
+    onInput=${(event) => {
       const next = event.currentTarget.value;
       setText(next);
       clearTimeout(timer.current);
       timer.current = setTimeout(() => take(next), wait);
     }}
     onBlur=${() => take(text)}
-    onKeyDown=${(/** @type {any} */ event) => event.key === "Enter" && take(event.currentTarget.value)} />`;
+    onKeyDown=${(event) => event.key === "Enter" && take(event.currentTarget.value)} />`;
 }
 
-/** A state in a word; the mark before it tells it without its colour. @param {{kind: "good"|"warning"|"bad"|"plain", children: any, title?: string}} props */
+/** A state in a word; the mark before it tells it without its colour. @param {BadgeProps} props */
 export function Badge({ kind, children, title }) {
   const mark = { good: "●", warning: "▲", bad: "■", plain: "" }[kind];
   return html`<span class="badge ${kind}" title=${title}>${mark ? html`<span aria-hidden="true">${mark} </span>` : null}${children}</span>`;
@@ -76,12 +77,12 @@ export async function copy(text, what = "Copied") {
   }
 }
 
-/** A button that copies. @param {{text: string, label?: string, what?: string}} props */
+/** A button that copies. @param {CopyProps} props */
 export function Copy({ text, label = "Copy", what }) {
   return html`<button class="small" onClick=${() => copy(text, what)}>${label}</button>`;
 }
 
-/** Something that is shown this once. @param {{text: string, onClose: () => void, children: any}} props */
+/** Something that is shown this once. @param {SecretProps} props */
 export function Secret({ text, onClose, children }) {
   return html`<div class="note good"><p><strong>${children}</strong></p><div class="row"><code class="secret" data-testid="secret">${text}</code><${Copy} text=${text} what="Copied" /><button onClick=${onClose}>I have it</button></div></div>`;
 }
@@ -98,7 +99,7 @@ export function Code({ text, label }) {
   </div>`;
 }
 
-/** @param {{items: [string, any, string][], current: string, label: string}} props [key, words, href] */
+/** @param {TabsProps} props [key, words, href] */
 export function Tabs({ items, current, label }) {
   return html`<nav class="tabs" aria-label=${label}>
     ${items.map(([key, words, href]) => html`<${Link} key=${key} href=${href} aria-current=${key === current ? "page" : undefined}>${words}<//>`)}
@@ -107,7 +108,7 @@ export function Tabs({ items, current, label }) {
 
 /**
  * A dialog over the page: closed by Escape, its button, or `onClose`; the focus goes back to where it was.
- * @param {{title: string, onClose: () => void, children: any, wide?: boolean, testid?: string}} props
+ * @param {DialogProps} props
  */
 export function Dialog({ title, onClose, children, wide, testid }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
@@ -121,15 +122,42 @@ export function Dialog({ title, onClose, children, wide, testid }) {
     };
   }, []);
   return html`<dialog ref=${dialog} class=${wide ? "wide" : ""} aria-labelledby=${id} data-testid=${testid ?? "dialog"}
-    onCancel=${(/** @type {Event} */ event) => { event.preventDefault(); onClose(); }}>
+    onCancel=${(event) => { event.preventDefault(); onClose(); }}>
     <header><h2 id=${id}>${title}</h2><button class="quiet icon" aria-label="Close" onClick=${onClose}>×</button></header>
     <div class="body">${children}</div>
   </dialog>`;
 }
 
 /**
+ * A dialog that asks for something: `onSave` gets the form, `save` is the button's test id.
+ * @param {FormDialogProps} props
+ */
+export function FormDialog({ title, action, save, onSave, onClose, children, wide, testid }) {
+  const { run, busy, error } = useAction(onSave);
+  return html`<${Dialog} title=${title} onClose=${onClose} wide=${wide} testid=${testid}>
+    <form class="form" onSubmit=${(event) => { event.preventDefault(); void run(new FormData(event.currentTarget)); }}>
+      ${children}
+      <${Fault} error=${error} />
+      <div class="buttons"><button class="primary" disabled=${busy} data-testid=${save}>${action}</button></div>
+    </form>
+  <//>`;
+}
+
+/** A field of a form, as it was filled in. @param {FormData} form @param {string} name */
+export const textOf = (form, name) => String(form.get(name) ?? "").trim();
+
+/** A labelled text of a form. @param {any} props `name`: its test id, too */
+export function TextField({ label, hint, value, name, rows, ...rest }) {
+  const given = { name, maxlength: 200, "data-testid": name, ...rest };
+  return html`<${Field} label=${label} hint=${hint}>${rows ? html`<textarea rows=${rows} ...${given} defaultValue=${value ?? ""}></textarea>` : html`<input type="text" ...${given} defaultValue=${value ?? ""} />`}<//>`;
+}
+
+/** Name and description. @param {{of?: any}} props */
+export const Named = ({ of }) => html`<${TextField} name="name" label="Name" required value=${of?.name} /><${TextField} name="description" label="Description" rows="3" maxlength="4000" value=${of?.description} />`;
+
+/**
  * Asks before something that cannot be undone.
- * @param {{title: string, children: any, action: string, onYes: () => void, onClose: () => void, busy?: boolean, danger?: boolean}} props
+ * @param {ConfirmProps} props
  */
 export function Confirm({ title, children, action, onYes, onClose, busy, danger = true }) {
   return html`<${Dialog} title=${title} onClose=${onClose}>

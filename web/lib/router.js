@@ -1,13 +1,6 @@
 // Where the person is: the URL holds the whole state, so that back, reload and a copied link keep it.
 import { html, signal } from "./ui.js";
 
-/**
- * @typedef {object} Place
- * @property {string} screen the first part of the path: the name of the file in screens/
- * @property {string[]} parts the parts behind it, decoded
- * @property {URLSearchParams} query
- */
-
 /** @returns {Place} */
 function read() {
   const [screen = "", ...parts] = location.pathname.split("/").filter(Boolean).map((part) => {

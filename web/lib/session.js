@@ -8,13 +8,6 @@ import { setQuery } from "./router.js";
 import { signal } from "./ui.js";
 import { toast } from "./toast.js";
 
-/**
- * @typedef {{id: string, name: string}} Environment
- * @typedef {{id: string, name: string, role: string, environments: Environment[]}} Project
- * @typedef {{id: string, email: string, name: string, is_admin: boolean}} User
- * @typedef {{project: string, environment: string}} Scope
- */
-
 const ACCESS = "flexflow.access";
 const REFRESH = "flexflow.refresh";
 const SCOPE = "flexflow.scope";

@@ -70,7 +70,7 @@ function Side({ current }) {
   </nav>`;
 }
 
-/** @param {{name: string, words: string, letter: string, current: string}} props */
+/** @param {EntryProps} props */
 function Entry({ name, words, letter, current }) {
   const href = name === "start" ? "/" : `/${name}`;
   useShortcut(`g ${letter}`, `Go to ${words}`, useCallback(() => go(href), [href]));
@@ -93,7 +93,7 @@ function Places() {
     <${Select} aria-label="Project" data-testid="project" value=${project} options=${all.map((one) => [one.id, one.name])} onChange=${choose} />
     <span aria-hidden="true" class="muted">/</span>
     <${Select} aria-label="Environment" data-testid="environment" value=${environment} options=${environments.map((one) => [one.id, one.name])}
-      onChange=${(/** @type {string} */ id) => session.choose({ project, environment: id })} />
+      onChange=${(id) => session.choose({ project, environment: id })} />
   </div>`;
 }
 

@@ -3,16 +3,6 @@ import { ApiError, follow } from "./api.js";
 import { session } from "./session.js";
 import { useEffect, useRef, useState } from "./ui.js";
 
-/**
- * @typedef {object} Stream
- * @property {any[]} events newest first
- * @property {number} arrived since the stream was opened
- * @property {number} dropped arrived too fast to be told, and only counted
- * @property {"opening" | "open" | "paused" | "fault"} state
- * @property {any} error
- * @property {() => void} clear
- */
-
 /** An event, whichever row it came by. @param {any} event */
 export const eventKey = (event) => `${event.event_id} ${event.event} ${event.distinct_id}`;
 
@@ -34,7 +24,7 @@ export function useStream(query, how = {}) {
   useEffect(() => setState({ events: [], arrived: 0, dropped: 0, state: "opening", error: null }), [asked, project, environment, turn]);
   useEffect(() => {
     if (paused) {
-      setState((/** @type {any} */ now) => ({ ...now, state: "paused" }));
+      setState((now) => ({ ...now, state: "paused" }));
       return undefined;
     }
     const abort = new AbortController();
@@ -48,12 +38,12 @@ export function useStream(query, how = {}) {
       frame = 0;
       const [fresh, arrived, lost] = [waiting, counted, dropped];
       [waiting, counted, dropped] = [[], 0, 0];
-      setState((/** @type {any} */ now) => ({ ...now, events: merged(fresh, now.events, keep), arrived: now.arrived + arrived, dropped: now.dropped + lost }));
+      setState((now) => ({ ...now, events: merged(fresh, now.events, keep), arrived: now.arrived + arrived, dropped: now.dropped + lost }));
     };
     const soon = () => {
       frame ||= setTimeout(draw, 250);
     };
-    const each = (/** @type {string} */ kind, /** @type {any} */ data) => {
+    const each = (/** @type {string} */ kind, data) => {
       if (kind === "event") {
         waiting.unshift(data);
         counted += 1;
@@ -62,17 +52,17 @@ export function useStream(query, how = {}) {
         dropped += data.dropped;
         soon();
       } else if (kind === "open") {
-        setState((/** @type {any} */ now) => ({ ...now, state: "open", error: null }));
+        setState((now) => ({ ...now, state: "open", error: null }));
         before.current?.(abort.signal).then((old) => {
-          if (!abort.signal.aborted) setState((/** @type {any} */ now) => ({ ...now, events: merged(now.events, old, keep) }));
+          if (!abort.signal.aborted) setState((now) => ({ ...now, events: merged(now.events, old, keep) }));
         }, () => null);
       } else if (kind === "fault") {
-        setState((/** @type {any} */ now) => ({ ...now, state: "fault", error: new ApiError({ status: 503, ...data }) }));
+        setState((now) => ({ ...now, state: "fault", error: new ApiError({ status: 503, ...data }) }));
       } else if (kind === "heartbeat") {
-        setState((/** @type {any} */ now) => (now.state === "open" ? now : { ...now, state: "open", error: null }));
+        setState((now) => (now.state === "open" ? now : { ...now, state: "open", error: null }));
       }
     };
-    void run(abort.signal, JSON.parse(asked), each, (error) => setState((/** @type {any} */ now) => ({ ...now, state: error ? "fault" : "opening", error })));
+    void run(abort.signal, JSON.parse(asked), each, (error) => setState((now) => ({ ...now, state: error ? "fault" : "opening", error })));
     return () => {
       abort.abort();
       clearTimeout(frame);

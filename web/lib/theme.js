@@ -3,8 +3,6 @@ import { signal } from "./ui.js";
 
 const KEY = "flexflow.theme";
 
-/** @typedef {"system" | "light" | "dark"} Theme */
-
 /** @returns {Theme} */
 function stored() {
   const found = localStorage.getItem(KEY);

@@ -1,7 +1,6 @@
 // Short notices at the edge of the page.
 import { html, signal } from "./ui.js";
 
-/** @typedef {{id: number, text: string, kind: "good" | "warning" | "bad", name?: string}} Notice */
 /** @type {import("./ui.js").Signal<Notice[]>} */
 const notices = signal([]);
 let last = 0;

@@ -1,14 +1,5 @@
 // Which earlier events a later one is credited to: the rules: /attribution; what one of them credited: /attribution/{id}.
-import { del, get, patch, post } from "../lib/api.js";
-import { number, Time, zone } from "../lib/format.js";
-import { pretty } from "../lib/json.js";
-import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Card, Code, Confirm, Dialog, Field, Head, Select } from "../lib/parts.js";
-import { go, Link, path, setQuery } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
-import { toast } from "../lib/toast.js";
-import { html, useState } from "../lib/ui.js";
+import { Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, get, go, Head, html, Link, Loaded, number, patch, path, post, pretty, Select, session, setQuery, Table, TextField, textOf, Time, toast, useAction, useLoad, useState, zone } from "../lib/page.js";
 
 /** @type {[string, string][]} */
 const MODELS = [["last_touch", "Last touch: all to the latest"], ["first_touch", "First touch: all to the earliest"], ["linear", "Linear: the same to each"], ["position", "Position: most to first and last"]];
@@ -30,37 +21,36 @@ function All() {
   return html`<${Head} title="Attribution" about="Rules that credit an event to those before it: which advert, mail or page an order came from.">
       ${session.role() === "owner" ? html`<button class="primary" onClick=${() => setMaking(true)} data-testid="new-rule">New rule</button>` : null}
     <//>
-    <${Loaded} of=${rules} what="rules">${(/** @type {any} */ found) => found.rules.length === 0
+    <${Loaded} of=${rules} what="rules">${(found) => found.rules.length === 0
       ? html`<${Empty} title="No rule yet">A rule says which events can be credited, which one is credited to them, what they have in common, and how long before it counts. The past is computed, too.<//>`
-      : html`<${Table} label="Rules" testid="rules" rows=${found.rules} rowKey=${(/** @type {any} */ one) => one.id} onRow=${(/** @type {any} */ one) => go(path(["attribution", one.id]))} columns=${[
-          { key: "name", title: "Rule", cell: (/** @type {any} */ one) => html`<${Link} href=${path(["attribution", one.id])}><bdi>${one.name}</bdi><//>` },
-          { key: "target", title: "Credits", cell: (/** @type {any} */ one) => html`<bdi>${one.target}</bdi>` },
-          { key: "sources", title: "To", cell: (/** @type {any} */ one) => html`<bdi>${one.sources.join(", ")}</bdi>` },
-          { key: "join", title: "With the same", cell: (/** @type {any} */ one) => html`<bdi>${joined(one)}</bdi>` },
-          { key: "look_back", title: "Within" }, { key: "model", title: "Model", cell: (/** @type {any} */ one) => one.model.replace("_", " ") },
+      : html`<${Table} label="Rules" testid="rules" rows=${found.rules} rowKey=${(one) => one.id} onRow=${(one) => go(path(["attribution", one.id]))} columns=${[
+          { key: "name", title: "Rule", cell: (one) => html`<${Link} href=${path(["attribution", one.id])}><bdi>${one.name}</bdi><//>` },
+          { key: "target", title: "Credits" },
+          { key: "sources", title: "To", cell: (one) => html`<bdi>${one.sources.join(", ")}</bdi>` },
+          { key: "join", title: "With the same", cell: (one) => html`<bdi>${joined(one)}</bdi>` },
+          { key: "look_back", title: "Within" }, { key: "model", title: "Model", cell: (one) => one.model.replace("_", " ") },
         ]} />`}<//>
-    ${making ? html`<${Editing} title="New rule" onClose=${() => setMaking(false)} onSave=${async (/** @type {any} */ rule) => go(path(["attribution", (await post("/api/attribution/rules", rule)).id]))} />` : null}`;
+    ${making ? html`<${Editing} title="New rule" onClose=${() => setMaking(false)} onSave=${async (rule) => go(path(["attribution", (await post("/api/attribution/rules", rule)).id]))} />` : null}`;
 }
 
 /** @param {{title: string, of?: any, onSave: (rule: any) => Promise<any>, onClose: () => void}} props */
 function Editing({ title, of, onSave, onClose }) {
   const [by, setBy] = useState(of?.join.by ?? "distinct_id");
-  const save = useAction(async (/** @type {FormData} */ form) => {
-    const text = (/** @type {string} */ name) => String(form.get(name) ?? "").trim();
+  const save = (/** @type {FormData} */ form) => {
+    const text = (/** @type {string} */ name) => textOf(form, name);
     const join = by === "property" ? { by, source: text("join-source"), target: text("join-target") } : { by };
-    await onSave({ name: text("name"), sources: text("sources").split(",").map((one) => one.trim()).filter(Boolean), target: text("target"), join, look_back: text("look_back"), model: text("model"), dimension: text("dimension") || null, value: text("value") || null });
-  });
-  const field = (/** @type {string} */ name, /** @type {string} */ label, /** @type {any} */ value, /** @type {any} */ more = {}) => html`<div class="grow"><${Field} label=${label}><input type="text" name=${name} data-testid=${`rule-${name}`} defaultValue=${value ?? ""} maxlength="2000" ...${more} /><//></div>`;
+    return onSave({ name: text("name"), sources: text("sources").split(",").map((one) => one.trim()).filter(Boolean), target: text("target"), join, look_back: text("look_back"), model: text("model"), dimension: text("dimension") || null, value: text("value") || null });
+  };
+  const field = (/** @type {string} */ name, /** @type {string} */ label, value, more = {}) => html`<div class="grow"><${TextField} name=${name} label=${label} value=${value} data-testid=${`rule-${name}`} maxlength="2000" ...${more} /></div>`;
   const needed = { required: true };
-  return html`<${Dialog} title=${title} onClose=${onClose} wide><form class="form" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void save.run(new FormData(event.currentTarget)); }}>
+  return html`<${FormDialog} title=${title} action=${of ? "Save: another version" : "Make it"} save="save-rule" onSave=${save} onClose=${onClose} wide>
     ${field("name", "Name", of?.name, needed)}
     <div class="row">${field("target", "The event that is credited", of?.target, needed)}${field("sources", "To the events (with commas between)", of?.sources.join(", "), needed)}</div>
     <div class="row"><${Field} label="That have in common"><${Select} value=${by} options=${JOINS} onChange=${setBy} data-testid="rule-join" /><//>
       ${by === "property" ? html`${field("join-source", "Property of the earlier", of?.join.source, needed)}${field("join-target", "Property of the credited", of?.join.target, needed)}` : null}</div>
     <div class="row">${field("look_back", "Within, such as 7d", of?.look_back ?? "7d", needed)}<${Field} label="Model"><select name="model">${MODELS.map(([key, words]) => html`<option key=${key} value=${key} selected=${key === of?.model}>${words}</option>`)}</select><//></div>
     <div class="row">${field("dimension", "Break down by this property of the earlier (optional)", of?.dimension)}${field("value", "Also credit this number of the credited (optional)", of?.value)}</div>
-    ${save.error ? html`<${Fault} error=${save.error} />` : null}
-    <div class="buttons"><button class="primary" disabled=${save.busy} data-testid="save-rule">${of ? "Save: another version" : "Make it"}</button></div></form><//>`;
+  <//>`;
 }
 
 const RANGES = [["-7d", "the last 7 days"], ["-30d", "the last 30 days"], ["-90d", "the last 90 days"], ["all", "all time"]];
@@ -84,30 +74,30 @@ function One({ id, query }) {
     go("/attribution");
   });
   const reload = () => [rule, answer, newest].forEach((one) => one.reload());
-  return html`<${Loaded} of=${rule} what="the rule">${(/** @type {any} */ one) => html`<${Head} title=${html`<bdi>${one.name}</bdi>`} about=${html`<bdi>${one.target}</bdi> is credited to <bdi>${one.sources.join(", ")}</bdi> within ${one.look_back}, with the same <bdi>${joined(one)}</bdi>; ${one.model.replace("_", " ")}, version ${one.version}`}>
+  return html`<${Loaded} of=${rule} what="the rule">${(one) => html`<${Head} title=${html`<bdi>${one.name}</bdi>`} about=${html`<bdi>${one.target}</bdi> is credited to <bdi>${one.sources.join(", ")}</bdi> within ${one.look_back}, with the same <bdi>${joined(one)}</bdi>; ${one.model.replace("_", " ")}, version ${one.version}`}>
       <${Link} href="/attribution">All rules<//><button onClick=${reload} data-testid="refresh">Refresh</button>
       ${owner ? html`<button onClick=${again.run} disabled=${again.busy} data-testid="recompute">Compute 30 days anew</button><button onClick=${() => setDialog("edit")} data-testid="edit">Change…</button><button class="danger" onClick=${() => setDialog("delete")} data-testid="delete">Delete…</button>` : null}<//>
-    ${again.error ? html`<${Fault} error=${again.error} />` : null}
-    <div class="filters"><${Field} label="Range"><${Select} value=${from} options=${RANGES} onChange=${(/** @type {string} */ next) => setQuery({ from: next })} data-testid="range" /><//><${Field} label="Credit"><${Select} value=${by} options=${BYS} onChange=${(/** @type {string} */ next) => setQuery({ by: next })} data-testid="by" /><//></div>
-    <${Loaded} of=${answer} what="what is credited">${(/** @type {any} */ { results, totals }) => html`<div class="tiles" data-testid="totals">${[["conversions", totals.conversions], ["of them credited", totals.attributed], ["value", totals.value], ["of it credited", totals.attributed_value]].map(([words, value]) => html`<div class="tile" key=${words}><div class="value">${number(value)}</div><div class="what">${words}</div></div>`)}</div>
+    <${Fault} error=${again.error} />
+    <div class="filters"><${Field} label="Range"><${Select} value=${from} options=${RANGES} onChange=${(next) => setQuery({ from: next })} data-testid="range" /><//><${Field} label="Credit"><${Select} value=${by} options=${BYS} onChange=${(next) => setQuery({ by: next })} data-testid="by" /><//></div>
+    <${Loaded} of=${answer} what="what is credited">${({ results, totals }) => html`<div class="tiles" data-testid="totals">${[["conversions", totals.conversions], ["of them credited", totals.attributed], ["value", totals.value], ["of it credited", totals.attributed_value]].map(([words, value]) => html`<div class="tile" key=${words}><div class="value">${number(value)}</div><div class="what">${words}</div></div>`)}</div>
       ${results.length === 0 ? html`<${Empty} title="Nothing is credited yet">Take a longer range; the past of a new rule is computed by a job.<//>` : html`<${Table} label="Credit" testid="credit" rows=${results} columns=${[
-        { key: "name", title: "Name", cell: (/** @type {any} */ row) => html`<bdi>${row.name || "(none)"}</bdi>` },
-        { key: "conversions", title: "Conversions", align: "right", cell: (/** @type {any} */ row) => number(row.conversions) },
-        { key: "credit", title: "Credit", align: "right", cell: (/** @type {any} */ row) => number(row.credit) },
-        { key: "value", title: "Value", align: "right", cell: (/** @type {any} */ row) => number(row.value) },
+        { key: "name", title: "Name", cell: (row) => html`<bdi>${row.name || "(none)"}</bdi>` },
+        { key: "conversions", title: "Conversions", right: true },
+        { key: "credit", title: "Credit", right: true },
+        { key: "value", title: "Value", right: true },
       ]} />`}`}<//>
-    <${Card} title="Newest conversions" class="card spaced"><${Loaded} of=${newest} what="conversions">${(/** @type {any} */ found) => found.conversions.length === 0 ? html`<p class="muted">None yet.</p>` : html`<${Table} label="Conversions" testid="conversions" rows=${found.conversions} columns=${[
-      { key: "target_at", title: "When", cell: (/** @type {any} */ row) => html`<${Link} href=${path(["events", row.target_event_id])}><${Time} at=${row.target_at} /><//>` },
-      { key: "distinct_id", title: "Person", cell: (/** @type {any} */ row) => html`<bdi>${row.distinct_id}</bdi>` },
-      { key: "credited", title: "Credited to", cell: (/** @type {any} */ row) => row.credited.length === 0 ? "nothing" : row.credited.map((/** @type {any} */ one) => html`<${Link} key=${one.event_id} href=${path(["events", one.event_id])}><bdi>${one.event}</bdi> ${number(one.credit)}<//> `) },
+    <${Card} title="Newest conversions" class="card spaced"><${Loaded} of=${newest} what="conversions">${(found) => found.conversions.length === 0 ? html`<p class="muted">None yet.</p>` : html`<${Table} label="Conversions" testid="conversions" rows=${found.conversions} columns=${[
+      { key: "target_at", title: "When", cell: (row) => html`<${Link} href=${path(["events", row.target_event_id])}><${Time} at=${row.target_at} /><//>` },
+      { key: "distinct_id", title: "Person" },
+      { key: "credited", title: "Credited to", cell: (row) => row.credited.length === 0 ? "nothing" : row.credited.map((one) => html`<${Link} key=${one.event_id} href=${path(["events", one.event_id])}><bdi>${one.event}</bdi> ${number(one.credit)}<//> `) },
     ]} />`}<//><//>
     <${Versions} key=${one.version} at=${at} />
-    ${dialog === "edit" ? html`<${Editing} title="Change the rule" of=${one} onClose=${() => setDialog("")} onSave=${async (/** @type {any} */ next) => { await patch(at, next); setDialog(""); toast("Its past is computed anew"); reload(); }} />` : null}
-    ${dialog === "delete" ? html`<${Confirm} title="Delete the rule?" action="Delete it" busy=${remove.busy} onClose=${() => setDialog("")} onYes=${remove.run}>${remove.error ? html`<${Fault} error=${remove.error} />` : null}<p>What it credited is not shown any more. Events stay.</p><//>` : null}`}<//>`;
+    ${dialog === "edit" ? html`<${Editing} title="Change the rule" of=${one} onClose=${() => setDialog("")} onSave=${async (next) => { await patch(at, next); setDialog(""); toast("Its past is computed anew"); reload(); }} />` : null}
+    ${dialog === "delete" ? html`<${Confirm} title="Delete the rule?" action="Delete it" busy=${remove.busy} onClose=${() => setDialog("")} onYes=${remove.run}><${Fault} error=${remove.error} /><p>What it credited is not shown any more. Events stay.</p><//>` : null}`}<//>`;
 }
 
 /** @param {{at: string}} props */
 function Versions({ at }) {
   const all = useLoad((signal) => get(`${at}/versions`, {}, { signal }), [at]);
-  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(/** @type {any} */ found) => found.versions.slice().reverse().map((/** @type {any} */ one) => html`<details key=${one.version} data-testid="version"><summary>Version ${String(one.version)} <span class="muted small"><${Time} at=${one.created_at} /> by <bdi>${one.created_by}</bdi></span></summary><${Code} text=${pretty(one.definition)} label=${`Version ${one.version}`} /></details>`)}<//><//>`;
+  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => found.versions.slice().reverse().map((one) => html`<details key=${one.version} data-testid="version"><summary>Version ${String(one.version)} <span class="muted small"><${Time} at=${one.created_at} /> by <bdi>${one.created_by}</bdi></span></summary><${Code} text=${pretty(one.definition)} label=${`Version ${one.version}`} /></details>`)}<//><//>`;
 }

@@ -1,12 +1,5 @@
 // What was refused, why, and what to do with it: /dead-letters, /dead-letters/{id}.
-import { get, post } from "../lib/api.js";
-import { number, Time } from "../lib/format.js";
-import { jsonOf, pretty } from "../lib/json.js";
-import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Badge, Card, Code, Dialog, Field, Head, Select } from "../lib/parts.js";
-import { go, Link, path, setQuery } from "../lib/router.js";
-import { Table } from "../lib/table.js";
-import { html, useEffect, useState } from "../lib/ui.js";
+import { Badge, Card, Code, Dialog, Empty, Fault, Field, get, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, Select, setQuery, Table, Time, useAction, useEffect, useLoad, useState } from "../lib/page.js";
 
 /** What each reason means, and what mends it. */
 const REASONS = /** @type {Record<string, string>} */ ({
@@ -22,7 +15,7 @@ const REASONS = /** @type {Record<string, string>} */ ({
 });
 const STATES = /** @type {[string, string][]} */ ([["open", "Open"], ["replayed", "Replayed"], ["discarded", "Discarded"], ["", "All"]]);
 
-/** @param {{parts: string[], query: URLSearchParams}} props */
+/** @param {DeadLettersProps} props */
 export default function DeadLetters({ parts, query }) {
   const [id] = parts;
   return id ? html`<${One} key=${id} id=${id} />` : html`<${List} query=${query} />`;
@@ -44,26 +37,26 @@ function List({ query }) {
   const pick = (/** @type {string} */ id) => setChosen(chosen.includes(id) ? chosen.filter((one) => one !== id) : [...chosen, id]);
   const selection = chosen.length > 0 ? { ids: chosen } : kind ? { error_kind: kind } : { all: true };
   const columns = [
-    { key: "pick", title: html`<span class="visually-hidden">Choose</span>`, width: "34px", cell: (/** @type {any} */ one) => html`<input type="checkbox" aria-label=${`Choose ${one.id}`} checked=${chosen.includes(one.id)} onChange=${() => pick(one.id)} />` },
-    { key: "dlq_ts", title: "Refused", cell: (/** @type {any} */ one) => html`<span class="nowrap"><${Time} at=${one.dlq_ts} /></span>` },
-    { key: "error_kind", title: "Reason", cell: (/** @type {any} */ one) => html`<code class="nowrap">${one.error_kind}</code>` },
-    { key: "error_message", title: "Message", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["dead-letters", one.id])}><bdi>${one.error_message}</bdi><//>` },
-    { key: "raw_head", title: "Begins", cell: (/** @type {any} */ one) => html`<code class="clip"><bdi>${one.raw_head.slice(0, 200)}</bdi></code>` },
-    { key: "status", title: "State", cell: (/** @type {any} */ one) => html`<${Status} of=${one.status} />` },
+    { key: "pick", title: html`<span class="visually-hidden">Choose</span>`, width: "34px", cell: (one) => html`<input type="checkbox" aria-label=${`Choose ${one.id}`} checked=${chosen.includes(one.id)} onChange=${() => pick(one.id)} />` },
+    { key: "dlq_ts", title: "Refused", cell: (one) => html`<span class="nowrap"><${Time} at=${one.dlq_ts} /></span>` },
+    { key: "error_kind", title: "Reason", cell: (one) => html`<code class="nowrap">${one.error_kind}</code>` },
+    { key: "error_message", title: "Message", cell: (one) => html`<${Link} class="clip" href=${path(["dead-letters", one.id])}><bdi>${one.error_message}</bdi><//>` },
+    { key: "raw_head", title: "Begins", cell: (one) => html`<code class="clip"><bdi>${one.raw_head.slice(0, 200)}</bdi></code>` },
+    { key: "status", title: "State", cell: (one) => html`<${Status} of=${one.status} />` },
   ];
   return html`<${Head} title="Dead letters" about="Records that could not be stored, each with its reason. Nothing is lost: mend the cause, then replay.">
       <button onClick=${again}>Refresh</button>
       <button disabled=${!letters.data?.dead_letters.length} onClick=${() => setAct("discard")} data-testid="discard">Discard…</button>
       <button class="primary" disabled=${!letters.data?.dead_letters.length} onClick=${() => setAct("replay")} data-testid="replay">Replay…</button>
     <//>
-    <${Loaded} of=${stats} what="counts">${(/** @type {any} */ found) => html`<div class="filters" role="group" aria-label="State">
+    <${Loaded} of=${stats} what="counts">${(found) => html`<div class="filters" role="group" aria-label="State">
         ${STATES.map(([key, words]) => html`<button key=${key} aria-pressed=${status === (key || "all")} onClick=${() => setQuery({ status: key || "all" })} data-testid=${`status-${key || "all"}`}>${words} ${number(key ? found.totals[key] : Object.values(found.totals).reduce((/** @type {number} */ sum, one) => sum + Number(one), 0))}</button>`)}
-        <${Field} label="Reason" inline><${Select} value=${kind} options=${[["", "any"], ...Object.keys(REASONS)]} onChange=${(/** @type {string} */ next) => setQuery({ kind: next })} data-testid="filter-kind" /><//>
+        <${Field} label="Reason" inline><${Select} value=${kind} options=${[["", "any"], ...Object.keys(REASONS)]} onChange=${(next) => setQuery({ kind: next })} data-testid="filter-kind" /><//>
       </div>`}<//>
     ${kind ? html`<div class="note">${REASONS[kind]}</div>` : null}
-    <${Loaded} of=${letters} what="dead letters">${(/** @type {any} */ found) => found.dead_letters.length === 0
+    <${Loaded} of=${letters} what="dead letters">${(found) => found.dead_letters.length === 0
       ? html`<${Empty} title=${status === "open" ? "Nothing is stuck" : "None"}>${status === "open" ? "Every record that was accepted could be stored." : "No dead letter is in this state."}<//>`
-      : html`<${Table} label="Dead letters" testid="letters" columns=${columns} rows=${found.dead_letters} rowKey=${(/** @type {any} */ one) => one.id} onRow=${(/** @type {any} */ one) => go(path(["dead-letters", one.id]))} />
+      : html`<${Table} label="Dead letters" testid="letters" columns=${columns} rows=${found.dead_letters} rowKey=${(one) => one.id} onRow=${(one) => go(path(["dead-letters", one.id]))} />
         ${found.next_cursor ? html`<p class="muted">The newest 200 are shown; replay and discard reach all of them.</p>` : null}`}<//>
     ${act ? html`<${Act} action=${act} selection=${selection} onClose=${() => { setAct(null); again(); }} />` : null}`;
 }
@@ -81,7 +74,7 @@ function Chosen({ selection }) {
 
 /**
  * A replay or a discard: a look at what it would do, then the thing itself.
- * @param {{action: "replay" | "discard", selection: any, onClose: () => void, start?: string}} props
+ * @param {ActProps} props
  */
 function Act({ action, selection, onClose, start = "" }) {
   const [fix, setFix] = useState(start);
@@ -97,9 +90,9 @@ function Act({ action, selection, onClose, start = "" }) {
   return html`<${Dialog} title=${action === "replay" ? "Replay dead letters" : "Discard dead letters"} onClose=${onClose} wide>
     <${Chosen} selection=${selection} />
     ${action === "replay"
-      ? html`<${Field} label="Fix (optional)" hint="A JSON merge patch of each event: a field replaces, null removes. Without one they are written again as they are."><textarea rows="5" value=${fix} placeholder=${'{"distinct_id": "unknown"}'} data-testid="fix" onInput=${(/** @type {any} */ event) => setFix(event.currentTarget.value)}></textarea><//>`
-      : html`<${Field} label="Why" hint="Kept beside each of them, and in the log."><input type="text" value=${reason} data-testid="reason" onInput=${(/** @type {any} */ event) => setReason(event.currentTarget.value)} /><//>`}
-    ${run.error ? html`<${Fault} error=${run.error} />` : null}
+      ? html`<${Field} label="Fix (optional)" hint="A JSON merge patch of each event: a field replaces, null removes. Without one they are written again as they are."><textarea rows="5" value=${fix} placeholder=${'{"distinct_id": "unknown"}'} data-testid="fix" onInput=${(event) => setFix(event.currentTarget.value)}></textarea><//>`
+      : html`<${Field} label="Why" hint="Kept beside each of them, and in the log."><input type="text" value=${reason} data-testid="reason" onInput=${(event) => setReason(event.currentTarget.value)} /><//>`}
+    <${Fault} error=${run.error} />
     ${job ? html`<${Progress} key=${job.id} id=${job.id} dry=${job.dry} />` : null}
     <div class="buttons">
       <button onClick=${onClose}>Close</button>
@@ -122,12 +115,12 @@ function Progress({ id, dry }) {
   const job = useLoad((signal) => get(`/api/jobs/${encodeURIComponent(id)}`, {}, { signal }), [id], { every: done ? 0 : 700 });
   const state = job.data?.state;
   useEffect(() => setDone(["succeeded", "failed", "cancelled"].includes(state)), [state]);
-  return html`<${Loaded} of=${job} what="the job">${(/** @type {any} */ found) => html`<div class="note" data-testid="job" data-state=${found.state} data-dry=${dry}>
+  return html`<${Loaded} of=${job} what="the job">${(found) => html`<div class="note" data-testid="job" data-state=${found.state} data-dry=${dry}>
       <p><strong>${dry ? "Dry run" : "Job"}</strong> <${Badge} kind=${found.state === "failed" ? "bad" : found.state === "succeeded" ? "good" : "warning"}>${found.state}<//>
         ${Object.entries(found.progress?.outcomes ?? {}).map(([outcome, count]) => html`<span key=${outcome}> · ${outcome.replaceAll("_", " ")} <strong>${number(/** @type {any} */ (count))}</strong></span>`)}
         ${found.state === "succeeded" && Object.keys(found.progress?.outcomes ?? {}).length === 0 ? " · nothing fits any more" : ""}</p>
       ${found.error ? html`<p>${found.error}</p>` : null}
-      ${(found.progress?.samples ?? []).slice(0, 5).map((/** @type {any} */ one) => html`<div key=${one.id} class="sample"><div class="small"><code>${one.id}</code> ${one.error_kind} → <strong>${one.outcome.replaceAll("_", " ")}</strong></div>
+      ${(found.progress?.samples ?? []).slice(0, 5).map((one) => html`<div key=${one.id} class="sample"><div class="small"><code>${one.id}</code> ${one.error_kind} → <strong>${one.outcome.replaceAll("_", " ")}</strong></div>
         <pre class="before"><bdi>${one.before}</bdi></pre>${one.after ? html`<pre class="after"><bdi>${one.after}</bdi></pre>` : null}</div>`)}
       ${dry ? html`<p class="muted small">Nothing was changed: this is what would happen.</p>` : html`<p class="muted small"><${Link} href="/pipeline/jobs">All jobs<//></p>`}
     </div>`}<//>`;
@@ -142,7 +135,7 @@ function One({ id }) {
       <button onClick=${() => setAct("discard")} data-testid="discard">Discard…</button>
       <button class="primary" onClick=${() => setAct("replay")} data-testid="replay">Fix and replay…</button>
     <//>
-    <${Loaded} of=${letter} what="the dead letter">${(/** @type {any} */ one) => html`
+    <${Loaded} of=${letter} what="the dead letter">${(one) => html`
       <div class="note warning"><strong><code>${one.error_kind}</code></strong> <bdi>${one.error_message}</bdi><br />${REASONS[one.error_kind] ?? ""}</div>
       <div class="split">
         <${Card} title="As it was received"><${Raw} letter=${one} /><//>

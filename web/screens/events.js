@@ -1,16 +1,8 @@
 // The list of events, and the page of one: /events, /events/{event id}.
-import { get } from "../lib/api.js";
+import { Badge, Card, Code, copy, duration, Empty, Field, get, Head, html, Link, Loaded, number, path, pretty, Select, session, setQuery, Table, Time, useLoad, useState } from "../lib/page.js";
 import { eventFilters, EventFilters, EventTable } from "../lib/events.js";
-import { duration, number, Time } from "../lib/format.js";
-import { pretty } from "../lib/json.js";
-import { Empty, Loaded, useLoad } from "../lib/load.js";
-import { Badge, Card, Code, copy, Field, Head, Select } from "../lib/parts.js";
-import { Link, path, setQuery } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
-import { html, useState } from "../lib/ui.js";
 
-/** @param {{parts: string[], query: URLSearchParams}} props */
+/** @param {EventsProps} props */
 export default function Events({ parts, query }) {
   const [id] = parts;
   return id ? html`<${One} key=${id} id=${id} />` : html`<${List} query=${query} />`;
@@ -25,7 +17,7 @@ function List({ query }) {
   const [more, setMore] = useState(/** @type {{of: string, events: any[], cursor: string | null} | null} */ (null));
   const first = useLoad((signal) => get("/api/query/events", { ...filters, limit: 100 }, { signal }), [asked]);
   const mine = more && more.of === `${asked} ${first.at}` ? more : null;
-  const next = async (/** @type {any} */ page) => {
+  const next = async (page) => {
     const cursor = mine ? mine.cursor : page.next_cursor;
     const found = await get("/api/query/events", { ...filters, limit: 500, cursor });
     setMore({ of: `${asked} ${first.at}`, events: [...(mine?.events ?? []), ...found.events], cursor: found.next_cursor });
@@ -35,8 +27,8 @@ function List({ query }) {
       <button onClick=${first.reload}>Refresh</button>
     <//>
     <${EventFilters}><${Field} label="When"><${Select} value=${query.get("from") ?? ""} options=${RANGES} data-testid="filter-from"
-      onChange=${(/** @type {string} */ from) => setQuery({ from })} /><//><//>
-    <${Loaded} of=${first} what="events">${(/** @type {any} */ page) => {
+      onChange=${(from) => setQuery({ from })} /><//><//>
+    <${Loaded} of=${first} what="events">${(page) => {
       const events = [...page.events, ...(mine?.events ?? [])];
       const cursor = mine ? mine.cursor : page.next_cursor;
       if (events.length === 0) return html`<${Empty} title="No events">Nothing fits. Take a filter away, or <${Link} href="/?connect=1">send an event<//>.<//>`;
@@ -59,25 +51,23 @@ function One({ id }) {
       <button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button>
       <button onClick=${trace.reload}>Refresh</button>
     <//>
-    <${Loaded} of=${trace} what="the event">${(/** @type {any} */ found) => html`<${Traced} trace=${found} />`}<//>`;
+    <${Loaded} of=${trace} what="the event">${(found) => html`<${Traced} trace=${found} />`}<//>`;
 }
 
 /** @param {{trace: any}} props */
 function Traced({ trace }) {
   const [kind, words] = STATUS[trace.status] ?? ["plain", trace.status];
-  const counts = trace.rows.filter((/** @type {any} */ row) => row.counts && !row.is_deleted);
+  const counts = trace.rows.filter((row) => row.counts && !row.is_deleted);
   return html`<div class="note ${kind === "good" ? "good" : kind === "bad" || kind === "warning" ? "warning" : ""}" data-testid="trace-status" data-status=${trace.status}>
       <${Badge} kind=${kind}>${words}<//> ${trace.message}
     </div>
     <div class="split">
       <div>
-        ${counts.map((/** @type {any} */ row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
+        ${counts.map((row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
         ${trace.dead_letters.length > 0 ? html`<${Letters} letters=${trace.dead_letters} />` : null}
         ${trace.rows.length > counts.length ? html`<${Versions} rows=${trace.rows} />` : null}
       </div>
-      <div><${Timeline} trace=${trace} />
-        ${trace.status === "stored" ? html`<${Meters} id=${trace.event_id} />` : null}
-        ${session.role() === "owner" ? html`<${Told} id=${trace.event_id} />` : null}</div>
+      <${Timeline} trace=${trace} />
     </div>`;
 }
 
@@ -87,12 +77,12 @@ function Fields({ id, row }) {
   const found = useLoad(
     async (signal) => {
       const { events } = await get("/api/query/events", { event: row.event, distinct_id: row.distinct_id, date_from: moment, date_to: moment, limit: 500 }, { signal });
-      return events.find((/** @type {any} */ one) => one.event_id === id) ?? null;
+      return events.find((one) => one.event_id === id) ?? null;
     },
     [id, row.event, row.distinct_id, moment],
   );
   return html`<${Card} title=${html`<bdi>${row.event}</bdi>`} actions=${html`<${Link} href=${path(["events"], { event: row.event })}>All of this name<//>`}>
-    <${Loaded} of=${found}>${(/** @type {any} */ event) => html`
+    <${Loaded} of=${found}>${(event) => html`
       <dl class="facts">
         <dt>Person</dt><dd><${Link} href=${path(["persons"], { distinct_id: row.distinct_id })}><bdi>${row.distinct_id}</bdi><//></dd>
         <dt>Happened</dt><dd><${Time} at=${row.timestamp} millis /></dd>
@@ -108,40 +98,17 @@ function Fields({ id, row }) {
   <//>`;
 }
 
-/** Which meters count it, and why the others do not. @param {{id: string}} props */
-function Meters({ id }) {
-  const found = useLoad(async (signal) => (await get("/v1/events/lookup", { id }, { signal })).meters, [id]);
-  return html`<${Card} title="Meters"><${Loaded} of=${found}>${(/** @type {any[]} */ meters) => meters.length === 0
-    ? html`<p class="muted">This environment has no meters.</p>`
-    : html`<${Table} label="Meters and this event" testid="event-meters" rows=${meters} columns=${[
-        { key: "name", title: "Meter", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
-        { key: "matched", title: "Counts it", cell: (/** @type {any} */ one) => html`<${Badge} kind=${one.matched ? "good" : "plain"}>${one.matched ? "yes" : "no"}<//>` },
-        { key: "quantity", title: "As", align: "right", cell: (/** @type {any} */ one) => (one.quantity === null ? "–" : number(one.quantity)) },
-        { key: "why", title: "Because", cell: (/** @type {any} */ one) => html`<bdi>${because(one.why)}</bdi>` },
-      ]} />`}<//><//>`;
-}
-
 /** Webhooks asked for one event, at most. */
 const HOOKS_MAX = 20;
 
-/** Who was told of it. @param {{id: string}} props */
-function Told({ id }) {
-  const load = useLoad(async (signal) => {
-    const { webhooks } = await get("/api/webhooks", {}, { signal });
-    const each = webhooks.slice(0, HOOKS_MAX).map(async (/** @type {any} */ hook) => {
-      const { deliveries } = await get(`/api/webhooks/${encodeURIComponent(hook.id)}/deliveries`, { about: id, limit: 20 }, { signal });
-      return deliveries.map((/** @type {any} */ one) => ({ ...one, hook }));
-    });
-    return (await Promise.all(each)).flat();
-  }, [id]);
-  return html`<${Card} title="Webhooks"><${Loaded} of=${load}>${(/** @type {any[]} */ told) => told.length === 0
-    ? html`<p class="muted">No webhook was told of this event.</p>`
-    : html`<${Table} label="Webhooks that were told" testid="event-webhooks" rows=${told} columns=${[
-        { key: "created_at", title: "When", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
-        { key: "event_name", title: "Told of", cell: (/** @type {any} */ one) => html`<code>${one.event_name}</code>` },
-        { key: "hook", title: "Whom", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["webhooks", one.hook.id])}><bdi>${one.hook.url}</bdi><//>` },
-        { key: "state", title: "State", cell: (/** @type {any} */ one) => html`<${Badge} kind=${one.state === "delivered" ? "good" : one.state === "dead" ? "bad" : "warning"}>${one.state}<//>` },
-      ]} />`}<//><//>`;
+/** Who was told of an event. @param {string} id @param {AbortSignal} signal */
+async function toldOf(id, signal) {
+  const { webhooks } = await get("/api/webhooks", {}, { signal });
+  const each = webhooks.slice(0, HOOKS_MAX).map(async (hook) => {
+    const { deliveries } = await get(`/api/webhooks/${encodeURIComponent(hook.id)}/deliveries`, { about: id, limit: 20 }, { signal });
+    return deliveries.map((one) => ({ ...one, hook }));
+  });
+  return (await Promise.all(each)).flat().sort((one, other) => one.created_at.localeCompare(other.created_at));
 }
 
 /** @param {any} why */
@@ -162,19 +129,26 @@ function Properties({ of }) {
   })}</dl>`;
 }
 
-/** @param {{trace: any}} props */
+/** Its way: into the log and the store, past the meters, out to webhooks. @param {{trace: any}} props */
 function Timeline({ trace }) {
-  const first = trace.steps[0]?.at;
+  const { event_id: id, status, steps, backlog } = trace;
+  const meters = useLoad(async (signal) => (status === "stored" ? (await get("/v1/events/lookup", { id }, { signal })).meters : []), [id, status]);
+  const told = useLoad(async (signal) => (session.role() === "owner" ? toldOf(id, signal) : []), [id, status]);
+  const first = new Date(steps[0]?.at).getTime();
+  const step = (/** @type {string} */ name, title, at, detail) => html`<li class=${name} data-step=${name}>
+    <strong>${title}</strong> ${at ? html`<span class="muted small"><${Time} at=${at} millis />${at === steps[0]?.at ? "" : ` · +${duration((new Date(at).getTime() - first) / 1000)}`}</span>` : null}
+    <div class="small">${detail}</div></li>`;
   return html`<${Card} title="What became of it">
-    ${trace.steps.length === 0 ? html`<p class="muted">Nothing is known of this id.</p>` : null}
-    <ol class="timeline" data-testid="timeline">${trace.steps.map((/** @type {any} */ step, /** @type {number} */ index) => {
-      const after = (new Date(step.at).getTime() - new Date(first).getTime()) / 1000;
-      return html`<li key=${index} class=${step.step} data-step=${step.step}>
-        <strong>${STEPS[step.step] ?? step.step}</strong> <span class="muted small"><${Time} at=${step.at} millis />${index > 0 ? ` · +${duration(after)}` : ""}</span>
-        <div class="small"><bdi>${step.detail}</bdi></div>
-      </li>`;
-    })}</ol>
-    ${trace.backlog ? html`<p class="muted small">The store is ${number(trace.backlog.lag)} records behind the log${trace.backlog.looked_through ? "" : "; not all of them were looked through"}.</p>` : html`<p class="muted small">The log does not answer, so what waits in it is not known.</p>`}
+    ${steps.length === 0 ? html`<p class="muted">Nothing is known of this id.</p>` : null}
+    <ol class="timeline" data-testid="timeline">${steps.map((one) => step(one.step, STEPS[one.step] ?? one.step, one.at, html`<bdi>${one.detail}</bdi>`))}
+      ${(meters.data ?? []).map((one) => step(one.matched ? "counted" : "uncounted",
+        html`${one.matched ? "Counted by" : "Not counted by"} <${Link} href=${path(["usage", "meters", one.meter_id])}><bdi>${one.name}</bdi><//>`, null,
+        one.matched ? html`as ${one.quantity === null ? "one more" : number(one.quantity)}` : html`<bdi>${because(one.why)}</bdi>`))}
+      ${(told.data ?? []).map((one) => step("told", html`Told: <code>${one.event_name}</code>`, one.created_at,
+        html`<${Link} href=${path(["webhooks", one.hook.id])}><bdi>${one.hook.url}</bdi><//> <${Badge} kind=${one.state === "delivered" ? "good" : one.state === "dead" ? "bad" : "warning"}>${one.state}<//>`))}
+    </ol>
+    ${[meters, told].map((load, index) => (load.data ? null : html`<${Loaded} key=${index} of=${load} />`))}
+    ${backlog ? html`<p class="muted small">The store is ${number(backlog.lag)} records behind the log${backlog.looked_through ? "" : "; not all of them were looked through"}.</p>` : html`<p class="muted small">The log does not answer, so what waits in it is not known.</p>`}
   <//>`;
 }
 
@@ -182,10 +156,10 @@ function Timeline({ trace }) {
 function Letters({ letters }) {
   return html`<${Card} title="Dead letters">
     <${Table} label="Dead letters of this event" rows=${letters} columns=${[
-      { key: "error_kind", title: "Reason", cell: (/** @type {any} */ one) => html`<code>${one.error_kind}</code>` },
-      { key: "error_message", title: "Message", cell: (/** @type {any} */ one) => html`<bdi>${one.error_message}</bdi>` },
-      { key: "status", title: "State", cell: (/** @type {any} */ one) => one.status ?? "–" },
-      { key: "id", title: "", cell: (/** @type {any} */ one) => session.role() === "owner" ? html`<${Link} href=${path(["dead-letters", one.id])}>Open<//>` : one.id },
+      { key: "error_kind", title: "Reason", as: "code" },
+      { key: "error_message", title: "Message" },
+      { key: "status", title: "State", cell: (one) => one.status ?? "–" },
+      { key: "id", title: "", cell: (one) => session.role() === "owner" ? html`<${Link} href=${path(["dead-letters", one.id])}>Open<//>` : one.id },
     ]} /><//>`;
 }
 
@@ -193,10 +167,10 @@ function Letters({ letters }) {
 function Versions({ rows }) {
   return html`<${Card} title="Every row that is stored of it">
     <${Table} label="Rows" rows=${rows} columns=${[
-      { key: "version", title: "Version", align: "right", cell: (/** @type {any} */ one) => String(one.version) },
-      { key: "event", title: "Event", cell: (/** @type {any} */ one) => html`<bdi>${one.event}</bdi>` },
-      { key: "timestamp", title: "Happened", cell: (/** @type {any} */ one) => html`<${Time} at=${one.timestamp} millis />` },
-      { key: "ingested_at", title: "Stored", cell: (/** @type {any} */ one) => html`<${Time} at=${one.ingested_at} millis />` },
-      { key: "counts", title: "Counts", cell: (/** @type {any} */ one) => (one.is_deleted ? "deleted" : one.counts ? "yes" : "replaced") },
+      { key: "version", title: "Version", right: true, cell: (one) => String(one.version) },
+      { key: "event", title: "Event" },
+      { key: "timestamp", title: "Happened", as: "millis" },
+      { key: "ingested_at", title: "Stored", as: "millis" },
+      { key: "counts", title: "Counts", cell: (one) => (one.is_deleted ? "deleted" : one.counts ? "yes" : "replaced") },
     ]} /><//>`;
 }

@@ -1,16 +1,11 @@
 // Insights: a question, and its answer as picture and table. The address holds the whole of it.
-import { Head } from "../lib/parts.js";
-import { Link, go, setQuery } from "../lib/router.js";
-import { useShortcut } from "../lib/keyboard.js";
-import { html, useCallback, useEffect, useState } from "../lib/ui.js";
+import { go, Head, html, Link, setQuery, useCallback, useEffect, useShortcut, useState } from "../lib/page.js";
 import { About, Answer, useAnswer } from "../insights/answer.js";
 import { Form, When } from "../insights/forms.js";
 import { PeoplePanel } from "../insights/people.js";
 import { address, carried, fromQuery, isKind, sendable } from "../insights/question.js";
 import { Share } from "../insights/share.js";
 import { KINDS } from "../insights/words.js";
-
-/** @typedef {import("../insights/words.js").Kind} Kind */
 
 /** The number whose people are shown, as the address has it. @param {Kind} kind @param {any} sent @param {string | null} text */
 function drilled(kind, sent, text) {
@@ -23,7 +18,7 @@ function drilled(kind, sent, text) {
   }
 }
 
-/** @param {{parts: string[], query: URLSearchParams}} props */
+/** @param {InsightsProps} props */
 export default function Insights({ parts, query }) {
   const [first = ""] = parts;
   const kind = isKind(first) ? first : "trends";
@@ -42,9 +37,9 @@ function Insight({ kind, query }) {
   const load = useAnswer(kind, question, anew.key === key ? anew.count : 0);
   const again = useCallback(() => setAnew((before) => ({ key, count: (before.key === key ? before.count : 0) + 1 })), [key]);
   useShortcut("r", "Ask the question anew", again);
-  const change = (/** @type {any} */ changes) => go(address(kind, { ...question, ...changes }));
+  const change = (changes) => go(address(kind, { ...question, ...changes }));
   const people = drilled(kind, sent, query.get("people"));
-  /** @param {import("../insights/grid.js").People} asked */
+  /** @param {People} asked */
   const show = ({ body, title }) => {
     const { [kind]: _, ...rest } = body;
     setQuery({ people: JSON.stringify({ title, ...rest }) }, { push: true });

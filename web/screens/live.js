@@ -1,13 +1,7 @@
 // Events as they arrive.
-import { get } from "../lib/api.js";
+import { Badge, Empty, Fault, get, Head, html, Link, number, useCallback, useShortcut, useState } from "../lib/page.js";
 import { eventFilters, EventFilters, EventTable } from "../lib/events.js";
-import { number } from "../lib/format.js";
-import { useShortcut } from "../lib/keyboard.js";
-import { Empty, Fault } from "../lib/load.js";
-import { Badge, Head } from "../lib/parts.js";
-import { Link } from "../lib/router.js";
 import { useStream } from "../lib/stream.js";
-import { html, useCallback, useState } from "../lib/ui.js";
 
 const KEPT = 500;
 
@@ -27,7 +21,7 @@ export default function Live({ query }) {
       <button onClick=${stream.clear}>Clear</button>
     <//>
     <${EventFilters} />
-    ${stream.error ? html`<${Fault} error=${stream.error} retry=${stream.clear} />` : null}
+    <${Fault} error=${stream.error} retry=${stream.clear} />
     ${stream.dropped > 0
       ? html`<div class="note warning" data-testid="live-dropped">${number(stream.dropped)} more events arrived faster than this page shows them. They are stored and counted: narrow the filters to see each.</div>`
       : null}

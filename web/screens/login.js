@@ -1,8 +1,5 @@
 // Log in, or make an account with an invitation. What was open before comes up again afterwards: the address stays.
-import { Fault, useAction } from "../lib/load.js";
-import { session } from "../lib/session.js";
-import { place } from "../lib/router.js";
-import { html, useEffect, useRef, useState } from "../lib/ui.js";
+import { Fault, html, place, session, useAction, useEffect, useRef, useState } from "../lib/page.js";
 
 export default function Login() {
   const invitation = place.value.query.get("invitation") ?? "";
@@ -17,16 +14,16 @@ export default function Login() {
     if (making) await session.register({ email: text("email"), password: text("password"), name: text("name") || undefined, invitation: text("invitation") || undefined });
     else await session.login(text("email"), text("password"));
   });
-  const submit = (/** @type {any} */ event) => {
+  const submit = (event) => {
     event.preventDefault();
     void enter.run(new FormData(event.currentTarget));
   };
-  const field = (/** @type {string} */ name, /** @type {string} */ words, /** @type {any} */ more = {}) => html`<label class="field">
+  const field = (/** @type {string} */ name, /** @type {string} */ words, more = {}) => html`<label class="field">
     <span class="label">${words}</span><input name=${name} data-testid=${name} ...${more} /></label>`;
   return html`<section class="card" data-testid="login">
     <header><h1>${making ? "Make an account" : "Log in to FlexFlow"}</h1></header>
     <form class="form" onSubmit=${submit}>
-      ${enter.error ? html`<${Fault} error=${enter.error} />` : null}
+      <${Fault} error=${enter.error} />
       ${field("email", "Email", { type: "email", autocomplete: "username", required: true, ref: first })}
       ${making ? field("name", "Your name", { type: "text", autocomplete: "name" }) : null}
       ${field("password", "Password", { type: "password", autocomplete: making ? "new-password" : "current-password", required: true })}

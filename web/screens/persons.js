@@ -1,16 +1,8 @@
 // People: the list, and one of them: /persons, /persons/{person id}.
-import { get } from "../lib/api.js";
+import { Card, Code, copy, Empty, Field, get, go, Head, html, Input, Link, Loaded, number, path, pretty, session, setQuery, Table, Time, useEffect, useLoad, useState } from "../lib/page.js";
 import { EventTable } from "../lib/events.js";
-import { number, Time } from "../lib/format.js";
-import { pretty } from "../lib/json.js";
-import { Empty, Loaded, useLoad } from "../lib/load.js";
-import { Card, Code, copy, Field, Head, Input } from "../lib/parts.js";
-import { go, Link, path, setQuery } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
-import { html, useEffect, useState } from "../lib/ui.js";
 
-/** @param {{parts: string[], query: URLSearchParams}} props */
+/** @param {PersonsProps} props */
 export default function Persons({ parts, query }) {
   const [id] = parts;
   return id ? html`<${One} key=${id} id=${id} />` : html`<${List} query=${query} />`;
@@ -27,19 +19,19 @@ function List({ query }) {
     setMore({ at: first.at, persons: [...(mine?.persons ?? []), ...found.persons], cursor: found.next_cursor });
   };
   const columns = [
-    { key: "ids", title: "Distinct ids", cell: (/** @type {any} */ one) => html`<${Link} class="clip" href=${path(["persons", one.id])}><bdi>${one.distinct_ids.slice(0, 3).join(", ")}${one.distinct_ids.length > 3 ? ` and ${one.distinct_ids.length - 3} more` : ""}</bdi><//>` },
-    { key: "properties", title: "Properties", cell: (/** @type {any} */ one) => html`<code class="clip"><bdi>${Object.keys(one.properties).length > 0 ? pretty(one.properties).replace(/\s*\n\s*/g, " ") : ""}</bdi></code>` },
-    { key: "events_total", title: "Events", align: "right", cell: (/** @type {any} */ one) => number(one.events_total) },
-    { key: "first_seen", title: "First seen", cell: (/** @type {any} */ one) => html`<${Time} at=${one.first_seen} />` },
-    { key: "last_seen", title: "Last seen", cell: (/** @type {any} */ one) => html`<${Time} at=${one.last_seen} relative />` },
+    { key: "ids", title: "Distinct ids", cell: (one) => html`<${Link} class="clip" href=${path(["persons", one.id])}><bdi>${one.distinct_ids.slice(0, 3).join(", ")}${one.distinct_ids.length > 3 ? ` and ${one.distinct_ids.length - 3} more` : ""}</bdi><//>` },
+    { key: "properties", title: "Properties", cell: (one) => html`<code class="clip"><bdi>${Object.keys(one.properties).length > 0 ? pretty(one.properties).replace(/\s*\n\s*/g, " ") : ""}</bdi></code>` },
+    { key: "events_total", title: "Events", right: true },
+    { key: "first_seen", title: "First seen", as: "time" },
+    { key: "last_seen", title: "Last seen", as: "ago" },
   ];
   return html`<${Head} title="People" about="Everybody who has an event; distinct ids that were merged are one person." />
-    <div class="filters"><${Field} label="Distinct id"><${Input} value=${distinct} placeholder="anybody" data-testid="filter-person" onChange=${(/** @type {string} */ distinct_id) => setQuery({ distinct_id })} /><//></div>
-    <${Loaded} of=${first} what="people">${(/** @type {any} */ page) => {
+    <div class="filters"><${Field} label="Distinct id"><${Input} value=${distinct} placeholder="anybody" data-testid="filter-person" onChange=${(distinct_id) => setQuery({ distinct_id })} /><//></div>
+    <${Loaded} of=${first} what="people">${(page) => {
       const persons = [...page.persons, ...(mine?.persons ?? [])];
       const cursor = mine ? mine.cursor : page.next_cursor;
       if (persons.length === 0) return html`<${Empty} title="Nobody">${distinct ? "No event has this distinct id." : "People appear with their first event."}<//>`;
-      return html`<${Table} columns=${columns} rows=${persons} label="People" testid="persons-table" rowKey=${(/** @type {any} */ one) => one.id} onRow=${(/** @type {any} */ one) => go(path(["persons", one.id]))} />
+      return html`<${Table} columns=${columns} rows=${persons} label="People" testid="persons-table" rowKey=${(one) => one.id} onRow=${(one) => go(path(["persons", one.id]))} />
         <p class="muted">${number(persons.length)} people shown${cursor ? html` · <button class="small" onClick=${next}>Show more</button>` : ", all of them"}</p>`;
     }}<//>`;
 }
@@ -49,7 +41,7 @@ function One({ id }) {
   const person = useLoad((signal) => get(`/api/persons/${encodeURIComponent(id)}`, {}, { signal }), [id]);
   useEffect(() => scrollTo(0, 0), []);
   return html`<${Head} title="Person"><button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button><//>
-    <${Loaded} of=${person} what="the person">${(/** @type {any} */ found) => html`
+    <${Loaded} of=${person} what="the person">${(found) => html`
       <div class="split">
         <${Card} title=${html`<bdi>${found.distinct_ids[0]}</bdi>`}>
           <dl class="facts" data-testid="person-facts">

@@ -1,14 +1,5 @@
 // What the properties of events have to look like: /schemas; one of them with its versions and what broke it: /schemas/{id}.
-import { del, get, patch, post } from "../lib/api.js";
-import { number, Time } from "../lib/format.js";
-import { Exact, jsonOf, pretty } from "../lib/json.js";
-import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Card, Code, Confirm, Dialog, Field, Head, Select } from "../lib/parts.js";
-import { go, Link, path } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
-import { toast } from "../lib/toast.js";
-import { html, useState } from "../lib/ui.js";
+import { Card, Code, Confirm, del, Dialog, Empty, Exact, Fault, Field, get, go, Head, html, jsonOf, Link, Loaded, number, patch, path, post, pretty, Select, session, Table, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
 
 /** @type {[string, string][]} */
 const POLICIES = [["reject", "Refuse what does not fit"], ["flag", "Accept and mark it"], ["accept", "Accept and count it"]];
@@ -27,18 +18,18 @@ function All() {
   const schemas = useLoad((signal) => get("/api/schemas", {}, { signal }), []);
   const [making, setMaking] = useState(false);
   const columns = [
-    { key: "event", title: "Event", cell: (/** @type {any} */ one) => html`<${Link} href=${path(["schemas", one.id])}><bdi>${one.event}</bdi><//>` },
-    { key: "policy", title: "What does not fit", cell: (/** @type {any} */ one) => words(POLICIES, one.policy) },
-    { key: "compatibility", title: "The next version", cell: (/** @type {any} */ one) => words(COMPATIBILITIES, one.compatibility) },
-    { key: "versions", title: "Versions", align: /** @type {const} */ ("right"), cell: (/** @type {any} */ one) => number(one.versions.length) },
-    { key: "updated_at", title: "Changed", cell: (/** @type {any} */ one) => html`<${Time} at=${one.updated_at} relative />` },
+    { key: "event", title: "Event", cell: (one) => html`<${Link} href=${path(["schemas", one.id])}><bdi>${one.event}</bdi><//>` },
+    { key: "policy", title: "What does not fit", cell: (one) => words(POLICIES, one.policy) },
+    { key: "compatibility", title: "The next version", cell: (one) => words(COMPATIBILITIES, one.compatibility) },
+    { key: "versions", title: "Versions", right: true, cell: (one) => number(one.versions.length) },
+    { key: "updated_at", title: "Changed", as: "ago" },
   ];
   return html`<${Head} title="Schemas" about="What the properties of an event have to look like, in versions that fit each other. Events without a schema are taken as they come.">
       ${session.role() === "owner" ? html`<button class="primary" onClick=${() => setMaking(true)} data-testid="new-schema">New schema</button>` : null}
     <//>
-    <${Loaded} of=${schemas} what="schemas">${(/** @type {any} */ found) => found.schemas.length === 0
+    <${Loaded} of=${schemas} what="schemas">${(found) => found.schemas.length === 0
       ? html`<${Empty} title="No schema yet">A schema notices when a program begins to send something else. Begin with “accept and mark it”: nothing is lost, and you see what does not fit.<//>`
-      : html`<${Table} label="Schemas" testid="schemas" columns=${columns} rows=${found.schemas} rowKey=${(/** @type {any} */ one) => one.id} onRow=${(/** @type {any} */ one) => go(path(["schemas", one.id]))} />`}<//>
+      : html`<${Table} label="Schemas" testid="schemas" columns=${columns} rows=${found.schemas} rowKey=${(one) => one.id} onRow=${(one) => go(path(["schemas", one.id]))} />`}<//>
     ${making ? html`<${Making} onClose=${() => setMaking(false)} />` : null}`;
 }
 
@@ -69,22 +60,22 @@ function Making({ onClose }) {
     go(path(["schemas", made.id]));
   });
   return html`<${Dialog} title="New schema" onClose=${onClose} wide>
-    <form class="form" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void make.run(new FormData(event.currentTarget)); }}>
-      <div class="row"><div class="grow"><${Field} label="Event"><input type="text" required maxlength="200" value=${event} data-testid="schema-event" onInput=${(/** @type {any} */ input) => setEvent(input.currentTarget.value)} /><//></div>
+    <form class="form" onSubmit=${(event) => { event.preventDefault(); void make.run(new FormData(event.currentTarget)); }}>
+      <div class="row"><div class="grow"><${Field} label="Event"><input type="text" required maxlength="200" value=${event} data-testid="schema-event" onInput=${(input) => setEvent(input.currentTarget.value)} /><//></div>
         <button type="button" disabled=${drafting.busy || !event.trim()} onClick=${drafting.run} data-testid="draft">Draft from the newest 100</button></div>
-      ${drafting.error ? html`<${Fault} error=${drafting.error} />` : null}
+      <${Fault} error=${drafting.error} />
       <${Definition} text=${text} onChange=${setText} />
       <div class="row"><${Field} label="What does not fit"><${Named} name="policy" choices=${POLICIES} value="flag" /><//><${Field} label="The next version has to be"><${Named} name="compatibility" choices=${COMPATIBILITIES} value="backward" /><//></div>
-      ${make.error ? html`<${Fault} error=${make.error} />` : null}
+      <${Fault} error=${make.error} />
       <div class="buttons"><button class="primary" disabled=${make.busy} data-testid="make-schema">Make it</button></div>
     </form>
   <//>`;
 }
 
-/** @param {{text: string, onChange: (text: string) => void}} props */
-const Definition = ({ text, onChange }) => html`<${Field} label="Definition" hint="JSON Schema of the properties."><textarea rows="12" spellcheck=${false} value=${text} data-testid="definition" onInput=${(/** @type {any} */ event) => onChange(event.currentTarget.value)}></textarea><//>`;
+/** @param {DefinitionProps} props */
+const Definition = ({ text, onChange }) => html`<${Field} label="Definition" hint="JSON Schema of the properties."><textarea rows="12" spellcheck=${false} value=${text} data-testid="definition" onInput=${(event) => onChange(event.currentTarget.value)}></textarea><//>`;
 
-/** A choice that a form reads. @param {{name: string, choices: [string, string][], value: string}} props */
+/** A choice that a form reads. @param {NamedProps} props */
 const Named = ({ name, choices, value }) => html`<select name=${name}>${choices.map(([key, label]) => html`<option key=${key} value=${key} selected=${key === value}>${label}</option>`)}</select>`;
 
 /** @param {{id: string}} props */
@@ -93,7 +84,7 @@ function One({ id }) {
   const owner = session.role() === "owner";
   const schema = useLoad((signal) => get(at, {}, { signal }), [id]);
   const [dialog, setDialog] = useState("");
-  const change = useAction(async (/** @type {any} */ changes) => {
+  const change = useAction(async (changes) => {
     await patch(at, changes);
     toast("Saved");
     schema.reload();
@@ -103,27 +94,27 @@ function One({ id }) {
     toast("The schema was deleted");
     go("/schemas");
   });
-  return html`<${Loaded} of=${schema} what="the schema">${(/** @type {any} */ one) => html`
+  return html`<${Loaded} of=${schema} what="the schema">${(one) => html`
     <${Head} title=${html`Schema of <bdi>${one.event}</bdi>`}>
       <${Link} href="/schemas">All schemas<//>
       ${owner ? html`<button class="danger" onClick=${() => setDialog("delete")}>Delete…</button><button class="primary" onClick=${() => setDialog("next")} data-testid="next-version">Next version…</button>` : null}
     <//>
-    ${change.error ? html`<${Fault} error=${change.error} />` : null}
+    <${Fault} error=${change.error} />
     <div class="split"><div>
-      <${Card} title="Versions">${one.versions.slice().reverse().map((/** @type {any} */ version, /** @type {number} */ index) => html`<details key=${version.version} open=${index === 0} data-testid="version">
+      <${Card} title="Versions">${one.versions.slice().reverse().map((version, /** @type {number} */ index) => html`<details key=${version.version} open=${index === 0} data-testid="version">
         <summary>Version ${String(version.version)} <span class="muted small"><${Time} at=${version.created_at} />${version.created_by ? html` by <bdi>${version.created_by}</bdi>` : ""}</span></summary><${Code} text=${pretty(version.definition)} label=${`Version ${version.version}`} /></details>`)}<//>
     </div><div>
       <${Card} title="Rules"><div class="form">
-        <${Field} label="What does not fit"><${Select} value=${one.policy} options=${POLICIES} disabled=${!owner || change.busy} onChange=${(/** @type {string} */ policy) => change.run({ policy })} data-testid="policy" /><//>
-        <${Field} label="The next version has to be"><${Select} value=${one.compatibility} options=${COMPATIBILITIES} disabled=${!owner || change.busy} onChange=${(/** @type {string} */ compatibility) => change.run({ compatibility })} data-testid="compatibility" /><//>
+        <${Field} label="What does not fit"><${Select} value=${one.policy} options=${POLICIES} disabled=${!owner || change.busy} onChange=${(policy) => change.run({ policy })} data-testid="policy" /><//>
+        <${Field} label="The next version has to be"><${Select} value=${one.compatibility} options=${COMPATIBILITIES} disabled=${!owner || change.busy} onChange=${(compatibility) => change.run({ compatibility })} data-testid="compatibility" /><//>
       </div><p class="muted small">An event names the version it was written for in <code>$schema_version</code>; else the newest counts.</p><//>
       <${Violations} event=${one.event} />
     </div></div>
     ${dialog === "next" ? html`<${Next} at=${at} newest=${one.versions.at(-1)?.definition} onClose=${() => setDialog("")} onDone=${() => { setDialog(""); schema.reload(); }} />` : null}
-    ${dialog === "delete" ? html`<${Confirm} title="Delete the schema?" action="Delete it" busy=${remove.busy} onClose=${() => setDialog("")} onYes=${remove.run}>${remove.error ? html`<${Fault} error=${remove.error} />` : null}<p>Events of this name are taken as they come from then on.</p><//>` : null}`}<//>`;
+    ${dialog === "delete" ? html`<${Confirm} title="Delete the schema?" action="Delete it" busy=${remove.busy} onClose=${() => setDialog("")} onYes=${remove.run}><${Fault} error=${remove.error} /><p>Events of this name are taken as they come from then on.</p><//>` : null}`}<//>`;
 }
 
-/** @param {{at: string, newest: any, onClose: () => void, onDone: () => void}} props */
+/** @param {NextProps} props */
 function Next({ at, newest, onClose, onDone }) {
   const [text, setText] = useState(pretty(newest ?? {}));
   const [verdict, setVerdict] = useState(/** @type {any} */ (null));
@@ -141,7 +132,7 @@ function Next({ at, newest, onClose, onDone }) {
   return html`<${Dialog} title="The next version" onClose=${onClose} wide><div class="form">
     <${Definition} text=${text} onChange=${edit} />
     ${verdict ? html`<div class="note ${verdict.compatible ? "good" : "warning"}" role="status" data-testid="verdict" data-compatible=${verdict.compatible}>${verdict.compatible ? "It is compatible." : html`It is not compatible: <ul>${verdict.breaches.map((/** @type {string} */ one) => html`<li key=${one}><bdi>${one}</bdi></li>`)}</ul>`}</div>` : null}
-    ${error ? html`<${Fault} error=${error} />` : null}
+    <${Fault} error=${error} />
     <div class="buttons"><button disabled=${check.busy} onClick=${() => { make.clear(); void check.run(); }} data-testid="check">Check</button><button class="primary" disabled=${make.busy} onClick=${() => { check.clear(); void make.run(); }} data-testid="make-version">Make it</button></div>
   </div><//>`;
 }
@@ -156,12 +147,12 @@ function Violations({ event }) {
   const query = `SELECT event_id, distinct_id, timestamp, schema_state FROM events WHERE event = ${quoted(event)} AND startsWith(schema_state, 'flagged') AND day >= toDate('${since}') ORDER BY timestamp DESC`;
   const load = useLoad((signal) => post("/api/query/sql", { query, limit: 50, refresh: true }, { signal }), [query]);
   return html`<${Card} title="What did not fit" actions=${html`<button class="small" onClick=${load.reload}>Refresh</button>`}>
-    <${Loaded} of=${load} what="events that do not fit">${(/** @type {any} */ { results, truncated }) => results.length === 0
+    <${Loaded} of=${load} what="events that do not fit">${({ results, truncated }) => results.length === 0
       ? html`<${Empty} title="Nothing">No event that was accepted in ${String(DAYS)} days is marked.<//>`
       : html`<${Table} label="Events that do not fit" testid="violations" rows=${results} columns=${[
-          { key: "0", title: "Event", cell: (/** @type {any} */ row) => html`<${Link} class="clip" href=${path(["events", row[0]])}><bdi>${row[0]}</bdi><//>` },
-          { key: "1", title: "Person", cell: (/** @type {any} */ row) => html`<bdi>${row[1]}</bdi>` },
-          { key: "3", title: "Held against", cell: (/** @type {any} */ row) => `version ${row[3].replace("flagged", "").trim()}` },
+          { key: "0", title: "Event", cell: (row) => html`<${Link} class="clip" href=${path(["events", row[0]])}><bdi>${row[0]}</bdi><//>` },
+          { key: "1", title: "Person", cell: (row) => html`<bdi>${row[1]}</bdi>` },
+          { key: "3", title: "Held against", cell: (row) => `version ${row[3].replace("flagged", "").trim()}` },
         ]} />${truncated ? html`<p class="muted small">The newest 50 of ${String(DAYS)} days.</p>` : null}`}<//>
     ${session.role() === "owner" ? html`<p class="muted small">What the consumer refused is under <${Link} href=${path(["dead-letters"], { kind: "schema_violation" })}>dead letters<//>; what capture refused, its sender was told.</p>` : null}<//>`;
 }

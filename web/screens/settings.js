@@ -1,13 +1,6 @@
 // Settings: /settings (you), /settings/project, /settings/members, /settings/keys, /settings/audit, /settings/people.
-import { get, del, patch, post, request } from "../lib/api.js";
-import { number, setZone, Time, zone, zones } from "../lib/format.js";
-import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Badge, Card, Confirm, Copy, Dialog, Field, Head, Select, Tabs } from "../lib/parts.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
+import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, request, Select, session, setZone, Table, Tabs, Time, toast, useAction, useLoad, useState, zone, zones } from "../lib/page.js";
 import { setTheme, theme } from "../lib/theme.js";
-import { toast } from "../lib/toast.js";
-import { html, useState } from "../lib/ui.js";
 
 const ROLES = [["owner", "Owner: everything"], ["editor", "Editor: asks and sends"], ["viewer", "Viewer: asks"]];
 
@@ -46,8 +39,8 @@ function You() {
       <${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} /><//>
       <${Field} label="Time zone" hint="Times are shown and questions are asked in it; UTC stands in each time's hint."><${Select} value=${zone.value} options=${zones()} onChange=${setZone} /><//>
     </div><//>
-    <${Card} title="Password"><form class="form" onSubmit=${(/** @type {any} */ event) => change.run(fields(event), event.currentTarget)}>
-      ${change.error ? html`<${Fault} error=${change.error} />` : null}
+    <${Card} title="Password"><form class="form" onSubmit=${(event) => change.run(fields(event), event.currentTarget)}>
+      <${Fault} error=${change.error} />
       <input type="text" name="user" autocomplete="username" value=${user?.email} hidden />
       <${Field} label="Now"><input type="password" name="current" autocomplete="current-password" required /><//>
       <${Field} label="New" hint="At least 12 characters."><input type="password" name="next" autocomplete="new-password" required minlength="12" /><//>
@@ -56,14 +49,14 @@ function You() {
   </div>`;
 }
 
-/** A form of one name. @param {{label: string, action: string, value?: string, onSave: (name: string) => Promise<any>, testid: string}} props */
+/** A form of one name. @param {NameFormProps} props */
 function NameForm({ label, action, value = "", onSave, testid }) {
   const save = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
     await onSave(form.name ?? "");
     if (!value) element.reset();
   });
-  return html`<form class="form" data-testid=${testid} onSubmit=${(/** @type {any} */ event) => save.run(fields(event), event.currentTarget)}>
-    ${save.error ? html`<${Fault} error=${save.error} />` : null}
+  return html`<form class="form" data-testid=${testid} onSubmit=${(event) => save.run(fields(event), event.currentTarget)}>
+    <${Fault} error=${save.error} />
     <div class="row"><div class="grow"><${Field} label=${label}><input type="text" name="name" required maxlength="200" defaultValue=${value} value=${value || undefined} /><//></div><button class="primary" disabled=${save.busy}>${action}</button></div>
   </form>`;
 }
@@ -88,27 +81,27 @@ function Project({ project, owner }) {
   return html`<div class="grid">
     <${Card} title="Project">
       <dl class="facts"><dt>Name</dt><dd><bdi>${shown?.name}</bdi></dd><dt>Id</dt><dd><code>${project}</code> <${Copy} text=${project} /></dd></dl>
-      ${owner ? html`<div class="form spaced"><${NameForm} key=${shown?.name} label="Rename it" action="Rename" testid="rename-project" onSave=${async (/** @type {string} */ name) => { await patch(at, { name }, { unscoped: true }); toast("Renamed"); await session.load(); }} />
+      ${owner ? html`<div class="form spaced"><${NameForm} key=${shown?.name} label="Rename it" action="Rename" testid="rename-project" onSave=${async (name) => { await patch(at, { name }, { unscoped: true }); toast("Renamed"); await session.load(); }} />
         <div><button class="danger" onClick=${() => setGone(true)}>Delete the project…</button></div></div>` : null}
     <//>
     <${Card} title="Environments">
-      <${Loaded} of=${environments}>${(/** @type {any} */ found) => html`<${Table} label="Environments" testid="environments" rows=${found.environments} columns=${[
-        { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
-        { key: "id", title: "Id", cell: (/** @type {any} */ one) => html`<code>${one.id}</code>` },
-        { key: "act", title: "", cell: (/** @type {any} */ one) => owner ? html`<button class="small" onClick=${() => setRenaming(one)}>Rename</button>` : null },
+      <${Loaded} of=${environments}>${(found) => html`<${Table} label="Environments" testid="environments" rows=${found.environments} columns=${[
+        { key: "name", title: "Name" },
+        { key: "id", title: "Id", as: "code" },
+        { key: "act", title: "", cell: (one) => owner ? html`<button class="small" onClick=${() => setRenaming(one)}>Rename</button>` : null },
       ]} />`}<//>
-      ${owner ? html`<div class="spaced"><${NameForm} label="Another environment" action="Make it" testid="new-environment" onSave=${async (/** @type {string} */ name) => { await post(`${at}/environments`, { name }, { unscoped: true }); toast(`Environment ${name} was made`); await again(); }} /></div>` : null}
+      ${owner ? html`<div class="spaced"><${NameForm} label="Another environment" action="Make it" testid="new-environment" onSave=${async (name) => { await post(`${at}/environments`, { name }, { unscoped: true }); toast(`Environment ${name} was made`); await again(); }} /></div>` : null}
     <//>
-    ${session.user.value?.is_admin ? html`<${Card} title="Another project"><p>With environments production and development of its own.</p><${NameForm} label="Name" action="Make it" testid="new-project" onSave=${async (/** @type {string} */ name) => {
+    ${session.user.value?.is_admin ? html`<${Card} title="Another project"><p>With environments production and development of its own.</p><${NameForm} label="Name" action="Make it" testid="new-project" onSave=${async (name) => {
       const made = await post("/api/projects", { name }, { unscoped: true });
       await session.load();
       session.choose({ project: made.id, environment: made.environments[0].id });
       toast(`Project ${name} was made; you are in it now`);
     }} /><//>` : null}
   </div>
-  ${renaming ? html`<${Dialog} title=${`Rename ${renaming.name}`} onClose=${() => setRenaming(null)}><${NameForm} label="Name" action="Rename" value=${renaming.name} testid="rename-environment" onSave=${async (/** @type {string} */ name) => { await patch(`${at}/environments/${encodeURIComponent(renaming.id)}`, { name }, { unscoped: true }); setRenaming(null); toast("Renamed"); await again(); }} /><//>` : null}
+  ${renaming ? html`<${Dialog} title=${`Rename ${renaming.name}`} onClose=${() => setRenaming(null)}><${NameForm} label="Name" action="Rename" value=${renaming.name} testid="rename-environment" onSave=${async (name) => { await patch(`${at}/environments/${encodeURIComponent(renaming.id)}`, { name }, { unscoped: true }); setRenaming(null); toast("Renamed"); await again(); }} /><//>` : null}
   ${gone ? html`<${Confirm} title="Delete the project?" action="Delete it" busy=${remove.busy} onClose=${() => setGone(false)} onYes=${remove.run}>
-    ${remove.error ? html`<${Fault} error=${remove.error} />` : null}
+    <${Fault} error=${remove.error} />
     <p>It is hidden everywhere, and every key of it stops working at once. Programs that still send to it are refused.</p><//>` : null}`;
 }
 
@@ -117,12 +110,12 @@ function Members({ project, owner }) {
   const at = `/api/projects/${encodeURIComponent(project)}`;
   const members = useLoad((signal) => get(`${at}/members`, {}, { signal, unscoped: true }), [project]);
   const [token, setToken] = useState("");
-  const change = useAction(async (/** @type {any} */ member, /** @type {string} */ role) => {
+  const change = useAction(async (member, /** @type {string} */ role) => {
     await patch(`${at}/members/${encodeURIComponent(member.user_id)}`, { role }, { unscoped: true });
     toast(`${member.name} is ${role} now`);
     members.reload();
   });
-  const remove = useAction(async (/** @type {any} */ member) => {
+  const remove = useAction(async (member) => {
     await del(`${at}/members/${encodeURIComponent(member.user_id)}`, { unscoped: true });
     toast(`${member.name} is no member any more`);
     members.reload();
@@ -140,21 +133,21 @@ function Members({ project, owner }) {
     }
     element.reset();
   });
-  const back = useAction(async (/** @type {any} */ one) => {
+  const back = useAction(async (one) => {
     await del(`${at}/invitations/${encodeURIComponent(one.id)}`, { unscoped: true });
     invitations.reload();
   });
   const columns = [
-    { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
-    { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` },
-    { key: "role", title: "Role", cell: (/** @type {any} */ one) => owner ? html`<${Select} aria-label=${`Role of ${one.name}`} value=${one.role} options=${ROLES} onChange=${(/** @type {string} */ role) => change.run(one, role)} />` : one.role },
-    { key: "act", title: "", cell: (/** @type {any} */ one) => owner ? html`<button class="small danger" onClick=${() => remove.run(one)}>Remove</button>` : null },
+    { key: "name", title: "Name" },
+    { key: "email", title: "Email" },
+    { key: "role", title: "Role", cell: (one) => owner ? html`<${Select} aria-label=${`Role of ${one.name}`} value=${one.role} options=${ROLES} onChange=${(role) => change.run(one, role)} />` : one.role },
+    { key: "act", title: "", cell: (one) => owner ? html`<button class="small danger" onClick=${() => remove.run(one)}>Remove</button>` : null },
   ];
-  const open = (invitations.data?.invitations ?? []).filter((/** @type {any} */ one) => !one.accepted_at && !one.revoked_at);
+  const open = (invitations.data?.invitations ?? []).filter((one) => !one.accepted_at && !one.revoked_at);
   return html`${[change, remove, back].map((one, index) => (one.error ? html`<${Fault} key=${index} error=${one.error} />` : null))}
-    <${Card} title="Members"><${Loaded} of=${members} what="members">${(/** @type {any} */ found) => found.members.length === 0 ? html`<${Empty} title="No members">Administrators see every project without being a member.<//>` : html`<${Table} label="Members" testid="members" columns=${columns} rows=${found.members} rowKey=${(/** @type {any} */ one) => one.user_id} />`}<//><//>
-    ${owner ? html`<${Card} title="Somebody new"><form class="form" data-testid="add-member" onSubmit=${(/** @type {any} */ event) => add.run(fields(event), event.currentTarget)}>
-      ${add.error ? html`<${Fault} error=${add.error} />` : null}
+    <${Card} title="Members"><${Loaded} of=${members} what="members">${(found) => found.members.length === 0 ? html`<${Empty} title="No members">Administrators see every project without being a member.<//>` : html`<${Table} label="Members" testid="members" columns=${columns} rows=${found.members} rowKey=${(one) => one.user_id} />`}<//><//>
+    ${owner ? html`<${Card} title="Somebody new"><form class="form" data-testid="add-member" onSubmit=${(event) => add.run(fields(event), event.currentTarget)}>
+      <${Fault} error=${add.error} />
       <div class="row"><div class="grow"><${Field} label="Email"><input type="email" name="email" required /><//></div>
         <${Field} label="Role"><select name="role">${ROLES.slice().reverse().map(([key, words]) => html`<option key=${key} value=${key}>${words}</option>`)}</select><//>
         <${Field} label="How"><select name="how"><option value="invite">Invite: they make an account</option><option value="add">Add: they have an account</option></select><//>
@@ -162,9 +155,9 @@ function Members({ project, owner }) {
     </form>
     ${token ? html`<div class="note good"><p>Bring them this link; it is shown this once.</p><div class="row"><code class="secret">${`${location.origin}/?invitation=${token}`}</code><${Copy} text=${`${location.origin}/?invitation=${token}`} label="Copy link" /></div></div>` : null}
     ${open.length > 0 ? html`<h3 class="spaced">Open invitations</h3><${Table} label="Open invitations" rows=${open} columns=${[
-      { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` }, { key: "role", title: "Role" },
-      { key: "expires_at", title: "Until", cell: (/** @type {any} */ one) => html`<${Time} at=${one.expires_at} />` },
-      { key: "act", title: "", cell: (/** @type {any} */ one) => html`<button class="small" onClick=${() => back.run(one)}>Take back</button>` },
+      { key: "email", title: "Email" }, { key: "role", title: "Role" },
+      { key: "expires_at", title: "Until", as: "time" },
+      { key: "act", title: "", cell: (one) => html`<button class="small" onClick=${() => back.run(one)}>Take back</button>` },
     ]} />` : null}<//>` : null}`;
 }
 
@@ -192,20 +185,20 @@ function Keys({ project }) {
     setGone(null);
     keys.reload();
   });
-  const state = (/** @type {any} */ one) => one.revoked_at ? html`<${Badge} kind="plain">revoked<//>` : one.expires_at && new Date(one.expires_at) < new Date() ? html`<${Badge} kind="warning">expired<//>` : html`<${Badge} kind="good">good<//>`;
+  const state = (one) => one.revoked_at ? html`<${Badge} kind="plain">revoked<//>` : one.expires_at && new Date(one.expires_at) < new Date() ? html`<${Badge} kind="warning">expired<//>` : html`<${Badge} kind="good">good<//>`;
   const columns = [
-    { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` },
-    { key: "prefix", title: "Begins", cell: (/** @type {any} */ one) => html`<code>${one.prefix}…</code>` },
-    { key: "environment_id", title: "Environment", cell: (/** @type {any} */ one) => environments.find((it) => it.id === one.environment_id)?.name ?? one.environment_id },
-    { key: "scopes", title: "May", cell: (/** @type {any} */ one) => one.scopes.join(", ") },
-    { key: "last_used_at", title: "Last used", cell: (/** @type {any} */ one) => one.last_used_at ? html`<${Time} at=${one.last_used_at} relative />` : "never" },
-    { key: "expires_at", title: "Until", cell: (/** @type {any} */ one) => one.expires_at ? html`<${Time} at=${one.expires_at} />` : "for ever" },
+    { key: "name", title: "Name" },
+    { key: "prefix", title: "Begins", cell: (one) => html`<code>${one.prefix}…</code>` },
+    { key: "environment_id", title: "Environment", cell: (one) => environments.find((it) => it.id === one.environment_id)?.name ?? one.environment_id },
+    { key: "scopes", title: "May", cell: (one) => one.scopes.join(", ") },
+    { key: "last_used_at", title: "Last used", cell: (one) => one.last_used_at ? html`<${Time} at=${one.last_used_at} relative />` : "never" },
+    { key: "expires_at", title: "Until", cell: (one) => one.expires_at ? html`<${Time} at=${one.expires_at} />` : "for ever" },
     { key: "state", title: "State", cell: state },
-    { key: "act", title: "", cell: (/** @type {any} */ one) => one.revoked_at ? null : html`<button class="small danger" onClick=${() => setGone(one)}>Revoke…</button>` },
+    { key: "act", title: "", cell: (one) => one.revoked_at ? null : html`<button class="small danger" onClick=${() => setGone(one)}>Revoke…</button>` },
   ];
   return html`${made ? html`<div class="note good" data-testid="made-key"><p><strong>The new key, shown this once:</strong></p><div class="row"><code class="secret" data-testid="new-key">${made}</code><${Copy} text=${made} label="Copy key" what="Key copied" /><button onClick=${() => setMade("")}>I have it</button></div></div>` : null}
-    <${Card} title="Make a key"><form class="form" data-testid="make-key" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void make.run(event.currentTarget); }}>
-      ${make.error ? html`<${Fault} error=${make.error} />` : null}
+    <${Card} title="Make a key"><form class="form" data-testid="make-key" onSubmit=${(event) => { event.preventDefault(); void make.run(event.currentTarget); }}>
+      <${Fault} error=${make.error} />
       <div class="row"><div class="grow"><${Field} label="Name"><input type="text" name="name" required maxlength="200" placeholder="What will use it" /><//></div>
         <${Field} label="Environment"><select name="environment">${environments.map((one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select><//>
         <${Field} label="Until (optional)"><input type="date" name="expires" /><//></div>
@@ -213,30 +206,30 @@ function Keys({ project }) {
       <div><button class="primary" disabled=${make.busy}>Make a key</button></div>
     </form><//>
     <${Card} title="API keys" actions=${html`<label class="field inline"><input type="checkbox" checked=${old} onChange=${() => setOld(!old)} />show revoked</label>`}>
-      <${Loaded} of=${keys} what="keys">${(/** @type {any} */ found) => {
-        const rows = found.api_keys.filter((/** @type {any} */ one) => old || !one.revoked_at);
-        return rows.length === 0 ? html`<${Empty} title="No keys">Make one above: programs send it as <code>X-API-Key</code>.<//>` : html`<${Table} label="API keys" testid="keys" columns=${columns} rows=${rows} rowKey=${(/** @type {any} */ one) => one.id} />`;
+      <${Loaded} of=${keys} what="keys">${(found) => {
+        const rows = found.api_keys.filter((one) => old || !one.revoked_at);
+        return rows.length === 0 ? html`<${Empty} title="No keys">Make one above: programs send it as <code>X-API-Key</code>.<//>` : html`<${Table} label="API keys" testid="keys" columns=${columns} rows=${rows} rowKey=${(one) => one.id} />`;
       }}<//><//>
     ${gone ? html`<${Confirm} title=${`Revoke ${gone.name}?`} action="Revoke it" busy=${revoke.busy} onClose=${() => setGone(null)} onYes=${revoke.run}>
-      ${revoke.error ? html`<${Fault} error=${revoke.error} />` : null}<p>Programs that use <code>${gone.prefix}…</code> are refused from now on (other processes notice within half a minute). It cannot be taken back.</p><//>` : null}`;
+      <${Fault} error=${revoke.error} /><p>Programs that use <code>${gone.prefix}…</code> are refused from now on (other processes notice within half a minute). It cannot be taken back.</p><//>` : null}`;
 }
 
 /** @param {{project: string}} props */
 function Audit({ project }) {
   const at = `/api/projects/${encodeURIComponent(project)}/audit-log`;
   const first = useLoad((signal) => get(at, { limit: 100 }, { signal, unscoped: true }), [project]);
-  return html`<${Card} title="Who did what in this project"><${Loaded} of=${first} what="the audit trail">${(/** @type {any} */ found) => found.entries.length === 0 ? html`<${Empty} title="Nothing yet">Changes of keys, members and environments show here.<//>` : html`<${Table} label="Audit trail" testid="audit" rows=${found.entries} rowKey=${(/** @type {any} */ one) => one.id} columns=${[
-    { key: "created_at", title: "When", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
-    { key: "actor_name", title: "Who", cell: (/** @type {any} */ one) => html`<bdi>${one.actor_name}</bdi>` },
-    { key: "action", title: "What", cell: (/** @type {any} */ one) => html`<code>${one.action}</code>` },
-    { key: "subject_id", title: "On", cell: (/** @type {any} */ one) => html`<bdi>${one.subject_id}</bdi>` },
+  return html`<${Card} title="Who did what in this project"><${Loaded} of=${first} what="the audit trail">${(found) => found.entries.length === 0 ? html`<${Empty} title="Nothing yet">Changes of keys, members and environments show here.<//>` : html`<${Table} label="Audit trail" testid="audit" rows=${found.entries} rowKey=${(one) => one.id} columns=${[
+    { key: "created_at", title: "When", as: "time" },
+    { key: "actor_name", title: "Who" },
+    { key: "action", title: "What", as: "code" },
+    { key: "subject_id", title: "On" },
   ]} />`}<//><//>`;
 }
 
 function People() {
   const people = useLoad((signal) => get("/api/users", {}, { signal, unscoped: true }), []);
   const [made, setMade] = useState(/** @type {any} */ (null));
-  const set = useAction(async (/** @type {any} */ one, /** @type {string} */ what) => {
+  const set = useAction(async (one, /** @type {string} */ what) => {
     const answer = await request(`/api/users/${encodeURIComponent(one.id)}/${what}`, { method: "POST", body: what === "reset-password" ? {} : undefined, unscoped: true });
     if (answer.password) setMade(answer);
     people.reload();
@@ -246,15 +239,15 @@ function People() {
     element.reset();
     people.reload();
   });
-  return html`${set.error ? html`<${Fault} error=${set.error} />` : null}
+  return html`<${Fault} error=${set.error} />
     ${made?.password ? html`<div class="note good"><p>Password of <bdi>${made.email}</bdi>, shown this once:</p><div class="row"><code class="secret">${made.password}</code><${Copy} text=${made.password} /><button onClick=${() => setMade(null)}>I have it</button></div></div>` : null}
-    <${Card} title="A new account"><form class="form" onSubmit=${(/** @type {any} */ event) => add.run(fields(event), event.currentTarget)}>
-      ${add.error ? html`<${Fault} error=${add.error} />` : null}
+    <${Card} title="A new account"><form class="form" onSubmit=${(event) => add.run(fields(event), event.currentTarget)}>
+      <${Fault} error=${add.error} />
       <div class="row"><div class="grow"><${Field} label="Email"><input type="email" name="email" required /><//></div><div class="grow"><${Field} label="Name"><input type="text" name="name" /><//></div><label class="field inline"><input type="checkbox" name="admin" />administrator</label><button class="primary" disabled=${add.busy}>Make it</button></div></form><//>
-    <${Card} title="Everybody"><${Loaded} of=${people} what="accounts">${(/** @type {any} */ found) => html`<${Table} label="Accounts" testid="people" rows=${found.users} rowKey=${(/** @type {any} */ one) => one.id} columns=${[
-      { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<bdi>${one.name}</bdi>` }, { key: "email", title: "Email", cell: (/** @type {any} */ one) => html`<bdi>${one.email}</bdi>` },
-      { key: "is_admin", title: "Administrator", cell: (/** @type {any} */ one) => (one.is_admin ? "yes" : "no") },
-      { key: "last_login_at", title: "Last login", cell: (/** @type {any} */ one) => one.last_login_at ? html`<${Time} at=${one.last_login_at} relative />` : "never" },
-      { key: "act", title: "", cell: (/** @type {any} */ one) => one.id === session.user.value?.id ? null : html`<div class="actions"><button class="small" onClick=${() => set.run(one, "reset-password")}>New password</button><button class="small" onClick=${() => set.run(one, one.disabled_at ? "enable" : "disable")}>${one.disabled_at ? "Let in again" : "Let in no more"}</button></div>` },
+    <${Card} title="Everybody"><${Loaded} of=${people} what="accounts">${(found) => html`<${Table} label="Accounts" testid="people" rows=${found.users} rowKey=${(one) => one.id} columns=${[
+      { key: "name", title: "Name" }, { key: "email", title: "Email" },
+      { key: "is_admin", title: "Administrator", cell: (one) => (one.is_admin ? "yes" : "no") },
+      { key: "last_login_at", title: "Last login", cell: (one) => one.last_login_at ? html`<${Time} at=${one.last_login_at} relative />` : "never" },
+      { key: "act", title: "", cell: (one) => one.id === session.user.value?.id ? null : html`<div class="actions"><button class="small" onClick=${() => set.run(one, "reset-password")}>New password</button><button class="small" onClick=${() => set.run(one, one.disabled_at ? "enable" : "disable")}>${one.disabled_at ? "Let in again" : "Let in no more"}</button></div>` },
     ]} /><p class="muted small">${number(found.users.length)} accounts</p>`}<//><//>`;
 }

@@ -1,20 +1,11 @@
 // What raw events become: /transforms, /transforms/raw (what became of each); one transform with its versions and a try:
 // /transforms/{id}.
-import { del, get, post, put } from "../lib/api.js";
-import { number, Time } from "../lib/format.js";
-import { jsonOf, pretty } from "../lib/json.js";
-import { Empty, Fault, Loaded, useAction, useLoad } from "../lib/load.js";
-import { Badge, Card, Code, Confirm, Dialog, Field, Head, Select, Tabs } from "../lib/parts.js";
-import { go, Link, path, setQuery } from "../lib/router.js";
-import { session } from "../lib/session.js";
-import { Table } from "../lib/table.js";
-import { toast } from "../lib/toast.js";
-import { html, useState } from "../lib/ui.js";
+import { Badge, Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, get, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, put, Select, session, setQuery, Table, Tabs, TextField, toast, useAction, useLoad, useState } from "../lib/page.js";
 
 /** @type {[string, string, string][]} */
 const TABS = [["", "Transforms", "/transforms"], ["raw", "Raw events", "/transforms/raw"]];
 
-/** @param {{parts: string[], query: URLSearchParams}} props */
+/** @param {TransformsProps} props */
 export default function Transforms({ parts, query }) {
   const [tab = ""] = parts;
   if (tab && tab !== "raw") return html`<${One} key=${tab} id=${tab} />`;
@@ -25,10 +16,10 @@ export default function Transforms({ parts, query }) {
 
 function All() {
   const all = useLoad((signal) => get("/api/transforms", {}, { signal }), []);
-  return html`<${Loaded} of=${all} what="transforms">${(/** @type {any} */ found) => html`<${Table} label="Transforms" testid="transforms" rows=${found.items} onRow=${(/** @type {any} */ one) => go(path(["transforms", one.id]))} columns=${[
-    { key: "name", title: "Name", cell: (/** @type {any} */ one) => html`<${Link} href=${path(["transforms", one.id])}><bdi>${one.name}</bdi><//>` },
-    { key: "version", title: "Version", cell: (/** @type {any} */ one) => (one.version === 0 ? "the one that is built in" : String(one.version)) },
-    { key: "updated_at", title: "Changed", cell: (/** @type {any} */ one) => html`<${Time} at=${one.updated_at} relative />` },
+  return html`<${Loaded} of=${all} what="transforms">${(found) => html`<${Table} label="Transforms" testid="transforms" rows=${found.items} onRow=${(one) => go(path(["transforms", one.id]))} columns=${[
+    { key: "name", title: "Name", cell: (one) => html`<${Link} href=${path(["transforms", one.id])}><bdi>${one.name}</bdi><//>` },
+    { key: "version", title: "Version", cell: (one) => (one.version === 0 ? "the one that is built in" : String(one.version)) },
+    { key: "updated_at", title: "Changed", as: "ago" },
   ]} />`}<//>`;
 }
 
@@ -38,7 +29,7 @@ const written = (text) => (text.trim().startsWith("{") ? { spec: jsonOf(text, "T
 /** @param {{id: string}} props */
 function One({ id }) {
   const one = useLoad((signal) => get(`/api/transforms/${encodeURIComponent(id)}`, {}, { signal }), [id]);
-  return html`<${Loaded} of=${one} what="the transform">${(/** @type {any} */ found) => html`<${Edited} key=${`${found.id} ${found.version}`} of=${found} reload=${one.reload} />`}<//>`;
+  return html`<${Loaded} of=${one} what="the transform">${(found) => html`<${Edited} key=${`${found.id} ${found.version}`} of=${found} reload=${one.reload} />`}<//>`;
 }
 
 const SAMPLE = { id: "call-1", orgId: "org-1", methodName: "Chat", providerName: "OpenAI", createdAt: "2026-01-31T12:00:00Z", data: { modelName: "gpt", promptTokens: 12 } };
@@ -71,15 +62,15 @@ function Edited({ of, reload }) {
       ${owner && !builtIn ? html`<button class="danger" onClick=${() => setLeaving(true)}>Delete…</button>` : null}
       ${owner ? html`<button class="primary" disabled=${save.busy} onClick=${save.run} data-testid="save-transform">Save</button>` : null}
     <//>
-    ${save.error ? html`<${Fault} error=${save.error} />` : null}
+    <${Fault} error=${save.error} />
     <div class="split"><${Card} title="What it says">
-        <${Field} label="JSON, or TOML as flexflow transform default prints it"><textarea rows="24" spellcheck=${false} readonly=${!owner} value=${text} data-testid="spec" onInput=${(/** @type {any} */ event) => setText(event.currentTarget.value)}></textarea><//><//>
+        <${Field} label="JSON, or TOML as flexflow transform default prints it"><textarea rows="24" spellcheck=${false} readonly=${!owner} value=${text} data-testid="spec" onInput=${(event) => setText(event.currentTarget.value)}></textarea><//><//>
       <div><${Card} title="Try it" actions=${html`<button disabled=${tried.busy} onClick=${tried.run} data-testid="try">Try</button>`}>
-          <${Field} label="Payloads" hint="JSON: one, or a list. What stands on the left is tried, saved or not."><textarea rows="10" spellcheck=${false} value=${samples} data-testid="samples" onInput=${(/** @type {any} */ event) => setSamples(event.currentTarget.value)}></textarea><//>
-          ${tried.error ? html`<${Fault} error=${tried.error} />` : null}
+          <${Field} label="Payloads" hint="JSON: one, or a list. What stands on the left is tried, saved or not."><textarea rows="10" spellcheck=${false} value=${samples} data-testid="samples" onInput=${(event) => setSamples(event.currentTarget.value)}></textarea><//>
+          <${Fault} error=${tried.error} />
           ${answer ? html`<div data-testid="tried"><p>${number(answer.transformed)} become events, ${number(answer.dropped)} dropped, ${number(answer.errors)} errors.</p>${answer.results.map(Tried)}</div>` : null}<//>
         ${builtIn ? null : html`<${Versions} at=${at} onTake=${setText} />`}</div></div>
-    ${leaving ? html`<${Confirm} title="Delete the transform?" action="Delete it" busy=${remove.busy} onClose=${() => setLeaving(false)} onYes=${remove.run}>${remove.error ? html`<${Fault} error=${remove.error} />` : null}<p>Raw events go through the one that is built in from then on.</p><//>` : null}`;
+    ${leaving ? html`<${Confirm} title="Delete the transform?" action="Delete it" busy=${remove.busy} onClose=${() => setLeaving(false)} onYes=${remove.run}><${Fault} error=${remove.error} /><p>Raw events go through the one that is built in from then on.</p><//>` : null}`;
 }
 
 const OUTCOMES = /** @type {Record<string, string>} */ ({ events: "good", published: "good", dropped: "warning", error: "bad" });
@@ -87,13 +78,13 @@ const OUTCOMES = /** @type {Record<string, string>} */ ({ events: "good", publis
 /** @param {any} one @param {number} index */
 const Tried = (one, index) => html`<div key=${index}><${Badge} kind=${OUTCOMES[one.outcome]}>${one.outcome}<//> <bdi>${one.reason ?? one.error ?? ""}</bdi>${one.events ? html`<${Code} text=${pretty(one.events)} label=${`What payload ${index + 1} becomes`} />` : null}</div>`;
 
-/** @param {{at: string, onTake: (text: string) => void}} props */
+/** @param {VersionsProps} props */
 function Versions({ at, onTake }) {
   const all = useLoad((signal) => get(`${at}/versions`, {}, { signal }), [at]);
-  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(/** @type {any} */ found) => html`<${Table} label="Versions" testid="versions" rows=${found.items} columns=${[
-    { key: "version", title: "Version", align: "right", cell: (/** @type {any} */ one) => String(one.version) },
-    { key: "created_at", title: "Made", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
-    { key: "act", title: "", cell: (/** @type {any} */ one) => html`<button class="small" onClick=${() => onTake(pretty(one.spec))}>Look at it</button>` },
+  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => html`<${Table} label="Versions" testid="versions" rows=${found.items} columns=${[
+    { key: "version", title: "Version", right: true, cell: (one) => String(one.version) },
+    { key: "created_at", title: "Made", as: "time" },
+    { key: "act", title: "", cell: (one) => html`<button class="small" onClick=${() => onTake(pretty(one.spec))}>Look at it</button>` },
   ]} />`}<//><//>`;
 }
 
@@ -102,36 +93,35 @@ function Raws({ query }) {
   const outcome = query.get("outcome") ?? "";
   const all = useLoad((signal) => get("/v1/events/raw/list", { outcome, limit: 200 }, { signal }), [outcome]);
   const [asking, setAsking] = useState(false);
-  return html`<div class="filters"><${Field} label="What became of them"><${Select} value=${outcome} options=${[["", "anything"], ["published", "events"], ["dropped", "dropped"], ["error", "an error"]]} onChange=${(/** @type {string} */ next) => setQuery({ outcome: next })} data-testid="outcome" /><//>
+  return html`<div class="filters"><${Field} label="What became of them"><${Select} value=${outcome} options=${[["", "anything"], ["published", "events"], ["dropped", "dropped"], ["error", "an error"]]} onChange=${(next) => setQuery({ outcome: next })} data-testid="outcome" /><//>
       <button onClick=${all.reload}>Refresh</button>
       ${session.role() === "owner" ? html`<button class="primary" onClick=${() => setAsking(true)} data-testid="reprocess">Reprocess…</button>` : null}</div>
-    <${Loaded} of=${all} what="raw events">${(/** @type {any} */ found) => found.raw_events.length === 0
+    <${Loaded} of=${all} what="raw events">${(found) => found.raw_events.length === 0
       ? html`<${Empty} title="No raw events">Programs send them to <code>POST /v1/events/raw/bulk</code>.<//>`
-      : html`<div class="tiles" data-testid="raw-counts">${found.counts.map((/** @type {any} */ one) => html`<div class="tile" key=${`${one.outcome} ${one.reason}`}><div class="value">${number(one.raw_events)}</div><div class="what">${one.outcome} ${one.reason}</div></div>`)}</div>
-        <${Table} label="Raw events" testid="raws" rows=${found.raw_events} rowKey=${(/** @type {any} */ one) => `${one.id} ${one.timestamp} ${one.external_customer_id}`} columns=${[
-          { key: "timestamp", title: "Happened", cell: (/** @type {any} */ one) => html`<${Time} at=${one.timestamp} />` },
-          { key: "id", title: "Id", cell: (/** @type {any} */ one) => html`<bdi>${one.id}</bdi>` },
-          { key: "external_customer_id", title: "Customer", cell: (/** @type {any} */ one) => html`<bdi>${one.external_customer_id}</bdi>` },
-          { key: "outcome", title: "Became", cell: (/** @type {any} */ one) => html`<${Badge} kind=${OUTCOMES[one.outcome]}>${one.outcome}<//> <bdi>${one.reason}</bdi> ${one.event_ids.slice(0, 3).map((/** @type {string} */ id) => html`<${Link} key=${id} href=${path(["events", id])}><bdi>${id}</bdi><//> `)}` },
-          { key: "transform_version", title: "By version", align: "right", cell: (/** @type {any} */ one) => String(one.transform_version) },
+      : html`<div class="tiles" data-testid="raw-counts">${found.counts.map((one) => html`<div class="tile" key=${`${one.outcome} ${one.reason}`}><div class="value">${number(one.raw_events)}</div><div class="what">${one.outcome} ${one.reason}</div></div>`)}</div>
+        <${Table} label="Raw events" testid="raws" rows=${found.raw_events} rowKey=${(one) => `${one.id} ${one.timestamp} ${one.external_customer_id}`} columns=${[
+          { key: "timestamp", title: "Happened", as: "time" },
+          { key: "id", title: "Id" },
+          { key: "external_customer_id", title: "Customer" },
+          { key: "outcome", title: "Became", cell: (one) => html`<${Badge} kind=${OUTCOMES[one.outcome]}>${one.outcome}<//> <bdi>${one.reason}</bdi> ${one.event_ids.slice(0, 3).map((/** @type {string} */ id) => html`<${Link} key=${id} href=${path(["events", id])}><bdi>${id}</bdi><//> `)}` },
+          { key: "transform_version", title: "By version", right: true, cell: (one) => String(one.transform_version) },
         ]} />${found.next_cursor ? html`<p class="muted small">The first 200 are shown; the API has all.</p>` : null}`}<//>
     ${asking ? html`<${Reprocess} onClose=${() => setAsking(false)} />` : null}`;
 }
 
 /** @param {{onClose: () => void}} props */
 function Reprocess({ onClose }) {
-  const start = useAction(async (/** @type {FormData} */ form) => {
+  const start = async (/** @type {FormData} */ form) => {
     const day = (/** @type {string} */ name, /** @type {string} */ clock) => (form.get(name) ? `${form.get(name)}T${clock}Z` : undefined);
     const body = { start_date: day("from", "00:00:00"), end_date: day("to", "23:59:59"), dry_run: form.has("dry") };
     await post(form.has("pending") ? "/v1/events/raw/reprocess/pending" : "/v1/events/raw/reprocess", body);
     toast("It runs as a job");
     go("/pipeline/jobs");
-  });
-  return html`<${Dialog} title="Reprocess raw events" onClose=${onClose}><form class="form" onSubmit=${(/** @type {any} */ event) => { event.preventDefault(); void start.run(new FormData(event.currentTarget)); }}>
+  };
+  return html`<${FormDialog} title="Reprocess raw events" action="Start" save="start" onSave=${start} onClose=${onClose}>
     <p>They go through the transform as it is now, and what they become replaces what they were. It runs as a job, which can be cancelled and goes on after a crash.</p>
-    <div class="row"><${Field} label="First day (UTC)"><input type="date" name="from" required data-testid="from" /><//><${Field} label="Last day"><input type="date" name="to" /><//></div>
-    <label class="field inline"><input type="checkbox" name="pending" />only those whose events are not stored</label>
+    <div class="row"><${TextField} type="date" name="from" label="First day (UTC)" required /><${TextField} type="date" name="to" label="Last day" /></div>
+    <label class="field inline"><input type="checkbox" name="pending" data-testid="pending" />only those whose events are not stored</label>
     <label class="field inline"><input type="checkbox" name="dry" data-testid="dry" />dry run: count, and change nothing</label>
-    ${start.error ? html`<${Fault} error=${start.error} />` : null}
-    <div class="buttons"><button class="primary" disabled=${start.busy} data-testid="start">Start</button></div></form><//>`;
+  <//>`;
 }

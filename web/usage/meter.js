@@ -1,19 +1,11 @@
 // One meter: its total to the last digit, windows, groups, and the events behind each number.
-import { get } from "../lib/api.js";
+import { copy, digits, Empty, Fault, get, Head, html, Link, Loaded, Loading, number, path, save, session, Table, Time, useLayoutEffect, useLoad, useMemo, useRef, useState, zone } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
-import { Time, digits, number, zone } from "../lib/format.js";
-import { Empty, Fault, Loaded, Loading, useLoad } from "../lib/load.js";
-import { Head, copy, save } from "../lib/parts.js";
-import { Link, path } from "../lib/router.js";
-import { Table } from "../lib/table.js";
-import { html, useLayoutEffect, useMemo, useRef, useState } from "../lib/ui.js";
 import { bucketName, utc } from "../insights/buckets.js";
 import { curl } from "../insights/share.js";
 import { Controls } from "./controls.js";
+import { MeterActions } from "./making.js";
 import { csv, eventsOf, measures, question, spanOf, stateOf, usage } from "./model.js";
-
-/** @typedef {import("./model.js").Meter} Meter */
-/** @typedef {import("./model.js").Bucket} Bucket */
 
 const GROUPS_DRAWN = 10;
 const PAGE = 100;
@@ -24,11 +16,11 @@ const intervalOf = (window) => (window === "MONTH" ? "month" : window === "DAY" 
 /** @param {{id: string, query: URLSearchParams}} props */
 export function MeterScreen({ id, query }) {
   const load = useLoad((signal) => get(`/v1/meters/${encodeURIComponent(id)}`, {}, { signal }), [id]);
-  return html`<${Loaded} of=${load} what="the meter">${(/** @type {Meter} */ meter) => html`<${Measured} meter=${meter} query=${query} />`}<//>`;
+  return html`<${Loaded} of=${load} what="the meter">${(meter) => html`<${Measured} meter=${meter} query=${query} again=${load.reload} />`}<//>`;
 }
 
-/** @param {{meter: Meter, query: URLSearchParams}} props */
-function Measured({ meter, query }) {
+/** @param {MeasuredProps} props */
+function Measured({ meter, query, again }) {
   const raw = stateOf(query, zone.value);
   const state = raw.window === "WHOLE" ? { ...raw, window: "" } : raw.by === "properties." ? { ...raw } : raw;
   const by = state.by === "properties." ? "" : state.by;
@@ -51,14 +43,15 @@ function Measured({ meter, query }) {
     save(`${meter.name}.csv`, csv(["window", ...(by ? [by] : []), "value", "events"], [...rows, total]));
   };
   return html`
-    <${Head} title=${html`<bdi>${meter.name}</bdi>`} about=${html`<bdi>${measures(meter)}</bdi>${meter.filters.length > 0 ? html` where ${meter.filters.map(({ key, values }) => html`<bdi>${key} is ${values.join(" or ")}</bdi> `)}` : null}, version ${meter.version}`}>
+    <${Head} title=${html`<bdi>${meter.name}</bdi>`} about=${html`<bdi>${measures(meter)}</bdi>${meter.filters.length > 0 ? html` where ${meter.filters.map(({ key, values }) => html`<bdi>${key} is ${values.join(" or ")}</bdi> `)}` : null}, version ${meter.version}${meter.status === "archived" ? ", archived" : ""}`}>
       <${Link} href=${path(["usage"])}>All meters<//>
       <button data-testid="refresh" onClick=${() => setNow(Date.now())}>Refresh</button>
       <button data-testid="copy-curl" onClick=${() => copy(curl("/v1/events/usage/meter", asked), "Copied: set FLEXFLOW_KEY to a key with the scope query")}>Copy request</button>
       <button data-testid="csv" disabled=${!load.data} onClick=${file}>CSV</button>
+      ${session.role() === "owner" && html`<${MeterActions} meter=${meter} again=${again} />`}
     <//>
     <${Controls} state=${state} windows groups event=${meter.event_name} />
-    <${Loaded} of=${load} what="the usage">${(/** @type {any} */ answer) => html`<${Total} meter=${meter} answer=${answer} onShow=${() => show(null, 0)} />
+    <${Loaded} of=${load} what="the usage">${(answer) => html`<${Total} meter=${meter} answer=${answer} onShow=${() => show(null, 0)} />
       ${answer.event_count === 0
         ? html`<${Empty} title="No usage in this range">Take a longer range, another customer, or look whether <${Link} href=${path(["events"], { event: meter.event_name })}><bdi>${meter.event_name}</bdi><//> arrives.<//>`
         : html`<${Windows} answer=${answer} state=${state} by=${by} onShow=${show} />`}`}<//>
@@ -80,7 +73,7 @@ function endOf(bucket, window, next, end) {
   return new Date(until).toISOString();
 }
 
-/** @param {{meter: Meter, answer: any, onShow: () => void}} props */
+/** @param {TotalProps} props */
 function Total({ meter, answer, onShow }) {
   const lost = [["missing_count", "have no value"], ["not_numeric_count", "have a value that is no number"], ["too_precise_count", "have a value with too many digits"]];
   return html`<section class="card" aria-label="Total" data-testid="total">
@@ -93,7 +86,7 @@ function Total({ meter, answer, onShow }) {
   </section>`;
 }
 
-/** @param {{answer: any, state: import("./model.js").State, by: string, onShow: (bucket: Bucket, at: number) => void}} props */
+/** @param {WindowsProps} props */
 function Windows({ answer, state, by, onShow }) {
   /** @type {Bucket[]} */
   const results = answer.results;
@@ -103,8 +96,8 @@ function Windows({ answer, state, by, onShow }) {
   const columns = [
     ...(state.window ? [{ key: "window", title: "Window", cell: (/** @type {Bucket} */ bucket) => html`<span title=${utc(bucket.window_size, state.zone)}>${named(bucket)}</span>` }] : []),
     ...(by ? [{ key: "group", title: by, cell: (/** @type {Bucket} */ bucket) => html`<bdi>${bucket.group[by] || "(none)"}</bdi>` }] : []),
-    { key: "value", title: "Value", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.has_value ? digits(bucket.exact_value) : "–"}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
-    { key: "events", title: "Events", align: /** @type {const} */ ("right"), cell: (/** @type {Bucket} */ bucket) => number(bucket.event_count) },
+    { key: "value", title: "Value", right: true, cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.has_value ? digits(bucket.exact_value) : "–"}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
+    { key: "events", title: "Events", right: true, cell: (/** @type {Bucket} */ bucket) => number(bucket.event_count) },
   ];
   return html`<div class="split answer">
     <section class="card" aria-label="Picture">${state.window ? html`<${Picture} results=${results} by=${by} named=${named} />` : html`<p class="muted">Choose a window to see usage over time.</p>`}</section>
@@ -125,7 +118,7 @@ function Picture({ results, by, named }) {
     ${groups.length > GROUPS_DRAWN && html`<p class="muted small">The picture has the first ${GROUPS_DRAWN} of ${number(groups.length)} groups; the table has all.</p>`}`;
 }
 
-/** @param {{meter: Meter, drill: {title: string, list: any, count: number}, onClose: () => void}} props */
+/** @param {EventsPanelProps} props */
 function EventsPanel({ meter, drill, onClose }) {
   const [before, setBefore] = useState(/** @type {{events: any[], cursor: string | null}} */ ({ events: [], cursor: null }));
   const panel = useRef(/** @type {HTMLElement | null} */ (null));
@@ -135,11 +128,11 @@ function EventsPanel({ meter, drill, onClose }) {
   const page = load.data?.cursor === cursor ? load.data.page : undefined;
   const events = [...before.events, ...(page?.events ?? [])];
   const key = meter.aggregation?.field;
-  const said = (/** @type {any} */ event) => (key && event.properties[key] !== undefined ? html`<code>${key} = ${typeof event.properties[key] === "string" ? `"${event.properties[key]}"` : String(event.properties[key])}</code>` : null);
-  return html`<aside class="people" tabindex="-1" ref=${panel} aria-label=${`Events: ${drill.title}`} data-testid="events-panel" onKeyDown=${(/** @type {any} */ event) => event.key === "Escape" && onClose()}>
+  const said = (event) => (key && event.properties[key] !== undefined ? html`<code>${key} = ${typeof event.properties[key] === "string" ? `"${event.properties[key]}"` : String(event.properties[key])}</code>` : null);
+  return html`<aside class="people" tabindex="-1" ref=${panel} aria-label=${`Events: ${drill.title}`} data-testid="events-panel" onKeyDown=${(event) => event.key === "Escape" && onClose()}>
     <header><div><h2>Events</h2><bdi class="muted">${drill.title}</bdi><p class="muted small"><span data-testid="listed">${number(events.length)}</span> of ${number(drill.count)} shown, newest first</p></div><button class="quiet icon" aria-label="Close the events" onClick=${onClose}>×</button></header>
     ${meter.version > 1 && html`<p class="muted small">The meter was changed: what is listed fits its newest version, from <${Time} at=${meter.effective_from} /> on.</p>`}
-    ${load.error && html`<${Fault} error=${load.error} retry=${load.reload} />`}
+    <${Fault} error=${load.error} retry=${load.reload} />
     ${events.length === 0 && load.loading && html`<${Loading} what="the events" />`}
     <ul class="list">${events.map((event) => html`<li key=${event.event_id}>
       <${Link} href=${path(["events", event.event_id])}><${Time} at=${event.timestamp} millis /><//> <bdi>${event.distinct_id}</bdi> ${said(event)}</li>`)}</ul>

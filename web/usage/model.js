@@ -1,13 +1,6 @@
 // Usage as it is asked and told. A total is text from the API to the screen and into the file: it never becomes a float.
-import { post } from "../lib/api.js";
+import { post } from "../lib/page.js";
 import { begins } from "../insights/buckets.js";
-
-/**
- * @typedef {{id: string, name: string, event_name: string, aggregation: any, filters: {key: string, values: string[]}[], unit: string, reset_usage: string, version: number, effective_from: string, status: string}} Meter
- * @typedef {{window_size: string, exact_value: string, has_value: boolean, group: Record<string, string>, event_count: number, missing_count: number, not_numeric_count: number, too_precise_count: number}} Bucket
- * @typedef {{range: string, from: string, to: string, window: string, by: string, customer: string, zone: string}} State what the address holds
- * @typedef {{start: string, end: string}} Span
- */
 
 /** @type {[string, string][]} */
 export const RANGES = [["today", "Today"], ["7d", "Last 7 days"], ["30d", "Last 30 days"], ["month", "This month"], ["last-month", "Last month"], ["year", "This year"], ["own", "Own range…"]];

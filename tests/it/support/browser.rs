@@ -247,8 +247,13 @@ impl Browser {
     /// Clicks the button or the link with these words.
     pub(crate) async fn press(&self, words: &str) {
         let path = format!("(//button|//a|//summary)[normalize-space(.)={}]", json!(words));
-        self.wait(&format!("{words:?} is pressed"), || async {
-            let found = self.element("xpath", &path).await?;
+        self.pick(&path).await;
+    }
+
+    /// Clicks what this path of XML leads to.
+    pub(crate) async fn pick(&self, path: &str) {
+        self.wait(&format!("{path} is clicked"), || async {
+            let found = self.element("xpath", path).await?;
             self.order(&format!("element/{found}/click"), json!({})).await
         })
         .await;
@@ -284,6 +289,12 @@ impl Browser {
         let focused = self.ask("element/active").await.unwrap();
         let focused = focused[ELEMENT].as_str().unwrap();
         self.order(&format!("element/{focused}/value"), json!({ "text": keys })).await.unwrap();
+    }
+
+    /// Numbers and times as this reader is used to them, from the next page on.
+    pub(crate) async fn locale(&self, locale: &str) {
+        let wish = json!({ "cmd": "Emulation.setLocaleOverride", "params": { "locale": locale } });
+        self.order("goog/cdp/execute", wish).await.unwrap();
     }
 
     pub(crate) async fn size(&self, width: u32, height: u32) {

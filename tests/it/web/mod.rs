@@ -5,6 +5,7 @@ mod dashboards;
 mod form;
 mod hostile;
 mod insights;
+mod making;
 mod screens;
 mod sessions;
 mod setup;

@@ -6,14 +6,20 @@ use super::Stage;
 use crate::support::{Browser, eventually};
 use crate::webhooks::Receiver;
 
-async fn operator(stage: &Stage, path: &str) -> Value {
+pub(super) async fn operator(stage: &Stage, path: &str) -> Value {
     let (status, answer) = stage.app.client.operator_get(path).await;
     assert_eq!(status, 200, "{path}: {answer}");
     answer
 }
 
 /// Waits until the only one that this route lists fits.
-async fn only(stage: &Stage, path: &str, list: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn only(
+    stage: &Stage,
+    path: &str,
+    list: &str,
+    what: &str,
+    fits: impl Fn(&Value) -> bool,
+) -> Value {
     eventually(what, || async {
         let found = operator(stage, path).await[list][0].clone();
         if fits(&found) { Ok(found) } else { Err(found.to_string()) }
@@ -22,7 +28,7 @@ async fn only(stage: &Stage, path: &str, list: &str, what: &str, fits: impl Fn(&
 }
 
 /// How many elements there are like this.
-async fn count(browser: &Browser, css: &str, wanted: usize) {
+pub(super) async fn count(browser: &Browser, css: &str, wanted: usize) {
     let script = format!("return document.querySelectorAll({}).length === {wanted}", json!(css));
     browser.until(&format!("{wanted} of {css}"), &script).await;
 }
@@ -120,13 +126,30 @@ async fn an_event_names_its_webhooks_and_duplicates(stage: &Stage) {
     })
     .await;
     browser.goto("/events/twice").await;
-    for step in ["received", "logged", "stored", "duplicate"] {
+    for step in ["received", "logged", "stored", "duplicate", "uncounted", "told"] {
         count(browser, &format!("[data-testid=timeline] [data-step={step}]"), 1).await;
     }
-    browser.reads("event-webhooks", "event.unmetered").await;
-    browser.reads("event-meters", "it counts call").await;
+    browser.reads("timeline", "event.unmetered").await;
+    browser.reads("timeline", "it counts call").await;
+    counted(stage).await;
+    browser.goto("/events/twice").await;
+    browser.reads("timeline", "it counts call").await;
     browser.is_clean("an event that was sent twice").await;
     browser.picture("event").await;
+}
+
+/// An event that the meter counts; its page names the meter and leads to it.
+async fn counted(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    client.accept(&json!({"event": "call", "distinct_id": "ada", "event_id": "counted"})).await;
+    client.settled(2).await;
+    browser.goto("/events/counted").await;
+    let (_, told) = client.get("/v1/events/lookup?id=counted").await;
+    assert_eq!((&told["meters"][0]["name"], &told["meters"][0]["matched"]), (&json!("calls"), &json!(true)));
+    browser.reads("timeline", "Counted by calls").await;
+    count(browser, "[data-testid=timeline] [data-step=counted]", 1).await;
+    browser.press("calls").await;
+    browser.see("total-value").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,7 @@ async fn stage() -> (Stage, Value) {
     (stage, meter)
 }
 
-const RANGE: &str = "range=own&from=2026-03-01&to=2026-03-31&zone=UTC";
+pub(super) const RANGE: &str = "range=own&from=2026-03-01&to=2026-03-31&zone=UTC";
 
 /// Keeps what the page saves as a file.
 async fn file(stage: &Stage) -> String {
@@ -60,7 +60,7 @@ async fn file(stage: &Stage) -> String {
 }
 
 /// Cells that stand right, row by row.
-async fn cells(stage: &Stage, table: &str) -> Vec<Vec<String>> {
+pub(super) async fn cells(stage: &Stage, table: &str) -> Vec<Vec<String>> {
     stage.browser.see(table).await;
     let script = format!(
         "return [...document.querySelectorAll('[data-testid={table}] tbody tr[data-row]')].map((row) => \
@@ -70,11 +70,11 @@ async fn cells(stage: &Stage, table: &str) -> Vec<Vec<String>> {
 }
 
 /// Without what groups digits.
-fn plain(shown: &str) -> String {
+pub(super) fn plain(shown: &str) -> String {
     shown.replace(',', "")
 }
 
-async fn usage(stage: &Stage, more: Value) -> Value {
+pub(super) async fn usage(stage: &Stage, more: Value) -> Value {
     let mut asked = json!({"start_time": "2026-03-01T00:00:00Z", "end_time": "2026-04-01T00:00:00Z"});
     asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let (status, answer) = stage.app.client.post("/v1/events/usage/meter", &asked).await;
