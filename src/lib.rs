@@ -9,7 +9,7 @@
 //!
 //! Rooms import only from rooms to their left (`tests/it/tidy.rs` enforces it):
 //!
-//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < job < dlq < person < metering <
+//! `event < config < telemetry < lifecycle < http < eventlog < store < meta < auth < notice < job < dlq < person < metering <
 //! transform < schema < attribution < {capture, consumer, query, reprocess, rollup, web, webhook} < demo < app < cli`
 
 pub mod app;
@@ -28,6 +28,7 @@ pub mod job;
 pub mod lifecycle;
 pub mod meta;
 pub mod metering;
+pub mod notice;
 pub mod person;
 pub mod query;
 pub mod reprocess;

@@ -40,6 +40,7 @@ use crate::http::server;
 use crate::job;
 use crate::lifecycle::{Policy, Stop, TaskFailed, Tasks};
 use crate::metering::Metering;
+use crate::notice::Notices;
 use crate::store::Store;
 use crate::telemetry::{self, names};
 use crate::webhook::Webhook;
@@ -276,24 +277,15 @@ fn start_consumer(
     let (stage, stop) = (deps.clone(), work.stop().clone());
     work.spawn("consumer", restart, move || consumer::run(stage.clone(), stop.clone()));
     if config.metering.tracking {
-        let (stage, stop) = (deps.clone(), work.stop().clone());
-        let (usage_store, tracker) = (store.clone(), metering.clone());
-        work.spawn("feature usage", restart, move || {
-            consumer::run_feature_usage(stage.clone(), usage_store.clone(), tracker.clone(), stop.clone())
-        });
-        let (stage, stop) = (deps.clone(), work.stop().clone());
-        let (store, tracker) = (store.clone(), metering.clone());
-        work.spawn("reprocessed usage", restart, move || {
-            consumer::run_reprocessed_usage(stage.clone(), store.clone(), tracker.clone(), stop.clone())
-        });
-        let tracker = metering.clone();
-        work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
+        start_tracking(&deps, restart, (store, metering, &pools.told));
     }
     if config.post_processing.enabled {
         let (stage, stop) = (deps.clone(), work.stop().clone());
         work.spawn("post_processing", restart, move || consumer::run_publish(stage.clone(), stop.clone()));
         start_attribution(&deps, work, restart, attribution);
     }
+    let notices = pools.told.clone();
+    work.spawn_until_stop("notices", restart, move || notices.clone().run());
     if config.webhook.enabled {
         start_webhooks(&deps, pools, restart);
     }
@@ -312,6 +304,31 @@ fn start_consumer(
     work.spawn("dlq_index", restart, move || consumer::run_index(stage.clone(), stop.clone()));
     let stop = work.stop().clone();
     work.spawn("sweep", restart, move || consumer::run_sweep(deps.clone(), stop.clone()));
+}
+
+/// What tracks usage: of what comes in, of what is reprocessed, of the past.
+fn start_tracking(
+    deps: &ConsumerDeps,
+    restart: Policy,
+    (store, metering, told): (&Store, &Metering, &Notices),
+) {
+    let work = &deps.tasks;
+    let parts = (store.clone(), metering.clone(), told.clone());
+    let (stage, live, stop) = (deps.clone(), parts.clone(), work.stop().clone());
+    work.spawn("feature usage", restart, move || {
+        consumer::run_feature_usage(stage.clone(), live.clone(), stop.clone())
+    });
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    work.spawn("reprocessed usage", restart, move || {
+        consumer::run_reprocessed_usage(stage.clone(), parts.clone(), stop.clone())
+    });
+    let (stage, stop) = (deps.clone(), work.stop().clone());
+    let (store, past) = (store.clone(), metering.clone());
+    work.spawn("feature usage backfill", restart, move || {
+        consumer::run_usage_backfill(stage.clone(), store.clone(), past.clone(), stop.clone())
+    });
+    let tracker = metering.clone();
+    work.spawn_until_stop("usage mirror", restart, move || tracker.clone().mirror());
 }
 
 /// What tells others: from system events to deliveries, and those.

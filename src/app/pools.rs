@@ -13,10 +13,11 @@ use crate::config::{Config, EventLogKind};
 use crate::consumer::dead_letter_bytes_max;
 use crate::dlq::Dlq;
 use crate::event::{Clock, IdSource};
-use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, SystemEvents};
+use crate::eventlog::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions};
 use crate::job::Jobs;
 use crate::lifecycle::{Health, Policy, Stop, Tasks};
 use crate::meta::Meta;
+use crate::notice::Notices;
 use crate::person::People;
 use crate::reprocess::{Parts, Reprocess};
 use crate::rollup::Rollups;
@@ -45,7 +46,7 @@ pub(super) struct Pools {
     pub schemas: web::Data<Registry>,
     pub log: Arc<dyn EventLog>,
     /// What the product tells others of.
-    pub told: SystemEvents,
+    pub told: Notices,
     pub webhook: web::Data<Webhook>,
     /// Only where a role needs it.
     pub store: Option<Store>,
@@ -73,7 +74,7 @@ impl Pools {
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
         let schemas = web::Data::new(Registry::new(meta.clone(), config.schema.clone()));
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
-        let told = SystemEvents::new(log.clone(), &config.topics.system_events, clock.clone(), ids.clone());
+        let told = Notices::new(log.clone(), meta.clone(), config, clock.clone(), ids.clone());
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone()).telling(told.clone());
         let webhook = Webhook::new(meta.clone(), config, clock.clone(), ids.clone());
         let needs_store = roles.is_empty() || roles.contains(&Role::Consumer) || roles.contains(&Role::Query);
@@ -85,7 +86,8 @@ impl Pools {
         let dlq =
             store.clone().map(|store| web::Data::new(Dlq::new(log.clone(), store, config, clock.clone())));
         let attribution = store.clone().map(|store| {
-            Attribution::new(store, meta.clone(), log.clone(), config, clock.clone(), ids.clone())
+            let (meta, log, told) = (meta.clone(), log.clone(), told.clone());
+            Attribution::new(store, meta, log, told, config, clock.clone(), ids.clone())
         });
         let people = store.clone().map(|store| People::new(store, config, clock.clone(), ids.clone()));
         let transforms = Transforms::new(meta.clone(), &config.transform);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::consumer::{self, dead_letter_bytes_max};
+use crate::consumer::dead_letter_bytes_max;
 use crate::dlq;
 use crate::eventlog::{EventLog, LogError, Retention, TopicDescription, TopicSettings, TopicSpec};
 use crate::lifecycle::Component;
+use crate::metering::reprocessed_usage_group;
 use crate::telemetry::names;
 
 /// How often the topics are looked at while the process runs.
@@ -38,7 +39,7 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
     let raw_events = topic(&config.topics.raw_events, record_bytes_max, &config.consumer.raw_group_id);
     let mut reprocessed = topic(&config.reprocess.output_topic, record_bytes_max, &config.reprocess.group_id);
     if config.metering.tracking {
-        reprocessed.required_groups.push(consumer::reprocessed_usage_group(config).into());
+        reprocessed.required_groups.push(reprocessed_usage_group(config).into());
     }
     let mut system_events = topic(&config.topics.system_events, record_bytes_max, &config.webhook.group_id);
     if !config.webhook.enabled {
@@ -51,6 +52,10 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
         system_events,
         topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), &index_group),
     ];
+    if config.metering.tracking {
+        let (backfill, group) = (&config.topics.feature_tracking_backfill, &config.metering.backfill_group_id);
+        specs.push(topic(backfill, record_bytes_max, group));
+    }
     if config.post_processing.enabled {
         let post_processing = &config.post_processing;
         specs.push(topic(&config.topics.post_processing, record_bytes_max, &post_processing.group_id));

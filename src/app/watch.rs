@@ -1,6 +1,5 @@
 //! What operators are told of without asking: dead letters over a threshold, lag over a threshold, breakers that open
-//! and close. Looked at every `webhook.watch_interval`, told as system events when it changes. Best effort: what could
-//! not be told is told at the next look, if it still holds.
+//! and close. Looked at every `webhook.watch_interval`, told as system events when it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use super::lag;
 use super::pools::Pools;
 use crate::config::Config;
 use crate::event::{ProjectId, Scope, SystemEventKind, Timestamp};
-use crate::eventlog::SystemEvent;
 use crate::lifecycle::{ComponentState, ComponentStatus, ReachedQuota};
+use crate::notice::SystemEvent;
 use crate::store::{Sql, StoreError};
 
 /// A bound that is met over and over is told of once in this time.
@@ -50,10 +49,7 @@ pub(super) async fn run(config: Arc<Config>, pools: Pools) -> anyhow::Result<()>
             Err(error) => tracing::debug!(%error, "dead letters cannot be counted"),
         }
         events.extend(told.quotas(pools.health.quotas().take(), pools.clock.now()));
-        if let Err(error) = pools.told.tell(events).await {
-            tracing::warn!(%error, "system events could not be told of");
-            told = Told::default();
-        }
+        pools.told.tell(events).await;
     }
 }
 

@@ -17,8 +17,9 @@ use super::recompute::{self, Standing, Written};
 use super::rule::Rule;
 use super::{Attribution, AttributionError};
 use crate::event::{Scope, SystemEventKind, Timestamp};
-use crate::eventlog::{SystemEvent, TopicPartition};
+use crate::eventlog::TopicPartition;
 use crate::job::{Handler, JobContext, JobError, Jobs, JobsError, NewJob, Step, Then};
+use crate::notice::SystemEvent;
 use crate::store::Sql;
 
 /// The kind of these jobs.
@@ -138,7 +139,7 @@ impl Recompute {
             at.day = Some(day.plus(DAY));
             return Ok(Then::Continue(Duration::ZERO));
         }
-        self.tell(spec, &rule, at.done).await;
+        self.tell(context, spec, &rule, at.done).await;
         Ok(Then::Done)
     }
 
@@ -227,7 +228,7 @@ impl Recompute {
         Ok(written)
     }
 
-    async fn tell(&self, spec: &Spec, rule: &Rule, done: Done) {
+    async fn tell(&self, context: &JobContext, spec: &Spec, rule: &Rule, done: Done) {
         let payload = json!({
             "rule_id": rule.id,
             "rule_version": rule.version,
@@ -238,8 +239,8 @@ impl Recompute {
             "removed": done.removed,
         });
         let event = SystemEvent::of_scope(SystemEventKind::AttributionDone, spec.scope.clone(), payload);
-        if let Err(error) = self.0.told.tell(vec![event]).await {
-            tracing::warn!(%error, "the end of a recompute could not be told of");
-        }
+        // The step may be done again, and a job that was cancelled resumed.
+        let once = format!("{}/{}", context.job_id(), done.days);
+        self.0.told.tell(vec![event.once(once)]).await;
     }
 }

@@ -33,8 +33,9 @@ use std::sync::Arc;
 
 use crate::config::{self, Config};
 use crate::event::{Clock, IdSource, Timestamp};
-use crate::eventlog::{EventLog, SystemEvents};
+use crate::eventlog::EventLog;
 use crate::meta::{Meta, MetaError};
+use crate::notice::Notices;
 use crate::store::{InsertError, Store, StoreError};
 
 pub use job::KIND as RECOMPUTE;
@@ -67,7 +68,7 @@ pub struct Attribution {
     events_group: Arc<str>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
-    told: SystemEvents,
+    told: Notices,
 }
 
 impl Attribution {
@@ -75,13 +76,14 @@ impl Attribution {
         store: Store,
         meta: Meta,
         log: Arc<dyn EventLog>,
+        told: Notices,
         config: &Config,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
     ) -> Self {
         Self {
             rules: Rules::new(meta.clone(), config.attribution.cache_ttl),
-            told: SystemEvents::new(log.clone(), &config.topics.system_events, clock.clone(), ids.clone()),
+            told,
             store,
             meta,
             log,

@@ -173,6 +173,7 @@ pub struct Metering {
     pub cache_ttl: Duration,
     pub tracking: bool,
     pub group_id: String,
+    pub backfill_group_id: String,
     #[serde(with = "humantime_serde")]
     pub unmetered_interval: Duration,
 }
@@ -439,6 +440,7 @@ pub struct Topics {
     pub system_events: String,
     pub post_processing: String,
     pub post_processing_backfill: String,
+    pub feature_tracking_backfill: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

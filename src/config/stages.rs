@@ -100,6 +100,7 @@ pub struct Webhook {
     pub rotation_overlap: Duration,
     #[serde(with = "humantime_serde")]
     pub watch_interval: Duration,
+    pub unsent_max: usize,
     pub dead_letters_max: u64,
     pub lag_max: i64,
 }

@@ -267,6 +267,7 @@ impl Config {
             ("topics.system_events", &self.topics.system_events),
             ("topics.post_processing", &self.topics.post_processing),
             ("topics.post_processing_backfill", &self.topics.post_processing_backfill),
+            ("topics.feature_tracking_backfill", &self.topics.feature_tracking_backfill),
             ("consumer.dlq_topic", &self.consumer.dlq_topic),
         ] {
             if !is_topic_name(topic) {

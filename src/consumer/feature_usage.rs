@@ -3,10 +3,11 @@
 //! that are stored). It refuses nothing: a record that cannot be read is the events stage's to refuse.
 //!
 //! An event that no meter of its scope counts is told of as system event `event.unmetered`, once a name in
-//! `metering.unmetered_interval`. Telling is best effort: it holds nothing up.
+//! `metering.unmetered_interval`: before the batch's offsets are committed, so that a crash in between tells again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use moka::sync::Cache;
@@ -19,18 +20,19 @@ use super::events::EventsStage;
 use super::reprocessed::version_of;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, random};
-use crate::event::{Scope, SystemEventKind, Timestamp};
-use crate::eventlog::{Record, SystemEvent, SystemEvents, TopicId, TopicPartition};
+use crate::event::{Clock, Scope, SystemEventKind, Timestamp};
+use crate::eventlog::{Record, TopicId, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::metering::Metering;
 use crate::metering::meter::Meter;
-use crate::metering::tracking::{Tracked, rows_of};
+use crate::metering::tracking::{Tracked, rows_of, tombstones_of};
+use crate::notice::{Notices, SystemEvent};
 use crate::schema::Registry;
 use crate::store::{FeatureUsageRow, InsertError, Store, StoreError};
 use crate::telemetry::names;
 
 /// Counts up whenever the same record would become other rows of the same meters.
-const MAPPER_VERSION: u32 = 1;
+const MAPPER_VERSION: u32 = 2;
 /// Names of events that were told of, remembered at most.
 const TOLD_MAX: u64 = 100_000;
 
@@ -57,7 +59,9 @@ pub(super) enum UsageRecord {
 
 /// Tells of events that no meter counts.
 struct Unmetered {
-    events: SystemEvents,
+    notices: Notices,
+    clock: Arc<dyn Clock>,
+    interval: Duration,
     told: Cache<(Scope, String), ()>,
 }
 
@@ -65,15 +69,19 @@ struct Unmetered {
 ///
 /// # Errors
 /// Only a fault of this program ends it; the supervisor starts it again.
-pub async fn run(deps: ConsumerDeps, store: Store, metering: Metering, stop: Stop) -> anyhow::Result<()> {
+pub async fn run(
+    deps: ConsumerDeps,
+    parts: (Store, Metering, Notices),
+    stop: Stop,
+) -> anyhow::Result<()> {
     let config = &deps.config;
-    let stage = Arc::new(FeatureUsageStage::new(&deps, store, metering));
+    let stage = Arc::new(FeatureUsageStage::new(&deps, parts));
     let topics = vec![config.topics.events.as_str().into()];
     super::run_stage(stage, &deps, topics, &config.metering.group_id, &stop).await
 }
 
 impl FeatureUsageStage {
-    pub(super) fn new(deps: &ConsumerDeps, store: Store, metering: Metering) -> Self {
+    pub(super) fn new(deps: &ConsumerDeps, (store, metering, notices): (Store, Metering, Notices)) -> Self {
         let (seed, config) = (random(&*deps.ids), &deps.config);
         Self {
             store,
@@ -81,18 +89,7 @@ impl FeatureUsageStage {
             events: EventsStage::new(deps.sink.clone(), seed),
             seed,
             schemas: deps.schemas.clone(),
-            unmetered: Unmetered {
-                events: SystemEvents::new(
-                    deps.log.clone(),
-                    &config.topics.system_events,
-                    deps.clock.clone(),
-                    deps.ids.clone(),
-                ),
-                told: Cache::builder()
-                    .max_capacity(TOLD_MAX)
-                    .time_to_live(config.metering.unmetered_interval)
-                    .build(),
-            },
+            unmetered: Unmetered::new(notices, deps.clock.clone(), config.metering.unmetered_interval),
             reprocessed: false,
         }
     }
@@ -119,10 +116,6 @@ impl FeatureUsageStage {
             };
             let headers = &payload.record.headers;
             let (version, is_deleted) = if self.reprocessed { version_of(headers) } else { (0, false) };
-            if is_deleted {
-                // The mirror of tombstones hides what was counted of it.
-                continue;
-            }
             let text = |field| event.text(value, field);
             let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
             let meters = match meters.get(&scope) {
@@ -151,6 +144,10 @@ impl FeatureUsageStage {
                 properties: text(Field::Properties),
                 version,
             };
+            if is_deleted {
+                found.extend(tombstones_of(&scope, &meters, &tracked));
+                continue;
+            }
             let of_event = rows_of(&scope, &meters, &tracked);
             // Names with a dollar are the product's own.
             if of_event.is_empty() && !tracked.event_name.starts_with('$') {
@@ -163,25 +160,35 @@ impl FeatureUsageStage {
 }
 
 impl Unmetered {
+    fn new(notices: Notices, clock: Arc<dyn Clock>, interval: Duration) -> Self {
+        let told = Cache::builder().max_capacity(TOLD_MAX).time_to_live(interval).build();
+        Self { notices, clock, interval, told }
+    }
+
     async fn tell(&self, events: Vec<(Scope, String, String)>) {
-        let mut new = Vec::new();
+        let mut new: HashMap<(Scope, String), String> = HashMap::new();
         for (scope, event_name, event_id) in events {
-            let key = (scope.clone(), event_name.clone());
-            if self.told.contains_key(&key) {
-                continue;
+            let key = (scope, event_name);
+            if !self.told.contains_key(&key) {
+                new.entry(key).or_insert(event_id);
             }
-            self.told.insert(key, ());
+        }
+        let turn = self.clock.now().as_millis() / (self.interval.as_millis() as i64).max(1);
+        let event = |((scope, event_name), event_id): (&(Scope, String), &String)| {
             let payload = json!({
                 "event_type": event_name,
                 "event_id": event_id,
                 "reason": "no meter of this environment counts it",
             });
-            new.push(SystemEvent::of_scope(SystemEventKind::EventUnmetered, scope, payload));
-        }
-        let count = new.len() as u64;
-        match self.events.tell(new).await {
-            Ok(()) => names::METERING_UNMETERED.counter(&[]).increment(count),
-            Err(error) => tracing::warn!(%error, "events that no meter counts could not be told of"),
+            // Several processes that see the name tell the same event.
+            let event = SystemEvent::of_scope(SystemEventKind::EventUnmetered, scope.clone(), payload);
+            event.once(format!("{turn}/{event_name}"))
+        };
+        self.notices.tell(new.iter().map(event).collect()).await;
+        names::METERING_UNMETERED.counter(&[]).increment(new.len() as u64);
+        // Not before it is kept: a batch that is dropped half-way comes again.
+        for key in new.into_keys() {
+            self.told.insert(key, ());
         }
     }
 }

@@ -32,6 +32,7 @@ mod stage;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod usage_backfill;
 mod webhooks;
 mod work;
 
@@ -45,10 +46,11 @@ pub use decode::{Decoded, Field, Refused, decode};
 pub use feature_usage::run as run_feature_usage;
 pub use publish::run as run_publish;
 pub use raw::run as run_raw;
-pub use reprocessed::{reprocessed_usage_group, run as run_reprocessed, run_usage as run_reprocessed_usage};
+pub use reprocessed::{run as run_reprocessed, run_usage as run_reprocessed_usage};
 pub use sink::{IdStream, Sink, Warehouse};
 pub use sources::{Made, SourceReader, SourcesStage, Target, run as run_sources};
 pub use stage::{Payload, Read, Stage, StageBatch};
+pub use usage_backfill::run as run_usage_backfill;
 pub use webhooks::run as run_webhooks;
 
 use crate::config::Config;

@@ -16,10 +16,10 @@ use super::events::EventsStage;
 use super::feature_usage::FeatureUsageStage;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, random};
-use crate::config::Config;
 use crate::eventlog::{Header, Record, TopicPartition};
 use crate::lifecycle::Stop;
-use crate::metering::Metering;
+use crate::metering::{Metering, reprocessed_usage_group};
+use crate::notice::Notices;
 use crate::store::{AMENDED_VERSION, InsertError, Store, StoreError};
 use crate::transform::{DELETED_HEADER, VERSION_HEADER};
 
@@ -32,11 +32,6 @@ pub(super) fn version_of(headers: &[Header]) -> (u64, bool) {
     };
     let version = text(VERSION_HEADER).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     (version.min(AMENDED_VERSION - 1), text(DELETED_HEADER) == Some("1"))
-}
-
-/// The consumer group that tracks usage of reprocessed events.
-pub fn reprocessed_usage_group(config: &Config) -> String {
-    format!("{}-reprocessed", config.metering.group_id)
 }
 
 /// A stage of live events, of those that were reprocessed. See the [module](self).
@@ -61,11 +56,10 @@ pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
 /// See [`run`].
 pub async fn run_usage(
     deps: ConsumerDeps,
-    store: Store,
-    metering: Metering,
+    parts: (Store, Metering, Notices),
     stop: Stop,
 ) -> anyhow::Result<()> {
-    let stage = FeatureUsageStage::new(&deps, store, metering).reprocessed();
+    let stage = FeatureUsageStage::new(&deps, parts).reprocessed();
     let group = reprocessed_usage_group(&deps.config);
     run_as("reprocessed_usage", stage, &deps, &group, &stop).await
 }

@@ -12,9 +12,10 @@ use super::core::RowRef;
 use super::decode::Refused;
 use super::stage::{Read, Stage, StageBatch};
 use super::{ConsumerDeps, run_stage};
-use crate::eventlog::{Record, SystemEventRecord, TopicPartition};
+use crate::eventlog::{Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::meta::{Deliverable, Meta, MetaError};
+use crate::notice::SystemEventRecord;
 use crate::store::{InsertError, StoreError};
 use crate::telemetry::names;
 

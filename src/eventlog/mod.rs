@@ -19,7 +19,6 @@ mod groups;
 mod kafka;
 mod memory;
 mod partitioner;
-mod system_events;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,7 +35,6 @@ pub use embedded::{EmbeddedLog, EmbeddedOptions, FreeBytes};
 pub use kafka::{Compression, KafkaLog, KafkaOptions, SaslMechanism, SaslOptions, TlsOptions};
 pub use memory::{Fault, MemoryLog, Operation};
 pub use partitioner::{murmur2, partition_for_key};
-pub use system_events::{SystemEvent, SystemEventRecord, SystemEvents};
 
 /// Identity of one incarnation of a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::config;
-use crate::event::{Clock, ProjectId, Timestamp};
-use crate::eventlog::SystemEvents;
-use crate::meta::{self, Job, JobFilter, JobState, Meta, MetaError};
+use crate::event::{Clock, ProjectId, SystemEventKind, Timestamp};
+use crate::meta::{self, Job, JobFilter, JobState, Meta, MetaError, NewNotice};
+use crate::notice::{Notices, SystemEvent};
 
 /// A job to start.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ pub struct Jobs {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: config::Jobs,
     /// How it is told that a job has ended.
-    pub(super) told: Option<SystemEvents>,
+    pub(super) told: Option<Notices>,
     /// Tells the workers of this process that a job was queued here.
     pub(super) queued: Arc<Notify>,
 }
@@ -120,7 +120,7 @@ impl Jobs {
 
     /// The same, telling of every job that ends.
     #[must_use]
-    pub fn telling(self, told: SystemEvents) -> Self {
+    pub fn telling(self, told: Notices) -> Self {
         Self { told: Some(told), ..self }
     }
 
@@ -168,8 +168,24 @@ impl Jobs {
     /// # Errors
     /// The database does not answer.
     pub async fn cancel(&self, project: Option<&ProjectId>, id: &str) -> Result<Option<Overview>, JobsError> {
-        let job = self.meta.jobs().request_cancel(project, id, self.clock.now()).await?;
+        let notice = |job: &Job| self.notice(job, "cancelled", "");
+        let job = self.meta.jobs().request_cancel(project, id, self.clock.now(), notice).await?;
+        self.wake();
         Ok(job.map(Overview::from))
+    }
+
+    /// The notice that a job has ended.
+    pub(super) fn notice(&self, job: &Job, outcome: &str, error: &str) -> Option<NewNotice> {
+        let payload = json!({ "job_id": job.id, "kind": job.kind, "outcome": outcome, "error": error });
+        let event = SystemEvent::of_project(SystemEventKind::JobFinished, job.project_id.clone(), payload);
+        self.told.as_ref().map(|told| told.note(event))
+    }
+
+    /// Says that a notice was kept.
+    pub(super) fn wake(&self) {
+        if let Some(told) = &self.told {
+            told.wake();
+        }
     }
 
     /// Queues a failed or cancelled job again, from its checkpoint. `None`: there is no such job.

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::service::{Jobs, JobsError, Saved};
-use crate::event::{IdSource, ProjectId, SystemEventKind};
-use crate::eventlog::SystemEvent;
+use crate::event::{IdSource, ProjectId};
 use crate::lifecycle::{Policy, Tasks};
 use crate::meta::{Job, JobEnd, MetaError};
 use crate::telemetry::names;
@@ -377,11 +376,12 @@ impl Worker {
                     JobEnd::Cancelled => ("cancelled", ""),
                 };
                 let (outcome, error) = (outcome, error.to_owned());
-                let finished = rows.finish(&job.id, job.fence, end, now).await;
+                let notice = self.jobs.notice(job, outcome, &error);
+                let finished = rows.finish(&job.id, job.fence, end, now, notice).await;
                 if finished.is_ok() {
                     names::JOB_RUNS.counter(&[("kind", &job.kind), ("outcome", outcome)]).increment(1);
                     tracing::info!(job_id = job.id, kind = job.kind, outcome, error, "job ended");
-                    self.tell(job, outcome, &error).await;
+                    self.jobs.wake();
                 }
                 finished
             }
@@ -404,16 +404,6 @@ impl Worker {
                 Ok(())
             }
             settled => Ok(settled?),
-        }
-    }
-
-    /// Tells that a job has ended; best effort: the job itself has the truth.
-    async fn tell(&self, job: &Job, outcome: &str, error: &str) {
-        let Some(told) = &self.jobs.told else { return };
-        let payload = json!({ "job_id": job.id, "kind": job.kind, "outcome": outcome, "error": error });
-        let event = SystemEvent::of_project(SystemEventKind::JobFinished, job.project_id.clone(), payload);
-        if let Err(error) = told.tell(vec![event]).await {
-            tracing::warn!(job_id = job.id, %error, "the end of a job could not be told of");
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use std::time::Duration;
 
 use super::columns::JsonText;
-use super::{Meta, MetaError};
+use super::{Meta, MetaError, NewNotice};
 use crate::event::{ProjectId, Timestamp};
 
 /// How a job is doing.
@@ -257,11 +257,18 @@ impl Jobs<'_> {
         self.write_fenced(id, fence, update).await
     }
 
-    /// Ends the job for good.
+    /// Ends the job for good, and keeps the notice of it in the same transaction.
     ///
     /// # Errors
     /// [`MetaError::LeaseLost`] if `fence` is not the newest, or the job has ended.
-    pub async fn finish(&self, id: &str, fence: i64, end: JobEnd, now: Timestamp) -> Result<(), MetaError> {
+    pub async fn finish(
+        &self,
+        id: &str,
+        fence: i64,
+        end: JobEnd,
+        now: Timestamp,
+        notice: Option<NewNotice>,
+    ) -> Result<(), MetaError> {
         let (state, result, error) = match end {
             JobEnd::Succeeded(result) => (JobState::Succeeded, Some(JsonText(result)), None),
             JobEnd::Failed(error) => (JobState::Failed, None, Some(error)),
@@ -274,7 +281,12 @@ impl Jobs<'_> {
             .col_expr(Column::LeaseOwner, Expr::value(None::<String>))
             .col_expr(Column::LeaseExpiresAt, Expr::value(None::<Timestamp>))
             .col_expr(Column::UpdatedAt, Expr::value(now));
-        self.write_fenced(id, fence, update).await
+        let transaction = self.0.begin_write().await?;
+        match self.0.track(fenced(id, fence, update).exec(&transaction).await)?.rows_affected {
+            0 => return Err(MetaError::LeaseLost(id.to_owned())),
+            _ => self.0.track(super::notices::put(self.0, &transaction, notice.as_slice()).await)?,
+        };
+        self.0.track(super::commit(transaction).await)
     }
 
     /// Gives the job back to be claimed again from `run_after` on: after an error that may pass (`error` says which),
@@ -301,7 +313,8 @@ impl Jobs<'_> {
     }
 
     /// Asks to cancel a job and returns it: one that waits is cancelled at once, one that runs is told at its next
-    /// heartbeat, one that has ended stays as it is. `None`: there is no such job.
+    /// heartbeat, one that has ended stays as it is. `None`: there is no such job. The notice of one that this ends is
+    /// kept in the same transaction.
     ///
     /// # Errors
     /// The database does not answer.
@@ -310,14 +323,22 @@ impl Jobs<'_> {
         project: Option<&ProjectId>,
         id: &str,
         now: Timestamp,
+        notice: impl FnOnce(&Job) -> Option<NewNotice>,
     ) -> Result<Option<Job>, MetaError> {
         let update = cancelled(now).filter(Column::Id.eq(id));
         let update = match project {
             Some(project) => update.filter(Column::ProjectId.eq(project.clone())),
             None => update,
         };
-        self.0.track(update.exec(self.0.connection()).await)?;
-        self.get(project, id).await
+        let transaction = self.0.begin_write().await?;
+        let changed = self.0.track(update.exec(&transaction).await)?.rows_affected;
+        let found = self.0.track(within(project, Entity::find_by_id(id)).one(&transaction).await)?;
+        let ended = found.as_ref().filter(|job| changed > 0 && job.state == JobState::Cancelled);
+        if let Some(notice) = ended.and_then(notice) {
+            self.0.track(super::notices::put(self.0, &transaction, &[notice]).await)?;
+        }
+        self.0.track(super::commit(transaction).await)?;
+        Ok(found)
     }
 
     /// Queues a failed or cancelled job again; false: it is not as `seen` any more.
@@ -407,15 +428,19 @@ impl Jobs<'_> {
         fence: i64,
         update: sea_orm::UpdateMany<Entity>,
     ) -> Result<(), MetaError> {
-        let update = update
-            .filter(Column::Id.eq(id))
-            .filter(Column::Fence.eq(fence))
-            .filter(Column::State.eq(JobState::Running));
-        match self.0.track(update.exec(self.0.connection()).await)?.rows_affected {
+        match self.0.track(fenced(id, fence, update).exec(self.0.connection()).await)?.rows_affected {
             0 => Err(MetaError::LeaseLost(id.to_owned())),
             _ => Ok(()),
         }
     }
+}
+
+/// Of the job's holder alone.
+fn fenced(id: &str, fence: i64, update: sea_orm::UpdateMany<Entity>) -> sea_orm::UpdateMany<Entity> {
+    update
+        .filter(Column::Id.eq(id))
+        .filter(Column::Fence.eq(fence))
+        .filter(Column::State.eq(JobState::Running))
 }
 
 fn within(project: Option<&ProjectId>, found: Select<Entity>) -> Select<Entity> {

@@ -29,6 +29,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0020_webhooks",
     "0030_event_schemas",
     "0040_timestamps",
+    "0060_notices",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

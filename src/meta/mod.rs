@@ -27,6 +27,7 @@ mod members;
 mod meter_coverage;
 mod meters;
 mod migrations;
+mod notices;
 mod open;
 mod projects;
 mod schemas;
@@ -66,6 +67,7 @@ pub use jobs::{Job, JobEnd, JobFilter, JobState, Jobs, NewJob};
 pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
+pub use notices::{NewNotice, Notices};
 pub use projects::{Project, Projects};
 pub use schemas::{SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
@@ -261,6 +263,11 @@ impl Meta {
     /// The durable jobs.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs(self)
+    }
+
+    /// What is to be told.
+    pub fn notices(&self) -> Notices<'_> {
+        Notices(self)
     }
 
     /// The meters of a scope.

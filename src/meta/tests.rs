@@ -246,7 +246,7 @@ async fn no_finder_returns_another_projects_rows(engine: Engine) {
     assert_eq!(bench.meta.jobs().get(Some(&theirs), &job.id).await.unwrap(), None);
     assert_eq!(bench.meta.jobs().list(Some(&theirs), JobFilter::default(), 10).await.unwrap(), []);
     let now = bench.meta.now();
-    assert_eq!(bench.meta.jobs().request_cancel(Some(&theirs), &job.id, now).await.unwrap(), None);
+    assert_eq!(bench.meta.jobs().request_cancel(Some(&theirs), &job.id, now, |_| None).await.unwrap(), None);
     assert_eq!(bench.meta.jobs().get(Some(&mine), &job.id).await.unwrap().unwrap(), job);
 }
 
@@ -346,15 +346,25 @@ async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_h
         jobs.heartbeat(&id, first.fence, later, LEASE).await.unwrap_err(),
         jobs.save_checkpoint(&id, first.fence, json!({"at": 9}), None, later).await.unwrap_err(),
         jobs.release(&id, first.fence, later, None, later).await.unwrap_err(),
-        jobs.finish(&id, first.fence, JobEnd::Cancelled, later).await.unwrap_err(),
+        jobs.finish(&id, first.fence, JobEnd::Cancelled, later, Some(notice("lost"))).await.unwrap_err(),
     ];
     assert!(lost.iter().all(|error| matches!(error, MetaError::LeaseLost(_))), "{lost:?}");
     assert_eq!(jobs.get(None, &id).await.unwrap().unwrap(), second);
 
-    jobs.finish(&id, second.fence, JobEnd::Succeeded(json!({"replayed": 9})), later).await.unwrap();
+    let end = JobEnd::Succeeded(json!({"replayed": 9}));
+    jobs.finish(&id, second.fence, end, later, Some(notice("ended"))).await.unwrap();
+    assert_eq!(kept(&bench).await, ["ended"], "none of those whose lease was lost");
     let ended = jobs.get(None, &id).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.lease_owner), (JobState::Succeeded, None));
     assert!(matches!(jobs.heartbeat(&id, second.fence, later, LEASE).await, Err(MetaError::LeaseLost(_))));
+}
+
+fn notice(id: &str) -> NewNotice {
+    NewNotice { id: id.to_owned(), project_id: None, record: "{}".to_owned(), max: 10 }
+}
+
+async fn kept(bench: &Bench) -> Vec<String> {
+    bench.meta.notices().oldest(10).await.unwrap().into_iter().map(|notice| notice.id).collect()
 }
 
 async fn a_released_job_waits_for_its_time(engine: Engine) {
@@ -376,15 +386,21 @@ async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told(engine: En
     let now = bench.meta.now();
     let job = NewJob { project: None, kind: "replay", spec: json!({}), run_after: None };
     let waiting = jobs.insert(job.clone()).await.unwrap().id;
-    assert_eq!(jobs.request_cancel(None, &waiting, now).await.unwrap().unwrap().state, JobState::Cancelled);
+    for _ in 0..2 {
+        let told = |job: &Job| Some(notice(&job.id));
+        let found = jobs.request_cancel(None, &waiting, now, told).await.unwrap().unwrap();
+        assert_eq!(found.state, JobState::Cancelled);
+    }
+    assert_eq!(kept(&bench).await, [waiting.as_str()], "it has ended, once");
     assert_eq!(jobs.claim_next("a", &["replay"], now, LEASE).await.unwrap(), None);
 
     let running = jobs.insert(job).await.unwrap().id;
     let held = jobs.claim_next("a", &["replay"], now, LEASE).await.unwrap().unwrap();
     assert!(!jobs.heartbeat(&running, held.fence, now, LEASE).await.unwrap());
-    assert_eq!(jobs.request_cancel(None, &running, now).await.unwrap().unwrap().state, JobState::Running);
+    let found = jobs.request_cancel(None, &running, now, |_| unreachable!()).await.unwrap().unwrap();
+    assert_eq!(found.state, JobState::Running, "its worker will end it");
     assert!(jobs.heartbeat(&running, held.fence, now, LEASE).await.unwrap());
-    jobs.finish(&running, held.fence, JobEnd::Cancelled, now).await.unwrap();
+    jobs.finish(&running, held.fence, JobEnd::Cancelled, now, None).await.unwrap();
     let cancelled = JobFilter { state: Some(JobState::Cancelled), ..JobFilter::default() };
     let listed = jobs.list(None, cancelled, 10).await.unwrap();
     assert_eq!(listed.iter().map(|job| &job.id).collect::<Vec<_>>(), [&running, &waiting]);

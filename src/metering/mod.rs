@@ -23,6 +23,7 @@
 //! The room stands left of `consumer` and `query`, because the stage that tracks usage and the debug view of an event
 //! match meters, too.
 
+mod again;
 mod catalogue;
 mod corrections;
 pub mod expression;
@@ -51,6 +52,7 @@ use crate::http::{ErrorCode, Problem};
 use crate::meta::{Meta, MetaError};
 use crate::store::{Limits, Row, RowStream, Sql, Store, StoreError};
 
+pub use again::OfPast;
 pub use catalogue::Catalogue;
 pub use corrections::{Amendment, Snapshot, Wish};
 pub use rebuild::KIND as REBUILD;
@@ -69,8 +71,18 @@ pub struct Metering {
     config: config::Metering,
     events_topic: Arc<str>,
     events_group: Arc<str>,
+    /// Topics that events are stored from: with the group that stores them and the one that tracks their usage.
+    tracked_topics: [(Arc<str>, Arc<str>, Arc<str>); 2],
+    /// What comes after storing: the topic of events that are handed on, the group that hands them on and the one that
+    /// reads them.
+    post_processing: Option<[Arc<str>; 3]>,
     clock: Arc<dyn Clock>,
     turns: Arc<Semaphore>,
+}
+
+/// The consumer group that tracks usage of reprocessed events.
+pub fn reprocessed_usage_group(config: &Config) -> String {
+    format!("{}-reprocessed", config.metering.group_id)
 }
 
 impl Metering {
@@ -90,6 +102,23 @@ impl Metering {
             config: config.metering.clone(),
             events_topic: config.topics.events.as_str().into(),
             events_group: config.consumer.group_id.as_str().into(),
+            tracked_topics: [
+                (
+                    config.topics.events.as_str().into(),
+                    config.consumer.group_id.as_str().into(),
+                    config.metering.group_id.as_str().into(),
+                ),
+                (
+                    config.reprocess.output_topic.as_str().into(),
+                    config.reprocess.group_id.as_str().into(),
+                    reprocessed_usage_group(config).into(),
+                ),
+            ],
+            post_processing: config.post_processing.enabled.then(|| {
+                let groups = &config.post_processing;
+                [&config.topics.post_processing, &groups.publish_group_id, &groups.group_id]
+                    .map(|name| name.as_str().into())
+            }),
             clock,
             turns: Arc::new(Semaphore::new(config.query.concurrency.max(1))),
         }

@@ -1,6 +1,7 @@
 //! How many events came in, over time, and how far the store is behind the log.
 
 use super::Metering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::{Which, window};
@@ -20,6 +21,8 @@ pub(super) struct Monitored {
     pub points: Vec<(Timestamp, u64)>,
     /// Records that are not stored yet; or why that is not known.
     pub lag: Result<i64, String>,
+    /// Records that are not handed on, or not processed after that.
+    pub post_processing_lag: Result<i64, String>,
 }
 
 impl Metering {
@@ -63,11 +66,21 @@ impl Metering {
         let total = rows.iter().map(|(_, events)| events).sum();
         let points =
             rows.into_iter().map(|(start, events)| (Timestamp::from_millis(start), events)).collect();
-        let lag = match tokio::time::timeout(self.limits.timeout, self.lag()).await {
-            Ok(lag) => lag.map_err(|error| error.to_string()),
+        let (lag, post_processing_lag) =
+            tokio::join!(self.in_time(self.lag()), self.in_time(self.post_processing_lag()));
+        let post_processing_lag = post_processing_lag.and_then(|lag| {
+            lag.ok_or_else(|| "nothing processes events after they are stored: post_processing.enabled".to_owned())
+        });
+        let points = if windows.is_some() { points } else { Vec::new() };
+        Ok(Monitored { total, points, lag, post_processing_lag })
+    }
+
+    /// What the log answers, or why it does not.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, LogError>>) -> Result<T, String> {
+        match tokio::time::timeout(self.limits.timeout, asked).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(_) => Err("the event log did not answer in time".to_owned()),
-        };
-        Ok(Monitored { total, points: if windows.is_some() { points } else { Vec::new() }, lag })
+        }
     }
 
     /// Prepares a total that is called final: hides resends that nobody has compared yet, and finds out whether the store
@@ -76,11 +89,7 @@ impl Metering {
     /// # Errors
     /// 503: the store does not answer.
     pub(super) async fn finalize(&self, from: Timestamp) -> Result<Result<Timestamp, String>, Problem> {
-        let lag = match tokio::time::timeout(self.limits.timeout, self.lag()).await {
-            Ok(lag) => lag.map_err(|error| error.to_string()),
-            Err(_) => Err("the event log did not answer in time".to_owned()),
-        };
-        match lag {
+        match self.in_time(self.lag()).await {
             Ok(0) => {}
             Ok(lag) => {
                 return Ok(Err(format!("{lag} records that were accepted are not stored yet: ask again")));
@@ -96,10 +105,21 @@ impl Metering {
 
     /// Records of the events topic that the store stage has not committed.
     async fn lag(&self) -> Result<i64, LogError> {
+        self.lag_of(&self.events_topic, &self.events_group).await
+    }
+
+    /// Records that are stored, or will be, and not processed after that; none: nothing does so.
+    async fn post_processing_lag(&self) -> Result<Option<i64>, LogError> {
+        let Some([topic, handing_on, reading]) = &self.post_processing else { return Ok(None) };
+        let waits = self.lag_of(&self.events_topic, handing_on).await?;
+        Ok(Some(waits + self.lag_of(topic, reading).await?))
+    }
+
+    async fn lag_of(&self, topic: &Arc<str>, group: &str) -> Result<i64, LogError> {
         let topics = self.log.topics().await?;
-        let committed = self.log.committed(&self.events_group).await?;
-        let Some(topic) = topics.into_iter().find(|topic| topic.name == self.events_topic) else {
-            return Err(LogError::TopicMissing(self.events_topic.clone()));
+        let committed = self.log.committed(group).await?;
+        let Some(topic) = topics.into_iter().find(|found| found.name == *topic) else {
+            return Err(LogError::TopicMissing(topic.clone()));
         };
         let lags = (0..).zip(&topic.partitions).map(|(partition, ends)| {
             let at = committed.get(&TopicPartition::new(topic.name.clone(), partition)).copied();

@@ -102,6 +102,35 @@ pub fn rows_of(scope: &Scope, meters: &[Meter], event: &Tracked<'_>) -> Vec<Feat
     found
 }
 
+/// Tombstones for what these meters counted of an event that is no more under this key: above everything that was
+/// counted of its earlier versions, below what meters count of the same version under another name.
+pub fn tombstones_of(scope: &Scope, meters: &[Meter], event: &Tracked<'_>) -> Vec<FeatureUsageRow> {
+    let counted = |meter: &&Meter| {
+        meter.versions.iter().any(|version| version.definition.event_name == event.event_name)
+    };
+    let tombstone = |meter: &Meter| FeatureUsageRow {
+        project_id: scope.project.to_string(),
+        environment_id: scope.environment.to_string(),
+        meter_id: meter.id.clone(),
+        event_name: event.event_name.to_owned(),
+        distinct_id: event.distinct_id.to_owned(),
+        event_id: event.event_id.to_owned(),
+        customer_id: String::new(),
+        source: String::new(),
+        state: "missing",
+        quantity: String::new(),
+        source_topic: event.source_topic.to_owned(),
+        timestamp: event.timestamp,
+        received_at: event.received_at,
+        source_topic_id: event.source_topic_id,
+        source_partition: event.source_partition,
+        source_offset: event.source_offset,
+        version: usage_version(event.version, 0),
+        is_deleted: true,
+    };
+    meters.iter().filter(counted).map(tombstone).collect()
+}
+
 /// Sums of a window and group.
 struct Summed {
     window: i64,
@@ -194,12 +223,17 @@ impl Metering {
         }
     }
 
-    /// Has the tracking stage read at least what the store stage has?
+    /// Have the tracking stages read at least what the stages that store events have?
     async fn is_tracking_up(&self) -> Result<bool, LogError> {
-        let stored = self.log.committed(&self.events_group).await?;
-        let tracked = self.log.committed(&self.config.group_id).await?;
-        let mut of_topic = stored.iter().filter(|(partition, _)| partition.topic == self.events_topic);
-        Ok(of_topic.all(|(partition, at)| tracked.get(partition).is_some_and(|tracked| tracked >= at)))
+        for (topic, storing, tracking) in &self.tracked_topics {
+            let stored = self.log.committed(storing).await?;
+            let tracked = self.log.committed(tracking).await?;
+            let mut of_topic = stored.iter().filter(|(partition, _)| partition.topic == *topic);
+            if !of_topic.all(|(partition, at)| tracked.get(partition).is_some_and(|tracked| tracked >= at)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Tallies of a meter's tracked usage by window and group.

@@ -73,6 +73,8 @@ metrics! {
     ATTRIBUTION_ROWS = "attribution_rows_total", Kind::Counter, [], "Rows of attributed conversions that were written or taken away.";
     ATTRIBUTION_SKIPPED = "attribution_skipped_total", Kind::Counter, [], "Keys that were not attributed because they have too many events.";
 
+    SYSTEM_EVENTS = "system_events_total", Kind::Counter, ["outcome"], "System events, by outcome: told (the log has them) or lost.";
+    SYSTEM_EVENTS_WAITING = "system_events_waiting", Kind::Gauge, [], "System events that the log has not taken yet.";
     WEBHOOK_DELIVERIES = "webhook_deliveries_total", Kind::Counter, [], "Deliveries of system events that were added.";
     WEBHOOK_ATTEMPTS = "webhook_attempts_total", Kind::Counter, ["outcome"], "Attempts to deliver, by outcome.";
     WEBHOOK_ATTEMPT_DURATION = "webhook_attempt_duration_seconds", Kind::Histogram(LATENCY), [], "One attempt to deliver.";

@@ -15,6 +15,7 @@ const ROOMS: &[&[&str]] = &[
     &["store"],
     &["meta"],
     &["auth"],
+    &["notice"],
     &["job"],
     &["dlq"],
     &["person"],

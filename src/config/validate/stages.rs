@@ -14,6 +14,7 @@ impl Config {
         groups.insert(self.consumer.raw_group_id.trim(), "consumer.raw_group_id");
         groups.insert(self.reprocess.group_id.trim(), "reprocess.group_id");
         for (key, group) in [
+            ("metering.backfill_group_id", self.metering.backfill_group_id.trim()),
             ("post_processing.publish_group_id", stages.publish_group_id.trim()),
             ("post_processing.group_id", stages.group_id.trim()),
             ("post_processing.backfill_group_id", stages.backfill_group_id.trim()),
@@ -52,6 +53,7 @@ impl Config {
             ("webhook.concurrency", webhook.concurrency),
             ("webhook.webhook_concurrency", webhook.webhook_concurrency),
             ("webhook.log_attempts_max", webhook.log_attempts_max),
+            ("webhook.unsent_max", webhook.unsent_max),
         ]);
         faults.lasting(&[
             ("webhook.connect_timeout", webhook.connect_timeout),
@@ -82,6 +84,7 @@ impl Config {
             ("topics.system_events", topics.system_events.as_str()),
             ("topics.post_processing", topics.post_processing.as_str()),
             ("topics.post_processing_backfill", topics.post_processing_backfill.as_str()),
+            ("topics.feature_tracking_backfill", topics.feature_tracking_backfill.as_str()),
         ] {
             // That the dead letters have a topic of their own is checked for itself.
             if let Some(other) = named.insert(topic, key)
@@ -102,6 +105,7 @@ impl Config {
             &topics.system_events,
             &topics.post_processing,
             &topics.post_processing_backfill,
+            &topics.feature_tracking_backfill,
             &self.consumer.dlq_topic,
             &self.reprocess.output_topic,
         ];

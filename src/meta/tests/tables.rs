@@ -38,6 +38,7 @@ const NO_REFERENCE: &[(&str, &str, &str)] = &[
     ("jobs", "project_id", STATIC),
     ("meters", "project_id", STATIC),
     ("meters", "environment_id", STATIC),
+    ("notices", "project_id", STATIC),
     ("transforms", "project_id", STATIC),
     ("transforms", "environment_id", STATIC),
     ("webhook_deliveries", "project_id", STATIC),

@@ -54,6 +54,8 @@ impl LogSettings {
             topic("consumer.dlq_topic", "dlq"),
             topic("topics.post_processing", "post-processing"),
             topic("topics.post_processing_backfill", "post-processing-backfill"),
+            topic("topics.feature_tracking_backfill", "usage-backfill"),
+            topic("metering.backfill_group_id", "usage-backfill-group"),
             topic("post_processing.publish_group_id", "publish"),
             topic("post_processing.group_id", "post-processing-group"),
             topic("post_processing.backfill_group_id", "backfill-group"),

@@ -1,0 +1,118 @@
+//! What is to be told and is not in the log yet: deleted once it is.
+
+use sea_orm::entity::prelude::*;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{ActiveValue, DatabaseTransaction, QueryOrder, QuerySelect};
+
+use super::{Meta, MetaError};
+use crate::event::{ProjectId, Timestamp};
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "notices")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    /// None: it concerns the whole installation.
+    pub project_id: Option<ProjectId>,
+    /// As it will stand in the log.
+    #[sea_orm(column_type = "Text")]
+    pub record: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// A notice to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNotice {
+    /// Kept twice, it is one.
+    pub id: String,
+    pub project_id: Option<ProjectId>,
+    pub record: String,
+    /// Notices that are kept at most.
+    pub max: u64,
+}
+
+impl From<Model> for NewNotice {
+    fn from(row: Model) -> Self {
+        Self { id: row.id, project_id: row.project_id, record: row.record, max: u64::MAX }
+    }
+}
+
+/// The finders and writers of notices. They are of all projects: what passes them on is the process itself.
+pub struct Notices<'a>(pub(super) &'a Meta);
+
+impl Notices<'_> {
+    /// Keeps notices, and answers how many there was room for.
+    ///
+    /// # Errors
+    /// The database does not answer: none is kept, or that cannot be told.
+    pub async fn add(&self, notices: &[NewNotice]) -> Result<u64, MetaError> {
+        let transaction = self.0.begin_write().await?;
+        let kept = put(self.0, &transaction, notices).await;
+        let kept = self.0.track(kept)?;
+        self.0.track(super::commit(transaction).await)?;
+        Ok(kept)
+    }
+
+    /// The oldest notices of all.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn oldest(&self, limit: u64) -> Result<Vec<Model>, MetaError> {
+        let found = Entity::find().order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(limit);
+        self.0.track(found.all(self.0.connection()).await)
+    }
+
+    /// Forgets notices that the log has.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn delete(&self, ids: &[String]) -> Result<(), MetaError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let told = Entity::delete_many().filter(Column::Id.is_in(ids));
+        self.0.track(told.exec(self.0.connection()).await)?;
+        Ok(())
+    }
+
+    /// How many wait.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn count(&self) -> Result<u64, MetaError> {
+        self.0.track(Entity::find().count(self.0.connection()).await)
+    }
+}
+
+/// Keeps notices inside the caller's transaction, as far as there is room; answers how many.
+pub(super) async fn put(
+    meta: &Meta,
+    transaction: &DatabaseTransaction,
+    notices: &[NewNotice],
+) -> Result<u64, DbErr> {
+    let max = notices.iter().map(|notice| notice.max).min().unwrap_or(0);
+    let room = max.saturating_sub(Entity::find().count(transaction).await?);
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(notices.len());
+    let now = meta.now();
+    for some in notices[..room].chunks(500) {
+        let rows = some.iter().map(|notice| ActiveModel {
+            id: ActiveValue::Set(notice.id.clone()),
+            project_id: ActiveValue::Set(notice.project_id.clone()),
+            record: ActiveValue::Set(notice.record.clone()),
+            created_at: ActiveValue::Set(now),
+            updated_at: ActiveValue::Set(now),
+        });
+        let again = OnConflict::column(Column::Id).do_nothing().to_owned();
+        match Entity::insert_many(rows).on_conflict(again).exec_without_returning(transaction).await {
+            Ok(_) | Err(DbErr::RecordNotInserted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(room as u64)
+}
