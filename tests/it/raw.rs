@@ -25,7 +25,7 @@ fn payload(id: usize, day: usize) -> Value {
     })
 }
 
-async fn send(client: &Client, payloads: &[Value]) {
+pub(crate) async fn send(client: &Client, payloads: &[Value]) {
     for part in payloads.chunks(1000) {
         let (status, answer) = client.post("/v1/events/raw/bulk", &json!({ "data": part })).await;
         assert_eq!(status, 202, "{answer}");
@@ -47,7 +47,7 @@ async fn counts(client: &Client) -> Result<BTreeMap<String, u64>, String> {
     Ok(counts.map(told).collect())
 }
 
-async fn start(client: &Client, body: &Value) -> String {
+pub(crate) async fn start(client: &Client, body: &Value) -> String {
     let (status, answer) = client.operator_post("/v1/events/raw/reprocess", body).await;
     assert_eq!(status, 200, "{answer}");
     let id = answer["workflow_id"].as_str().unwrap().to_owned();
@@ -63,7 +63,7 @@ async fn job(client: &Client, id: &str) -> Value {
     job
 }
 
-async fn ended(client: &Client, id: &str) -> Value {
+pub(crate) async fn ended(client: &Client, id: &str) -> Value {
     eventually("the job has ended", || async {
         let job = job(client, id).await;
         match job["status"].as_str().unwrap() {
@@ -91,7 +91,7 @@ async fn visible(client: &Client, expected: usize) -> BTreeMap<String, String> {
     .await
 }
 
-async fn apply(client: &Client, toml: &str) -> Value {
+pub(crate) async fn apply(client: &Client, toml: &str) -> Value {
     let (_, list) = client.operator_get("/api/transforms").await;
     let known = list["items"].as_array().unwrap().iter().find(|item| item["id"] != "default");
     let (method, path) = match known {
@@ -227,6 +227,96 @@ async fn a_reprocess_that_is_killed_goes_on_where_it_was(log: Log) {
     let audit = process.client.audit().await;
     assert_eq!(audit["balanced"], true, "{audit}");
     assert!(process.terminate().success());
+}
+
+/// What can go wrong with a job, one after the other: its topic is missing, it is cancelled, it has no more time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was() {
+    let times = |more: &[(&'static str, &'static str)]| {
+        let backoff = [("jobs.backoff_min", "10ms"), ("jobs.backoff_max", "40ms")];
+        [&SETTINGS[..], &backoff[..], more].concat()
+    };
+    let app = Sandbox::with(&times(&[])).await;
+    let payloads: Vec<Value> = (1..=200).map(|id| payload(id, 1 + id % 6)).collect();
+    send(&app.client, &payloads).await;
+    visible(&app.client, 200).await;
+    apply(&app.client, CORRECTED).await;
+    let wish = |size: u64| json!({"start_date": "2026-01-01T00:00:00Z", "batch_size": size, "parallelism": 2});
+    let is = async |client: &Client, id: &str, status: &str| {
+        eventually(&format!("the job is {status}"), || async {
+            let job = job(client, id).await;
+            if job["status"] == status { Ok(job) } else { Err(job.to_string()) }
+        })
+        .await
+    };
+    let resume = async |client: &Client, id: &str| {
+        let path = format!("/v1/events/raw/reprocess/{id}/resume");
+        let (status, answer) = client.operator_post(&path, &json!({})).await;
+        assert_eq!(status, 200, "{answer}");
+        let result = ended(client, id).await;
+        assert_eq!((&result["total_events_found"], &result["total_events_published"]), (&json!(200), &json!(199)));
+        assert_eq!(result["dropped_by_reason"], json!({"internal_test": 1}), "{result}");
+        assert_eq!(result["total_events_failed"], 0, "{result}");
+    };
+
+    // Nothing can be published: tried again, then given up; nothing is counted that is not there.
+    let client = &app.client;
+    let topic = "prod_events_v4";
+    app.running.log().delete_topic(topic).await.unwrap();
+    let failed = start(client, &wish(50)).await;
+    let job_failed = is(client, &failed, "failed").await;
+    let error = job_failed["error"].as_str().unwrap();
+    assert!(error.contains("3 tries") && error.contains("could not be published"), "{error}");
+    assert_eq!(job_failed["result"]["total_events_published"].as_u64().unwrap_or(0), 0, "{job_failed}");
+    let (status, made) = client.operator_post("/api/ops/topics/create", &json!({})).await;
+    assert_eq!((status, &made["created"]), (200, &json!([topic])), "{made}");
+    resume(client, &failed).await;
+    let names = visible(client, 200).await;
+    assert!(!names.contains_key("call-3") && names.contains_key("call-4-1"), "{names:?}");
+
+    // Cancelled while it runs: it stops between two pages, and nothing is done after that.
+    let cancelled = start(client, &wish(2)).await;
+    eventually("it has begun", || async {
+        let job = job(client, &cancelled).await;
+        if job["result"]["total_events_found"].as_u64() > Some(0) { Ok(()) } else { Err(job.to_string()) }
+    })
+    .await;
+    let path = format!("/v1/events/raw/reprocess/{cancelled}/cancel");
+    assert_eq!(client.operator_post(&path, &json!({})).await.0, 200);
+    let found = is(client, &cancelled, "cancelled").await["result"]["total_events_found"].as_u64().unwrap();
+    assert!(found < 200, "{found} of 200: it was through already");
+    resume(client, &cancelled).await;
+
+    // A sample is the same one every time, however many lanes read it.
+    let sample = async |parallelism: u64| {
+        let wish = json!({"start_date": "2026-01-01T00:00:00Z", "sample_percent": 30, "parallelism": parallelism, "dry_run": true});
+        let result = ended(client, &start(client, &wish).await).await;
+        let whole = ["total_events_published", "total_events_dropped"].map(|name| result[name].as_u64().unwrap());
+        assert_eq!(result["total_events_found"], whole[0] + whole[1], "{result}");
+        whole
+    };
+    let one = sample(1).await;
+    assert!((30..90).contains(&one[0]), "{one:?}");
+    assert_eq!(sample(4).await, one);
+
+    // Each attempt has time for a page, and gives the job back.
+    let app = app.restart(&times(&[("reprocess.attempt_timeout", "1ms")])).await;
+    let client = &app.client;
+    let id = start(client, &wish(40)).await;
+    assert_eq!(ended(client, &id).await["total_events_found"], 200);
+    let (_, listed) = client.operator_get(&format!("/api/jobs/{}", id.rsplit('-').next().unwrap())).await;
+    assert!(listed["claims"].as_u64().unwrap() > 2, "{listed}");
+
+    // The job has time for a page: it fails, and whoever resumes it gives it a whole time again.
+    let app = app.restart(&times(&[("reprocess.timeout", "1ms"), ("reprocess.attempt_timeout", "1ms")])).await;
+    let client = &app.client;
+    let id = start(client, &wish(40)).await;
+    let error = is(client, &id, "failed").await["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("reprocess.timeout"), "{error}");
+    let app = app.restart(&times(&[])).await;
+    resume(&app.client, &id).await;
+    assert_eq!(visible(&app.client, 200).await, names, "all of it changed nothing more");
+    app.stop().await;
 }
 
 /// `VmHWM` of a process: the most memory it ever had, in MiB.

@@ -19,9 +19,9 @@ use crate::support::sandbox::Client;
 use crate::support::store::TestStore;
 
 /// The processes share everything but their folders.
-pub(super) struct Fleet {
-    pub(super) log: LogSettings,
-    pub(super) front: Process,
+pub(crate) struct Fleet {
+    pub(crate) log: LogSettings,
+    pub(crate) front: Process,
     settings: Vec<String>,
     engine: TestStore,
     /// Between the processes and the engine, which would not outlive the connections that a `kill -9` resets.
@@ -31,7 +31,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Captures and answers; nothing consumes yet. `store`: where the consumers find the engine, if not directly.
-    pub(super) async fn start(kafka: &Kafka, args: &[&str]) -> Self {
+    pub(crate) async fn start(kafka: &Kafka, args: &[&str]) -> Self {
         let engine = TestStore::start().await;
         let proxy = Proxy::to(engine.store.address().unwrap().parse().unwrap()).await;
         let address = proxy.address;
@@ -53,20 +53,20 @@ impl Fleet {
         Self { log, front, settings, engine, _proxy: proxy, dir }
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.front.client
     }
 
-    pub(super) fn store(&self) -> &TestStore {
+    pub(crate) fn store(&self) -> &TestStore {
         &self.engine
     }
 
-    pub(super) fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A consumer of this name, which listens.
-    pub(super) async fn consumer(&self, name: &str, args: &[&str]) -> Process {
+    pub(crate) async fn consumer(&self, name: &str, args: &[&str]) -> Process {
         let mut all = vec!["consumer"];
         all.extend(self.settings.iter().map(String::as_str));
         all.extend_from_slice(args);
@@ -74,7 +74,7 @@ impl Fleet {
     }
 
     /// Sends until told to stop.
-    pub(super) fn load(&self, senders: usize) -> Load {
+    pub(crate) fn load(&self, senders: usize) -> Load {
         let (ledger, stop) = (Arc::new(Mutex::new(Ledger::default())), Arc::new(AtomicBool::new(false)));
         let mut tasks = JoinSet::new();
         for sender in 0..senders {
@@ -84,14 +84,14 @@ impl Fleet {
         Load { ledger, stop, tasks }
     }
 
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         assert!(self.front.terminate().success());
         self.engine.store.close(Duration::from_secs(20)).await;
     }
 }
 
 /// Senders at work.
-pub(super) struct Load {
+pub(crate) struct Load {
     ledger: Arc<Mutex<Ledger>>,
     stop: Arc<AtomicBool>,
     tasks: JoinSet<()>,
@@ -99,7 +99,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Ends it: what was acknowledged is visible once, nothing else is, and every record is accounted for.
-    pub(super) async fn end(self, client: &Client) {
+    pub(crate) async fn end(self, client: &Client) {
         self.stop.store(true, Ordering::SeqCst);
         self.tasks.join_all().await;
         check(client, &*self.ledger.lock().await).await;
@@ -107,14 +107,14 @@ impl Load {
 }
 
 /// Watches the lag: how long, at most, a partition with work stood still.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     task: JoinHandle<BTreeMap<i64, Duration>>,
 }
 
 impl Watch {
     #[expect(clippy::disallowed_methods, reason = "a helper of tests, ended by its caller")]
-    pub(super) fn over(client: &Client) -> Self {
+    pub(crate) fn over(client: &Client) -> Self {
         let (client, stop) = (client.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -143,7 +143,7 @@ impl Watch {
         Self { stop, task }
     }
 
-    pub(super) async fn longest(self) -> Duration {
+    pub(crate) async fn longest(self) -> Duration {
         self.stop.store(true, Ordering::SeqCst);
         self.task.await.unwrap().into_values().max().unwrap_or_default()
     }

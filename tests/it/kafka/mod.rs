@@ -2,7 +2,7 @@
 
 mod apart;
 mod consumers;
-mod fleet;
+pub(crate) mod fleet;
 mod group;
 mod harness;
 mod logs;
