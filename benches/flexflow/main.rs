@@ -25,6 +25,7 @@ mod query;
 mod report;
 mod stages;
 mod transform;
+mod usage;
 mod web;
 
 /// As in the product.
@@ -71,11 +72,12 @@ async fn main() {
         "kafka" => kafka::run(amount(15)).await,
         "stages" => stages::run(amount(1)).await,
         "query" => query::query(amount(5)).await,
+        "usage" => usage::run(amount(5)).await,
         "web" => web::run(amount(10)).await,
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, kafka, web"
+                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, usage, kafka, web"
             );
             std::process::exit(2);
         }

@@ -81,6 +81,13 @@ impl Served {
         answer.json().await.expect("JSON")
     }
 
+    /// As the operator; it must be taken.
+    pub async fn operator_post(&self, path: &str, body: &Value) {
+        let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.token).json(body);
+        let answer = request.send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+    }
+
     pub async fn lag(&self) -> i64 {
         let answer = self.get("/api/ops/lag").await;
         let rows = answer["groups"].as_array().expect("groups");
