@@ -41,7 +41,8 @@ async fn single() {
     let mut best = [0.0f64; 2];
     // In turns: what else the machine does changes while it runs.
     for _ in 0..3 {
-        for (at, (path, body)) in [("/capture", &captured), ("/v1/events", &metered)].into_iter().enumerate() {
+        for (at, (path, body)) in [("/capture", &captured), ("/v1/events", &metered)].into_iter().enumerate()
+        {
             let outcome = post(served.address(), path, &served.key, body.clone(), load).await;
             assert_eq!(outcome.refused, 0, "{path} refused");
             best[at] = best[at].max(outcome.per_second());
@@ -73,9 +74,11 @@ async fn tracking(millions: u64) {
     let key = first.key.clone();
     first.stop();
     let events = fill(dir.path(), &key, millions).await;
-    let served =
-        Served::start(dir.path(), &[&setting[..], &["--role", "consumer", "--role", "query", "--role", "auth"]].concat())
-            .await;
+    let served = Served::start(
+        dir.path(),
+        &[&setting[..], &["--role", "consumer", "--role", "query", "--role", "auth"]].concat(),
+    )
+    .await;
     let began = Instant::now();
     let stored = async {
         served.group_caught_up("event-consumers").await;
@@ -139,7 +142,12 @@ async fn questions(millions: u64) {
                "external_customer_id": format!("customer-{}", round * 11)})
     };
     let p95 = asking.times("/v1/events/query", ROUNDS, page).await;
-    report::check(format!("a page of 100 events, {millions} M events"), format!("p95 {p95:.0} ms"), "< 50 ms", p95 < 50.0);
+    report::check(
+        format!("a page of 100 events, {millions} M events"),
+        format!("p95 {p95:.0} ms"),
+        "< 50 ms",
+        p95 < 50.0,
+    );
     running.stop().await.expect("a clean stop");
 }
 

@@ -53,7 +53,8 @@ pub fn specs(config: &Config) -> Vec<TopicSpec> {
         topic(&config.consumer.dlq_topic, dead_letter_bytes_max(record_bytes_max), &index_group),
     ];
     if config.metering.tracking {
-        let (backfill, group) = (&config.topics.feature_tracking_backfill, &config.metering.backfill_group_id);
+        let (backfill, group) =
+            (&config.topics.feature_tracking_backfill, &config.metering.backfill_group_id);
         specs.push(topic(backfill, record_bytes_max, group));
     }
     if config.post_processing.enabled {

@@ -69,11 +69,7 @@ struct Unmetered {
 ///
 /// # Errors
 /// Only a fault of this program ends it; the supervisor starts it again.
-pub async fn run(
-    deps: ConsumerDeps,
-    parts: (Store, Metering, Notices),
-    stop: Stop,
-) -> anyhow::Result<()> {
+pub async fn run(deps: ConsumerDeps, parts: (Store, Metering, Notices), stop: Stop) -> anyhow::Result<()> {
     let config = &deps.config;
     let stage = Arc::new(FeatureUsageStage::new(&deps, parts));
     let topics = vec![config.topics.events.as_str().into()];

@@ -48,19 +48,19 @@ impl Metering {
         for (day, events) in days {
             let events: Vec<OfPast<'_>> = events.into_iter().collect();
             for (part, some) in events.chunks(IDS_AT_ONCE).enumerate() {
-                let stored: Vec<Snapshot> = self.store.select(stored_sql(scope, day, some)).await.map_err(|error| {
-                    match error {
+                let stored: Vec<Snapshot> =
+                    self.store.select(stored_sql(scope, day, some)).await.map_err(|error| match error {
                         StoreError::Schema { message, cure } => InsertError::Schema { message, cure },
                         other => unavailable(other.to_string()),
-                    }
-                })?;
+                    })?;
                 let rows: Vec<_> =
                     stored.iter().flat_map(|event| rows_of(scope, &meters, &event.tracked())).collect();
                 if rows.is_empty() {
                     continue;
                 }
                 // Computed again, they may be others: no token of an earlier try.
-                let token = format!("{token}:{}:{}:{day}:{part}:{}", scope.project, scope.environment, self.now());
+                let token =
+                    format!("{token}:{}:{}:{day}:{part}:{}", scope.project, scope.environment, self.now());
                 let inserted = self.store.insert_feature_usage(&rows, &token).await;
                 inserted.map_err(InsertError::of_derived_rows)?;
                 written += rows.len();

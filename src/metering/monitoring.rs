@@ -69,7 +69,9 @@ impl Metering {
         let (lag, post_processing_lag) =
             tokio::join!(self.in_time(self.lag()), self.in_time(self.post_processing_lag()));
         let post_processing_lag = post_processing_lag.and_then(|lag| {
-            lag.ok_or_else(|| "nothing processes events after they are stored: post_processing.enabled".to_owned())
+            lag.ok_or_else(|| {
+                "nothing processes events after they are stored: post_processing.enabled".to_owned()
+            })
         });
         let points = if windows.is_some() { points } else { Vec::new() };
         Ok(Monitored { total, points, lag, post_processing_lag })

@@ -94,7 +94,12 @@ impl Notices {
         };
         // Of texts, times and JSON: it can be written.
         let text = serde_json::to_string(&record).unwrap_or_default();
-        NewNotice { id: record.id, project_id: record.project_id, record: text, max: self.0.unsent_max as u64 }
+        NewNotice {
+            id: record.id,
+            project_id: record.project_id,
+            record: text,
+            max: self.0.unsent_max as u64,
+        }
     }
 
     /// Says that a notice was kept.
@@ -192,7 +197,12 @@ impl Notices {
         let records = notices.iter().map(|notice| {
             let key = notice.project_id.as_ref().map_or(INSTALLATION, ProjectId::as_str).to_owned();
             let value = notice.record.clone().into_bytes();
-            NewRecord { key: Some(key.into()), value: value.into(), headers: Default::default(), timestamp: now }
+            NewRecord {
+                key: Some(key.into()),
+                value: value.into(),
+                headers: Default::default(),
+                timestamp: now,
+            }
         });
         let answers = self.0.log.produce(&self.0.topic, records.collect()).await;
         let (mut left, mut why) = (Vec::new(), None);
@@ -217,7 +227,8 @@ impl Notices {
             return format!("sys_event_{}", self.0.ids.uuid_v7(now).simple());
         };
         let mut hash = Sha256::new();
-        let scope = [event.project.as_ref().map(ProjectId::as_str), event.environment.as_ref().map(|id| id.as_str())];
+        let scope =
+            [event.project.as_ref().map(ProjectId::as_str), event.environment.as_ref().map(|id| id.as_str())];
         for text in [event.kind.as_str(), scope[0].unwrap_or(""), scope[1].unwrap_or(""), words] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());

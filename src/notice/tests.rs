@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, Sources, load};
 use crate::event::{ManualClock, RandomIds, Scope, SystemEventKind};
-use crate::eventlog::{Fault, FetchFrom, FetchLimits, MemoryLog, Operation, Retention, TopicPartition, TopicSpec};
+use crate::eventlog::{
+    Fault, FetchFrom, FetchLimits, MemoryLog, Operation, Retention, TopicPartition, TopicSpec,
+};
 use crate::lifecycle::Health;
 
 struct Bench {
@@ -47,7 +49,8 @@ impl Bench {
     async fn process(&self) -> Notices {
         let health = Health::new(self.clock.clone());
         let (folder, ids) = (self.folder.path(), Arc::new(RandomIds));
-        let meta = Meta::open(&self.config.meta, folder, self.clock.clone(), ids.clone(), &health).await.unwrap();
+        let meta =
+            Meta::open(&self.config.meta, folder, self.clock.clone(), ids.clone(), &health).await.unwrap();
         meta.migrate().await.unwrap();
         Notices::new(self.log.clone(), meta, &self.config, self.clock.clone(), ids)
     }
@@ -61,7 +64,8 @@ impl Bench {
             topic_id: topic.id,
             offset: 0,
         };
-        let limits = FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
+        let limits =
+            FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
         let fetched = self.log.fetch(&[from], limits).await.unwrap();
         let records = fetched.into_iter().flat_map(|part| part.outcome.unwrap().records);
         let read = |value: &[u8]| serde_json::from_slice::<SystemEventRecord>(value).unwrap();
@@ -143,7 +147,8 @@ async fn what_several_processes_tell_of_the_same_thing_has_one_id_and_other_thin
     let id = |notices: &Notices, event: SystemEvent| notices.note(event).id;
     let about = |words: &str| event(1).once(words.to_owned());
     assert_eq!(id(&one, about("a")), id(&other, about("a")));
-    let elsewhere = SystemEvent::of_scope(SystemEventKind::EventUnmetered, Scope::new("p", "other"), json!(1));
+    let elsewhere =
+        SystemEvent::of_scope(SystemEventKind::EventUnmetered, Scope::new("p", "other"), json!(1));
     let ids = [
         id(&one, about("a")),
         id(&one, about("b")),

@@ -241,7 +241,8 @@ async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
     send(&app.client, &payloads).await;
     visible(&app.client, 200).await;
     apply(&app.client, CORRECTED).await;
-    let wish = |size: u64| json!({"start_date": "2026-01-01T00:00:00Z", "batch_size": size, "parallelism": 2});
+    let wish =
+        |size: u64| json!({"start_date": "2026-01-01T00:00:00Z", "batch_size": size, "parallelism": 2});
     let is = async |client: &Client, id: &str, status: &str| {
         eventually(&format!("the job is {status}"), || async {
             let job = job(client, id).await;
@@ -254,7 +255,10 @@ async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
         let (status, answer) = client.operator_post(&path, &json!({})).await;
         assert_eq!(status, 200, "{answer}");
         let result = ended(client, id).await;
-        assert_eq!((&result["total_events_found"], &result["total_events_published"]), (&json!(200), &json!(199)));
+        assert_eq!(
+            (&result["total_events_found"], &result["total_events_published"]),
+            (&json!(200), &json!(199))
+        );
         assert_eq!(result["dropped_by_reason"], json!({"internal_test": 1}), "{result}");
         assert_eq!(result["total_events_failed"], 0, "{result}");
     };
@@ -291,7 +295,8 @@ async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
     let sample = async |parallelism: u64| {
         let wish = json!({"start_date": "2026-01-01T00:00:00Z", "sample_percent": 30, "parallelism": parallelism, "dry_run": true});
         let result = ended(client, &start(client, &wish).await).await;
-        let whole = ["total_events_published", "total_events_dropped"].map(|name| result[name].as_u64().unwrap());
+        let whole =
+            ["total_events_published", "total_events_dropped"].map(|name| result[name].as_u64().unwrap());
         assert_eq!(result["total_events_found"], whole[0] + whole[1], "{result}");
         whole
     };
@@ -308,7 +313,8 @@ async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
     assert!(listed["claims"].as_u64().unwrap() > 2, "{listed}");
 
     // The job has time for a page: it fails, and whoever resumes it gives it a whole time again.
-    let app = app.restart(&times(&[("reprocess.timeout", "1ms"), ("reprocess.attempt_timeout", "1ms")])).await;
+    let app =
+        app.restart(&times(&[("reprocess.timeout", "1ms"), ("reprocess.attempt_timeout", "1ms")])).await;
     let client = &app.client;
     let id = start(client, &wish(40)).await;
     let error = is(client, &id, "failed").await["error"].as_str().unwrap().to_owned();

@@ -77,7 +77,10 @@ async fn the_documents_steps_work_word_for_word(log: Log) {
     // Counts, and a lag that is a number because it is known.
     let (status, monitored) = client.get("/v1/events/monitoring?window_size=HOUR").await;
     assert_eq!((status, &monitored["total_count"]), (200, &json!(2)), "{monitored}");
-    assert_eq!((&monitored["consumption_lag"], &monitored["consumption_lag_reason"]), (&json!(0), &Value::Null));
+    assert_eq!(
+        (&monitored["consumption_lag"], &monitored["consumption_lag_reason"]),
+        (&json!(0), &Value::Null)
+    );
     eventually("both events are handed on and processed", || async {
         let (_, monitored) = client.get("/v1/events/monitoring").await;
         if monitored["post_processing_lag"] == 0 { Ok(()) } else { Err(monitored.to_string()) }

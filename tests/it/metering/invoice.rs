@@ -146,7 +146,11 @@ async fn invoice_lines_equal_the_generators_sums_through_crashes_and_duplicates(
 /// The same under Kafka, while partitions move: a second consumer joins, the first is killed, a third takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn invoice_lines_equal_the_generators_sums_on_kafka_while_partitions_move() {
-    let tracking = ["--set=metering.tracking=true", "--set=metering.cache_ttl=100ms", "--set=consumer.batch_rows_max=500"];
+    let tracking = [
+        "--set=metering.tracking=true",
+        "--set=metering.cache_ttl=100ms",
+        "--set=consumer.batch_rows_max=500",
+    ];
     let fleet = Fleet::start(Kafka::shared().await, &tracking).await;
     let client = fleet.client().clone();
     let (mut dice, mut sums) = (Dice(11), Sums::new());

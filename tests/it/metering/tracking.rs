@@ -184,7 +184,8 @@ async fn behind(client: &Client, group: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_what_comes_in() {
-    let more = [("transform.cache_ttl", "20ms"), ("jobs.poll_interval", "50ms"), ("consumer.batch_rows_max", "50")];
+    let more =
+        [("transform.cache_ttl", "20ms"), ("jobs.poll_interval", "50ms"), ("consumer.batch_rows_max", "50")];
     let app = Sandbox::with(&[&SETTINGS[..], &more[..]].concat()).await;
     let client = &app.client;
     let transform = |drop: &str, name: &str, who: &str, at: &str, tokens: &str| {
@@ -230,8 +231,15 @@ async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_wha
         quiet(client).await;
         assert_same(client, &pairs).await;
     }
-    assert_eq!(usage(client, &json!({"event_name": "call", "aggregation_type": "COUNT",
-        "start_time": RANGE.0, "end_time": RANGE.1})).await["exact_value"], "30");
+    assert_eq!(
+        usage(
+            client,
+            &json!({"event_name": "call", "aggregation_type": "COUNT",
+        "start_time": RANGE.0, "end_time": RANGE.1})
+        )
+        .await["exact_value"],
+        "30"
+    );
 
     // Somebody deleted what was tracked: events of the past are tracked again, once, as they are stored, and what comes
     // in does not wait for them.
@@ -252,7 +260,14 @@ async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_wha
             timestamp: flexflow::event::Clock::now(&flexflow::event::SystemClock),
         }
     };
-    let stranger = (rows[0].0.clone(), rows[0].1.clone(), "not stored".into(), "call".into(), "cust-1".into(), "2026-01-10".into());
+    let stranger = (
+        rows[0].0.clone(),
+        rows[0].1.clone(),
+        "not stored".into(),
+        "call".into(),
+        "cust-1".into(),
+        "2026-01-10".into(),
+    );
     let past: Vec<_> = rows.iter().chain([&stranger]).cycle().take(36 * 120).map(record).collect();
     let log = app.running.log();
     for answer in log.produce("feature_tracking_service_backfill", past).await {
