@@ -4,6 +4,7 @@ pub(super) mod people;
 pub(super) mod raw;
 pub(super) mod rollups;
 pub(super) mod status;
+pub(super) mod test_accounts;
 pub(super) mod webhooks;
 
 use std::path::PathBuf;
@@ -97,6 +98,9 @@ pub(super) enum Command {
     /// Properties with a column of their own: list, promote, demote
     #[command(subcommand)]
     Properties(Properties),
+    /// Whom questions leave out when they are told to: show, set, clear
+    #[command(subcommand)]
+    TestAccounts(test_accounts::TestAccounts),
     /// What raw events become: try a transform, list, show, apply
     #[command(subcommand)]
     Transform(raw::Transform),

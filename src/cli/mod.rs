@@ -19,6 +19,7 @@ mod scopes;
 mod serve;
 mod settings;
 mod status;
+mod test_accounts;
 #[cfg(test)]
 mod tests;
 mod top;
@@ -234,6 +235,7 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
         Command::Top(args) => (&Scope::default(), &args.remote),
         Command::Audit(args) => (&Scope::default(), &args.remote),
         Command::Rollups(command) => command.place(),
+        Command::TestAccounts(command) => command.place(),
         _ => (&Scope::default(), &nowhere),
     };
     let connecting = operator::connect(&config, remote);
@@ -269,6 +271,7 @@ async fn ask(
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
         Command::Webhooks(command) => return webhooks::run(command, operator, output).await,
         Command::Rollups(command) => return rollups::run(command, operator, output).await,
+        Command::TestAccounts(command) => return test_accounts::run(command, operator, output).await,
         Command::Properties(command) => return properties::run(command, operator, output).await,
         Command::Transform(command) => return transform::run(command, operator, output).await,
         Command::Reprocess(command) => return reprocess::run(command, operator, output).await,

@@ -44,6 +44,7 @@ pub enum AuditAction {
     RuleCreated,
     RuleChanged,
     RuleDeleted,
+    TestAccountsChanged,
 }
 
 impl AuditAction {
@@ -81,6 +82,7 @@ impl AuditAction {
         Self::RuleCreated,
         Self::RuleChanged,
         Self::RuleDeleted,
+        Self::TestAccountsChanged,
     ];
 
     /// Its stable name.
@@ -118,6 +120,7 @@ impl AuditAction {
             Self::RuleCreated => "rule_created",
             Self::RuleChanged => "rule_changed",
             Self::RuleDeleted => "rule_deleted",
+            Self::TestAccountsChanged => "test_accounts_changed",
         }
     }
 }

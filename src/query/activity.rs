@@ -137,7 +137,7 @@ impl Query {
         let turns = self.turns_for(activity.count(scope)).await?;
         for turn in 0..turns {
             let mut people = self.stream::<Row>(activity.sql(scope, actors, turn, turns)).await?;
-            while let Some(block) = people.next_chunk().await.map_err(super::problem)? {
+            while let Some(block) = people.next_chunk().await? {
                 for row in block {
                     let [first, second] = row.sets;
                     let sets = [numbers(&first.0)?, numbers(&second.0)?];

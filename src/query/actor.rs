@@ -11,9 +11,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Query;
 use super::cohorts::{self, Cohorts};
 use super::extraction::Uses;
+use super::filter::Filters;
+use super::statement::{self, View};
+use super::{Query, session, test_accounts};
 use crate::event::Scope;
 use crate::http::Problem;
 use crate::store::{Property, Sql};
@@ -33,23 +35,34 @@ struct Inner {
     scope: Scope,
     merged: bool,
     cohorts: Option<Cohorts>,
+    test_accounts: Arc<Filters>,
     columns: Columns,
     uses: Option<Arc<Uses>>,
     /// Person properties that were asked for; a place here is a column of the join.
     keys: Mutex<Vec<String>>,
+    /// Values of sessions that were asked for, likewise.
+    sessions: Mutex<Vec<Sql>>,
 }
 
 impl Actors {
     /// Of a scope that has merges, or has not; its cohorts are not known. For checks without the store.
     pub(super) fn new(scope: &Scope, merged: bool) -> Self {
-        let (cohorts, columns, uses) = (None, Columns::default(), None);
-        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, columns, uses, keys: Mutex::default() }))
+        let known = (None, Arc::default(), Columns::default(), None);
+        Self::of(scope, merged, known)
     }
 
     fn known(scope: &Scope, known: Known, uses: &Arc<Uses>) -> Self {
-        let Known { merged, cohorts, columns, .. } = known;
-        let (cohorts, uses) = (Some(cohorts), Some(uses.clone()));
-        Self(Arc::new(Inner { scope: scope.clone(), merged, cohorts, columns, uses, keys: Mutex::default() }))
+        let Known { merged, cohorts, test_accounts, columns, .. } = known;
+        Self::of(scope, merged, (Some(cohorts), test_accounts, columns, Some(uses.clone())))
+    }
+
+    fn of(
+        scope: &Scope,
+        merged: bool,
+        (cohorts, test_accounts, columns, uses): (Option<Cohorts>, Arc<Filters>, Columns, Option<Arc<Uses>>),
+    ) -> Self {
+        let (scope, keys, sessions) = (scope.clone(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { scope, merged, cohorts, test_accounts, columns, uses, keys, sessions }))
     }
 
     /// The event's property `key`: from its column where it was promoted, else from the text.
@@ -66,6 +79,11 @@ impl Actors {
     /// The cohorts of the scope; none: they are not known.
     pub(super) fn cohorts(&self) -> Option<&Cohorts> {
         self.0.cohorts.as_ref()
+    }
+
+    /// The filters that leave the scope's own people out.
+    pub(super) fn test_accounts(&self) -> &Filters {
+        &self.0.test_accounts
     }
 
     /// Rows of one column: the acting ids of a static cohort's members.
@@ -107,6 +125,16 @@ impl Actors {
         Property::of_json(column(place))
     }
 
+    /// The property of an event's session whose JSON text `value` is, over the rows of one session.
+    pub(super) fn session_property(&self, value: &Sql) -> Property {
+        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = sessions.iter().position(|known| known == value).unwrap_or_else(|| {
+            sessions.push(value.clone());
+            sessions.len() - 1
+        });
+        Property::of_json(session_column(place))
+    }
+
     /// The right side of an `IN`: the acting people that these distinct ids belong to.
     pub(super) fn named(&self, distinct_ids: &[&str]) -> Sql {
         let hash = |id: &&str| Sql::new("cityHash64(").arg(*id).push(")");
@@ -145,7 +173,29 @@ impl Actors {
                 .push(") AS person_properties ON property_actor = ")
                 .append(&self.id());
         }
-        joins
+        joins.append(&self.session_join(statement))
+    }
+
+    /// One row a session that has any of the values that `statement` names.
+    fn session_join(&self, statement: &Sql) -> Sql {
+        let sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let used: Vec<Sql> = sessions
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| statement.text().contains(session_column(*place).text()))
+            .map(|(place, value)| Sql::new("").append(value).push(" AS ").append(&session_column(place)))
+            .collect();
+        if used.is_empty() {
+            return Sql::default();
+        }
+        let columns = session::id().push(" AS joined_session, ").join(", ", &used);
+        let each = statement::events(&self.0.scope, View::Deduplicated, &columns)
+            .and(session::id().push(" != ''"))
+            .then(Sql::new("GROUP BY joined_session"));
+        Sql::new(" ANY LEFT JOIN (")
+            .append(&each.sql())
+            .push(") AS session_values ON joined_session = ")
+            .append(&session::id())
     }
 
     /// The distinct ids that belong to somebody else.
@@ -316,6 +366,10 @@ fn value_of(key: Option<&str>) -> Sql {
         .push("))")
 }
 
+fn session_column(place: usize) -> Sql {
+    Sql::default().name(&format!("session_property_{place}_"))
+}
+
 fn column(place: usize) -> Sql {
     Sql::default().name(&format!("person_property_{place}_"))
 }
@@ -331,6 +385,7 @@ struct Known {
     generation: u64,
     merged: bool,
     cohorts: Cohorts,
+    test_accounts: Arc<Filters>,
     columns: Columns,
 }
 
@@ -355,9 +410,10 @@ impl Query {
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
         let merged = !self.select::<(u8,)>(sql).await?.is_empty();
         let cohorts = cohorts::load(self, scope).await?;
+        let test_accounts = test_accounts::load(self, scope).await?;
         let columns = self.store.promoted_columns().await.map_err(super::problem)?;
         let columns = Arc::new(columns.into_iter().collect());
-        let known = Known { at: Instant::now(), generation, merged, cohorts, columns };
+        let known = Known { at: Instant::now(), generation, merged, cohorts, test_accounts, columns };
         self.merged.set(scope, known.clone());
         Ok(Actors::known(scope, known, &self.uses))
     }
@@ -390,7 +446,6 @@ impl Merged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::statement::{self, View};
 
     fn scope() -> Scope {
         Scope::new("proj", "env")

@@ -152,7 +152,8 @@ fn last_day(answer: &Value) -> i64 {
 /// May the answer hang on person properties? They change with many events, most questions do not ask for them.
 fn asks_properties(kind: &str, question: &Value) -> bool {
     let text = question.to_string();
-    kind == "sql" || text.contains("\"person\"") || text.contains("\"cohort\"")
+    let names = ["\"person\"", "person.", "\"cohort\"", "\"filter_test_accounts\":true"];
+    kind == "sql" || names.iter().any(|name| text.contains(name))
 }
 
 /// Is its range counted from the present?

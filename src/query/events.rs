@@ -39,6 +39,8 @@ pub struct List {
     pub date_to: Option<String>,
     /// `properties`: a JSON list of filters, or one group of them.
     pub properties: Filters,
+    /// Leave out what the filters of test accounts leave out.
+    pub filter_test_accounts: bool,
     /// Events in the page; 100 when absent, at most `query.page_rows_max`.
     #[serde(skip)]
     pub limit: Option<usize>,
@@ -46,8 +48,17 @@ pub struct List {
     pub cursor: Option<String>,
 }
 
-const NAMES: [&str; 8] =
-    ["event", "distinct_id", "person_id", "date_from", "date_to", "properties", "limit", "cursor"];
+const NAMES: [&str; 9] = [
+    "event",
+    "distinct_id",
+    "person_id",
+    "date_from",
+    "date_to",
+    "properties",
+    "filter_test_accounts",
+    "limit",
+    "cursor",
+];
 
 /// The columns of an [`Event`], in its order.
 pub(super) const COLUMNS: &str = "event_id, event_name, distinct_id, timestamp, received_at, properties, \
@@ -125,6 +136,7 @@ impl List {
                 "cursor" => list.cursor = Some(value),
                 "limit" => list.limit = Some(number("limit", &value)?),
                 "properties" => list.properties = filters(&value)?,
+                "filter_test_accounts" => list.filter_test_accounts = truth(&name, &value)?,
                 // The key's environment was held against it already.
                 "environment_id" => {}
                 _ => return Err(unknown(&name, &NAMES)),
@@ -151,6 +163,9 @@ impl List {
         let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
         let ground = Ground { calendar: &utc, now, limits, actors };
         let mut conditions = filter::conditions(&self.properties, "properties", &ground)?;
+        if self.filter_test_accounts {
+            conditions.extend(filter::conditions(actors.test_accounts(), "filter_test_accounts", &ground)?);
+        }
         if !self.event.is_empty() {
             conditions.push(Sql::new("event_name IN ").list(&self.event));
         }
@@ -468,6 +483,13 @@ pub(super) fn page_limit(
 pub(super) fn number(name: &str, value: &str) -> Result<usize, Problem> {
     value.parse().map_err(|_| {
         Problem::invalid(name, format!("{name} is {value:?}; expected a whole number")).with("given", value)
+    })
+}
+
+fn truth(name: &str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| {
+        let message = format!("{name} is {value:?}; expected true or false");
+        Problem::invalid(name, message).with("given", value).with("valid", vec!["true", "false"])
     })
 }
 

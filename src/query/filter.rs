@@ -11,6 +11,8 @@
 //! | `event_metadata` | `event`, `distinct_id`, `event_id`, `session_id`, `source`, `customer_id`, `person_id`, `timestamp`, `received_at` |
 //! | `cohort` | `id` (or left out): `value` is the id of a cohort, or several; `all` is everybody |
 //! | `feature` | a feature flag: the event's property `$feature/<key>` |
+//! | `group` | the key of the event's group: `key` is a digit, of `$group_<n>`, or a name in `$groups` |
+//! | `expression` | `key` is a condition of the caller's own, see [`expression`](super::expression) |
 //!
 //! A value that is not there, and one that is `null`, are both *missing*: `is_not`, `not_in`, `not_icontains`,
 //! `not_regex` and `semver_neq` are true for a missing value, everything else but `is_not_set` is false. Text and
@@ -30,9 +32,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::actor::Actors;
+use super::chosen::People;
 use super::cohorts;
 use super::interval::Calendar;
-use super::{session, statement};
+use super::{expression, session, statement};
 use crate::config;
 use crate::event::Timestamp;
 use crate::http::{Problem, strict};
@@ -68,7 +71,10 @@ pub enum FilterKind {
     Session,
     EventMetadata,
     Feature,
+    Group,
     Cohort,
+    #[serde(alias = "hogql")]
+    Expression,
     #[serde(rename = "AND", alias = "and")]
     And,
     #[serde(rename = "OR", alias = "or")]
@@ -84,6 +90,10 @@ pub enum PropertyKind {
     Person,
     EventMetadata,
     Feature,
+    Group,
+    Session,
+    #[serde(alias = "hogql")]
+    Expression,
 }
 
 /// How a value is compared.
@@ -163,6 +173,25 @@ pub(super) fn conditions(filters: &[Filter], path: &str, ground: &Ground<'_>) ->
     each.filter_map(Result::transpose).collect()
 }
 
+/// What holds for every event of a question: its own filters, the people it is about and, if the environment's own
+/// people are left out of it, the filters of test accounts.
+///
+/// # Errors
+/// 400: as [`conditions`], and nobody is named.
+pub(super) fn shared(
+    filters: &[Filter],
+    people: Option<&People>,
+    filter_test_accounts: bool,
+    ground: &Ground<'_>,
+) -> Result<Vec<Sql>, Problem> {
+    let mut all = conditions(filters, "filters", ground)?;
+    all.extend(people.map(|people| people.condition("filter", ground)).transpose()?);
+    if filter_test_accounts {
+        all.extend(conditions(ground.actors.test_accounts(), "filter_test_accounts", ground)?);
+    }
+    Ok(all)
+}
+
 /// Refuses names of properties that no event can have.
 ///
 /// # Errors
@@ -185,14 +214,33 @@ pub(super) fn property(
     field: &str,
     ground: &Ground<'_>,
 ) -> Result<Property, Problem> {
-    check_key(field, key)?;
+    if kind != PropertyKind::Expression {
+        check_key(field, key)?;
+    }
     match kind {
+        PropertyKind::Expression => expression::property(key, field, ground),
+        PropertyKind::Group => Ok(group_key(key)),
+        PropertyKind::Session => session::property(key, field, ground),
         PropertyKind::Event if key == session::KEY => Ok(of_text(&session::id())),
         PropertyKind::Event => Ok(ground.actors.event_property(key)),
         PropertyKind::Person => Ok(ground.actors.property(key)),
         PropertyKind::Feature => Ok(Property::new(&format!("$feature/{key}"))),
         PropertyKind::EventMetadata => metadata(key, field, ground.actors),
     }
+}
+
+/// The key of the event's group: of the property `$group_<n>` where `kind` is a digit, else of this name in `$groups`.
+pub(super) fn group_key(kind: &str) -> Property {
+    let text = match kind.as_bytes() {
+        [b'0'..=b'9'] => Property::new(&format!("$group_{kind}")).text(),
+        _ => {
+            let groups = Property::new("$groups").raw();
+            Property::of_json(Sql::new("JSONExtractRaw(").append(&groups).push(", ").arg(kind).push(")"))
+                .text()
+        }
+    };
+    // An empty key is none.
+    of_text(&Sql::new("ifNull(").append(&text).push(", '')"))
 }
 
 /// Every filter, members of groups and groups included.
@@ -255,9 +303,23 @@ impl Filter {
             FilterKind::Cohort => return cohorts::condition(self, path, ground),
             FilterKind::EventMetadata => PropertyKind::EventMetadata,
             FilterKind::Feature => PropertyKind::Feature,
+            FilterKind::Group => PropertyKind::Group,
+            FilterKind::Expression => return self.of_expression(path, ground),
         };
         let property = property(kind, self.key(path)?, &format!("{path}.key"), ground)?;
         compare::condition(self, &property, path, ground)
+    }
+
+    /// A condition of the caller's own.
+    fn of_expression(&self, path: &str, ground: &Ground<'_>) -> Result<Option<Sql>, Problem> {
+        let text = self.key(path)?;
+        if !self.value.is_null() || self.operator != Operator::Exact {
+            let field = format!("{path}.{}", if self.value.is_null() { "operator" } else { "value" });
+            let message =
+                format!("{field}: an expression is compared in itself, such as properties.plan = 'pro'");
+            return Err(Problem::invalid(&field, message));
+        }
+        expression::condition(text, &format!("{path}.key"), ground).map(Some)
     }
 
     fn of_session(&self, path: &str, ground: &Ground<'_>) -> Result<Option<Sql>, Problem> {

@@ -79,6 +79,8 @@ pub(super) struct Gather {
     pub everything: bool,
     /// The value of each event as text, `''` for none; several properties as one by [`tuple()`].
     pub value: Option<Sql>,
+    /// `String`: what is gathered for instead of people; events of which it is empty do not count.
+    pub by: Option<Sql>,
 }
 
 /// Several texts as one value; all empty is no value.
@@ -163,8 +165,12 @@ impl store::Row for Person {
 impl Gather {
     /// The statement of one turn of `turns`. Its rows are (person, packed events, values).
     pub(super) fn sql(&self, scope: &Scope, actors: &Actors, turn: u64, turns: u64) -> Sql {
+        let actor = match &self.by {
+            Some(by) => Sql::new("cityHash64(").append(by).push(")"),
+            None => actors.id(),
+        };
         let columns = Sql::new("")
-            .append(&actors.id())
+            .append(&actor)
             .push(" AS actor, toString(groupArrayState(")
             .append(&self.packed())
             .push(")) AS packed, ");
@@ -182,8 +188,12 @@ impl Gather {
         let filtered =
             self.steps.iter().chain(&self.exclusions).any(|matcher| !matcher.conditions.is_empty());
         let select = if filtered && !self.everything { select.and(self.any()) } else { select };
+        let select = match &self.by {
+            Some(by) => select.and(Sql::new("").append(by).push(" != ''")),
+            None => select,
+        };
         let select = if turns > 1 {
-            let of_turn = Sql::new("modulo(").append(&actors.id()).push(", ").arg(turns).push(") = ");
+            let of_turn = Sql::new("modulo(").append(&actor).push(", ").arg(turns).push(") = ");
             select.and(of_turn.arg(turn))
         } else {
             select
@@ -278,7 +288,7 @@ impl Query {
         let mut events = Vec::new();
         for turn in 0..turns {
             let mut people = self.stream::<Person>(gather.sql(scope, actors, turn, turns)).await?;
-            while let Some(block) = people.next_chunk().await.map_err(super::problem)? {
+            while let Some(block) = people.next_chunk().await? {
                 for Person { actor, packed, values: texts } in block {
                     unpack(&packed.0, texts, values, &mut events)?;
                     show(actor, &events, values)?;

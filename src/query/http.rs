@@ -27,6 +27,7 @@ use super::trends::people::TrendsPeople;
 use super::values::Values;
 use super::{Query, csv, events, extraction, live, names, persons, saved, trace, v1, values};
 use crate::auth::{Access, Permission, http::authorize};
+use crate::config;
 use crate::event::Scope;
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
 use crate::telemetry::{Metric, names as metric};
@@ -74,6 +75,9 @@ pub(super) trait Question: DeserializeOwned + 'static {
 
     /// The environment that it names, to be refused if the key has another.
     fn environment_id(&self) -> Option<&str>;
+
+    /// The answer is to be kept as a file: it may be longer, where the question does not say.
+    fn export(&mut self, _: &config::Query) {}
 
     /// Answers it.
     fn answer(&self, query: &Query, scope: &Scope) -> impl Future<Output = Result<Self::Answer, Problem>>;
@@ -126,11 +130,18 @@ async fn ask<Q: Question>(
             return Err(Problem::new(ErrorCode::PermissionDenied, message).with("field", "explain"));
         }
         let sent = body::read(payload, &request, **limits).await?;
-        let question: Q = strict::json(&sent)?;
+        let mut question: Q = strict::json(&sent)?;
         if let Some(environment) = question.environment_id() {
             access.check_environment(environment)?;
         }
-        let sent = strict::json(&sent)?;
+        let mut sent: Value = strict::json(&sent)?;
+        if manner.format == Format::Csv {
+            question.export(&query.limits);
+            // What is remembered is kept apart.
+            if let Some(fields) = sent.as_object_mut() {
+                fields.insert("exported".to_owned(), true.into());
+            }
+        }
         Ok((answer(&question, &sent, &query, &access.scope, explain).await?, manner.format))
     });
     let (answer, format) = answered.await?;

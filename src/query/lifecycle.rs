@@ -43,6 +43,9 @@ pub struct Lifecycle {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<chosen::People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     /// What relative dates count from; the server's time when absent.
     pub now: Option<Timestamp>,
     /// Pass by anything remembered.
@@ -284,9 +287,8 @@ impl Lifecycle {
             return Err(Problem::invalid("series", message).with("given", self.series.len()).with("max", 1));
         };
         let mut conditions = active.conditions("series[0].filters", &ground)?;
-        conditions.extend(filter::conditions(&self.filters, "filters", &ground)?);
-        conditions
-            .extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
+        let people = self.filter.as_ref();
+        conditions.extend(filter::shared(&self.filters, people, self.filter_test_accounts, &ground)?);
         let activity = Activity {
             // A person's first event of all may be long before.
             range: Range { from: Timestamp::EPOCH, end },

@@ -20,6 +20,8 @@
 //! | `values.rs` | which values a property has |
 //! | `persons.rs` | who there is |
 //! | `cohorts.rs` | sets of people, to filter by |
+//! | `test_accounts.rs` | whom a question leaves out when it is told to |
+//! | `expression.rs` | expressions of the caller's own, wherever a question takes one |
 //! | `extraction/` | which properties have a column of their own |
 //! | `dashboards.rs` | questions that people keep |
 //! | `sql/` | SQL of the caller's own |
@@ -45,6 +47,7 @@ pub mod cohorts;
 mod csv;
 pub mod dashboards;
 pub mod events;
+pub mod expression;
 pub mod extraction;
 mod fair;
 pub mod filter;
@@ -67,6 +70,7 @@ mod session;
 pub mod sql;
 mod statement;
 pub mod stickiness;
+pub mod test_accounts;
 #[cfg(test)]
 mod tests;
 pub mod trace;
@@ -247,8 +251,9 @@ impl Query {
     async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
         let began = Instant::now();
         let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let expression = expression::field_of(&sql);
         let counted = self.store.select_counted(sql, self.store_limits()).await;
-        let (rows, rows_read) = counted.map_err(problem)?;
+        let (rows, rows_read) = counted.map_err(|error| problem_of(error, expression.as_deref()))?;
         self.journal.read(text, rows_read, began.elapsed());
         Ok(rows)
     }
@@ -267,8 +272,10 @@ impl Query {
     async fn stream<T: Row>(&self, sql: Sql) -> Result<Blocks<T>, Problem> {
         let began = Instant::now();
         let text = self.journal.keeps().then(|| sql.text().to_owned());
-        let rows = self.store.stream_within(sql, self.store_limits()).await.map_err(problem)?;
-        Ok(Blocks { rows, text, began, journal: self.journal.clone() })
+        let expression = expression::field_of(&sql);
+        let rows = self.store.stream_within(sql, self.store_limits()).await;
+        let rows = rows.map_err(|error| problem_of(error, expression.as_deref()))?;
+        Ok(Blocks { rows, text, expression, began, journal: self.journal.clone() })
     }
 
     fn store_limits(&self) -> Limits {
@@ -286,6 +293,8 @@ impl Query {
 pub(crate) struct Blocks<T: Row> {
     rows: RowStream<T>,
     text: Option<String>,
+    /// The field of the caller's own expression in it.
+    expression: Option<String>,
     began: Instant,
     journal: Arc<Journal>,
 }
@@ -294,9 +303,9 @@ impl<T: Row> Blocks<T> {
     /// The next rows; `None` at the end of the whole answer.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub(crate) async fn next_chunk(&mut self) -> Result<Option<Vec<T>>, StoreError> {
-        self.rows.next_chunk().await
+    /// Those of [`problem_of`].
+    pub(crate) async fn next_chunk(&mut self) -> Result<Option<Vec<T>>, Problem> {
+        self.rows.next_chunk().await.map_err(|error| problem_of(error, self.expression.as_deref()))
     }
 }
 
@@ -339,6 +348,14 @@ async fn turn(turns: &Arc<Semaphore>, limits: &config::Query) -> Result<OwnedSem
         limits.concurrency
     );
     Err(Problem::unavailable(message, Duration::from_secs(1)).with("setting", "query.concurrency"))
+}
+
+/// What the store's error means to whoever asked, in whose statement the expression of this field is.
+fn problem_of(error: StoreError, expression: Option<&str>) -> Problem {
+    match expression.and_then(|field| expression::problem(&error, field)) {
+        Some(problem) => problem.because(error),
+        None => problem(error),
+    }
 }
 
 /// What the store's error means to whoever asked.

@@ -95,12 +95,19 @@ impl<T> Page<T> {
 /// A person of a list.
 #[derive(Debug, Serialize)]
 pub(super) struct Person<T> {
-    /// Stable; the same in every list.
-    id: PersonId,
+    /// Stable; the same in every list. Where not people are counted, the value that stands for one.
+    id: Id,
     /// Some of the distinct ids under which the person has events in the range.
     distinct_ids: Vec<String>,
     #[serde(flatten)]
     said: T,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Id {
+    Person(PersonId),
+    Value(String),
 }
 
 /// A page of people.
@@ -151,7 +158,46 @@ impl Query {
         let people = found.into_iter().map(|(actor, said)| {
             let mut distinct_ids = names.remove(&actor).unwrap_or_default();
             distinct_ids.sort_unstable();
-            Person { id: PersonId::new(scope, actor), distinct_ids, said }
+            Person { id: Id::Person(PersonId::new(scope, actor)), distinct_ids, said }
+        });
+        Ok(People { people: people.collect(), next_cursor, meta: asked.meta() })
+    }
+}
+
+impl Query {
+    /// Names what is counted instead of people: the values of `by`, each with some of the distinct ids that have it.
+    ///
+    /// # Errors
+    /// 503 for what the store does not answer.
+    pub(super) async fn named_by<T>(
+        &self,
+        (scope, actors): (&Scope, &Actors),
+        range: Range,
+        by: &Sql,
+        (question, page): (&str, Page<T>),
+        asked: &super::Asked,
+    ) -> Result<People<T>, Problem> {
+        let (found, next_cursor) = page.end(question)?;
+        let hashes: Vec<u64> = found.iter().map(|(hash, _)| *hash).collect();
+        let mut names: BTreeMap<u64, (String, Vec<String>)> = BTreeMap::new();
+        if !hashes.is_empty() {
+            let hash = Sql::new("cityHash64(").append(by).push(")");
+            let columns = Sql::new("")
+                .append(&hash)
+                .push(" AS hash, any(")
+                .append(by)
+                .push(") AS value, groupUniqArray(")
+                .arg(DISTINCT_IDS_MAX)
+                .push(")(distinct_id) AS ids");
+            let select = statement::events(scope, View::Deduplicated, &columns).actors(actors).within(range);
+            let select = select.and(hash.push(" IN ").list(&hashes)).then(Sql::new("GROUP BY hash"));
+            let rows: Vec<(u64, String, Vec<String>)> = self.select(select.sql()).await?;
+            names.extend(rows.into_iter().map(|(hash, value, ids)| (hash, (value, ids))));
+        }
+        let people = found.into_iter().map(|(hash, said)| {
+            let (value, mut distinct_ids) = names.remove(&hash).unwrap_or_default();
+            distinct_ids.sort_unstable();
+            Person { id: Id::Value(value), distinct_ids, said }
         });
         Ok(People { people: people.collect(), next_cursor, meta: asked.meta() })
     }

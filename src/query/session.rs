@@ -49,6 +49,14 @@ pub(super) fn condition(
     Ok(Some(condition.push(" IN ").append(&found).push("))")))
 }
 
+/// The property `key` of an event's session, to be split by.
+///
+/// # Errors
+/// 400: no such property.
+pub(super) fn property(key: &str, field: &str, ground: &Ground<'_>) -> Result<Property, Problem> {
+    Ok(ground.actors.session_property(&value(key, field)?))
+}
+
 /// The JSON text of a property over the rows of one session.
 fn value(key: &str, field: &str) -> Result<Sql, Problem> {
     let at = View::Deduplicated.time();

@@ -42,6 +42,9 @@ pub struct Stickiness {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<chosen::People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     /// How often in an interval makes a person active in it; once when absent.
     pub criteria: Option<Criteria>,
     #[serde(default)]
@@ -310,8 +313,7 @@ impl Stickiness {
         if let Some(criteria) = self.criteria {
             within("criteria.value", criteria.value, VALUE_MAX)?;
         }
-        let mut shared = filter::conditions(&self.filters, "filters", &ground)?;
-        shared.extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
+        let shared = filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
         let mut lines = Vec::new();
         for (label, from, end) in self.periods(&calendar, now, first)? {
             let (range, buckets) = range::buckets(from, end, &calendar, self.interval, limits.buckets_max)?;

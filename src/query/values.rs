@@ -30,7 +30,7 @@ pub struct Values {
 }
 
 const NAMES: [&str; 7] = ["property", "type", "event", "search", "date_from", "date_to", "limit"];
-const KINDS: [&str; 4] = ["event", "person", "event_metadata", "feature"];
+const KINDS: [&str; 6] = ["event", "person", "event_metadata", "feature", "group", "expression"];
 const LIMIT: usize = 50;
 /// Longer values are nothing to choose from a list, in bytes.
 const VALUE_BYTES_MAX: u64 = 400;

@@ -73,6 +73,15 @@ impl Sql {
         self
     }
 
+    /// Appends a comment, to be found again in the text. Of `text` only letters, digits and `_.[]` are kept.
+    pub fn note(mut self, text: &str) -> Self {
+        let kept = |character: &char| character.is_ascii_alphanumeric() || "_.[]".contains(*character);
+        self.text.push_str("/* ");
+        self.text.extend(text.chars().filter(kept));
+        self.text.push_str(" */ ");
+        self
+    }
+
     /// The statement as the store gets it.
     pub fn text(&self) -> &str {
         &self.text

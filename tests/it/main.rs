@@ -47,6 +47,8 @@ mod pipeline;
 #[cfg(test)]
 mod query;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod replay;

@@ -84,6 +84,7 @@ const RULE: Body = Body::Fields(
     "name:string! sources:string[]! target:string! join:object! look_back:string! model:string! dimension:string \
      value:string environment_id:string",
 );
+const FILTERS: Body = Body::Json("filters: those of questions, all of which hold for who counts");
 const DEFINITION: Body = Body::Fields("definition:object!");
 const METERING: Body = Body::Json("as FlexPrice's SDKs send it");
 
@@ -180,6 +181,8 @@ const ROWS: &[Row] = &[
     ("GET", "/api/cohorts/{id}", Class::Query, Body::None, 200, "One cohort"),
     ("PATCH", "/api/cohorts/{id}", Class::Query, KEPT, 200, "Change it"),
     ("DELETE", "/api/cohorts/{id}", Class::Query, Body::None, 204, "Delete it"),
+    ("GET", "/api/test-accounts", Class::Query, Body::None, 200, "Whom questions leave out when told to"),
+    ("PUT", "/api/test-accounts", Class::Admin, FILTERS, 200, "Set the filters of test accounts"),
     ("GET", "/api/dashboards", Class::Query, Body::None, 200, "Dashboards"),
     ("POST", "/api/dashboards", Class::Query, KEPT, 201, "Make a dashboard"),
     ("GET", "/api/dashboards/{id}", Class::Query, Body::None, 200, "One dashboard"),

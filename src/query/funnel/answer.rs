@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
 
-use super::fold::{Event, Order, Reached, fold};
+use super::fold::{Event, Order, Reached, SKIPPED, fold, taken};
 use super::{Plan, PlannedBreakdown, Viz};
 use crate::http::Problem;
 use crate::query::gather::{Values, too_many_people, untuple};
@@ -47,11 +47,11 @@ pub struct BrokenDown {
 #[serde(untagged)]
 pub enum Row {
     Steps {
-        /// People who took this step, and all before it.
+        /// People who took this step, and all before it that may not be left out.
         counts: Vec<u64>,
         /// Percent of those who took the first step.
         conversion_rates: Vec<Rounded>,
-        /// From the step before; null for the first, and where nobody came.
+        /// From the last step before that may not be left out; null for the first, and where nobody came.
         avg_seconds: Vec<Option<Seconds>>,
         median_seconds: Vec<Option<Seconds>>,
     },
@@ -97,7 +97,7 @@ impl Serialize for Seconds {
 /// What is counted for one value.
 #[derive(Clone, Debug)]
 struct Tally {
-    /// Milliseconds from the step before, of each person who took the step; none for the first step.
+    /// Milliseconds from the last step before that may not be left out, of each person who took the step; none for the first step.
     gaps: Vec<Vec<i64>>,
     /// People who took at least the first step.
     entered: u64,
@@ -173,14 +173,18 @@ impl Counted {
                 let tally = tallies.entry(value).or_insert_with(|| Tally::new(plan));
                 people += 1;
                 if plan.viz == Viz::TimeToConvert {
-                    if let (Some(from), Some(to)) = (times.get(plan.from_step), times.get(plan.to_step)) {
+                    if let (Some(from), Some(to)) =
+                        (taken(&times, plan.from_step), taken(&times, plan.to_step))
+                    {
                         tally.spans.push(to - from);
                     }
                     return;
                 }
                 tally.entered += 1;
-                for (gaps, pair) in tally.gaps.iter_mut().skip(1).zip(times.windows(2)) {
-                    gaps.push(pair[1] - pair[0]);
+                for (step, (gaps, at)) in tally.gaps.iter_mut().zip(&times).enumerate().skip(1) {
+                    if *at != SKIPPED {
+                        gaps.push(at - times[plan.rules.required_before(step)]);
+                    }
                 }
             },
         );

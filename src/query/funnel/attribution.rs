@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fold::{Event, Reached, Rules, fold};
+use super::fold::{Event, Reached, Rules, fold, taken};
 
 /// Whose value counts, of the events of a person that match a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Attribution {
                         may_begin(step, event) && (step != of || event.value == value)
                     };
                     match fold(rules, events, takes) {
-                        Reached::Steps(times) if times.len() <= of => {}
+                        Reached::Steps(times) if taken(&times, of).is_none() => {}
                         reached => show(value, reached),
                     }
                 }
@@ -117,7 +117,8 @@ mod tests {
     }
 
     fn shown(attribution: Attribution, events: &[Event]) -> Vec<(u32, usize)> {
-        let rules = Rules { steps: 2, order: Order::Ordered, window: 100, exclusions: Vec::new() };
+        let rules =
+            Rules { steps: 2, order: Order::Ordered, window: 100, exclusions: Vec::new(), optional: 0 };
         let mut shown = Vec::new();
         attribution.fold(
             &rules,

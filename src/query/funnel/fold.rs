@@ -62,11 +62,32 @@ pub(in crate::query) struct Rules {
     pub order: Order,
     /// Milliseconds from the first step, inclusive.
     pub window: i64,
+    /// Bit n: step n may be left out. Only with [`Order::Ordered`], and never the first.
+    pub optional: u16,
     /// At most [`EXCLUSIONS_MAX`]. Without order only the whole range has a meaning.
     pub exclusions: Vec<Exclusion>,
 }
 
-/// When each step was taken that was.
+impl Rules {
+    pub(in crate::query) fn is_optional(&self, step: usize) -> bool {
+        self.optional & (1 << step) != 0
+    }
+
+    /// The last step before `step` that may not be left out.
+    pub(in crate::query) fn required_before(&self, step: usize) -> usize {
+        (0..step).rev().find(|before| !self.is_optional(*before)).unwrap_or(0)
+    }
+}
+
+/// Stands for the time of a step that was left out.
+pub(in crate::query) const SKIPPED: i64 = i64::MIN;
+
+/// When `step` was taken, if it was.
+pub(in crate::query) fn taken(times: &[i64], step: usize) -> Option<i64> {
+    times.get(step).copied().filter(|at| *at != SKIPPED)
+}
+
+/// When each step was taken, up to the furthest; [`SKIPPED`] for one that was left out.
 pub(in crate::query) type Times = SmallVec<[i64; 6]>;
 
 /// What became of a person.
@@ -90,6 +111,9 @@ pub(in crate::query) fn fold(
     if rules.order == Order::Unordered {
         return super::unordered::fold(rules, events, may_take);
     }
+    if rules.optional != 0 {
+        return super::optional::fold(rules, events, may_take);
+    }
     let mut state = State::new(rules);
     let mut group = SmallVec::<[Taken; 4]>::new();
     for at_once in events.chunk_by(|a, b| a.at == b.at) {
@@ -108,13 +132,13 @@ pub(in crate::query) fn fold(
 
 /// What an event is good and bad for.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
-    steps: u16,
-    exclusions: u8,
+pub(super) struct Taken {
+    pub(super) steps: u16,
+    pub(super) exclusions: u8,
 }
 
 impl Taken {
-    fn of(rules: &Rules, event: &Event, may_take: &impl Fn(usize, &Event) -> bool) -> Self {
+    pub(super) fn of(rules: &Rules, event: &Event, may_take: &impl Fn(usize, &Event) -> bool) -> Self {
         let mut steps = 0;
         let mut left = event.steps;
         while left != 0 {

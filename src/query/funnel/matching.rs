@@ -14,14 +14,14 @@ pub(super) fn reachable(masks: &[u16], next: usize, steps: usize) -> usize {
 
 /// Steps and the events that serve them, one to one.
 #[derive(Clone, Debug, Default)]
-struct Matching {
+pub(super) struct Matching {
     /// For each event, the step it serves.
     serves: SmallVec<[Option<usize>; 8]>,
 }
 
 impl Matching {
     /// Serves one more step, if the events can be shared out so.
-    fn add(&mut self, step: usize, masks: &[u16]) -> bool {
+    pub(super) fn add(&mut self, step: usize, masks: &[u16]) -> bool {
         self.serves.resize(masks.len(), None);
         let mut seen = SmallVec::<[bool; 8]>::from_elem(false, masks.len());
         augment(&mut self.serves, &mut seen, step, masks)

@@ -10,6 +10,7 @@ mod answer;
 mod attribution;
 pub(super) mod fold;
 mod matching;
+mod optional;
 pub mod people;
 #[cfg(test)]
 mod tests;
@@ -66,7 +67,12 @@ pub struct Funnel {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<chosen::People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     pub breakdown: Option<Breakdown>,
+    /// What is counted instead of people.
+    pub aggregate_by: Option<AggregateBy>,
     #[serde(default)]
     pub viz: Viz,
     /// With `viz` `trends` and `time_to_convert`: the step that is converted from, and to, counted from 0; the first and
@@ -94,6 +100,19 @@ pub struct Step {
     pub name: Option<String>,
     #[serde(default)]
     pub filters: Filters,
+    /// May it be left out? Not the first one.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// What takes the steps instead of people: each value of a property, key of a group, or value of an expression. Events
+/// without one do not count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateBy {
+    pub property: String,
+    #[serde(rename = "type", default)]
+    pub kind: PropertyKind,
 }
 
 /// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0.
@@ -162,6 +181,8 @@ const BREAKDOWN_VALUES: usize = 25;
 /// Properties of one breakdown.
 const PROPERTIES_MAX: usize = 5;
 const BINS_MAX: usize = 90;
+/// Steps that may be left out.
+const OPTIONAL_MAX: usize = 6;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -219,6 +240,12 @@ impl Question for Funnel {
         self.environment_id.as_deref()
     }
 
+    fn export(&mut self, limits: &config::Query) {
+        if let Some(breakdown) = &mut self.breakdown {
+            breakdown.limit.get_or_insert(limits.breakdown_values_max);
+        }
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         funnel(query, scope, self).await
     }
@@ -273,7 +300,8 @@ impl Funnel {
                 true
             }) {
                 fold::Reached::Steps(times) => {
-                    let times: fold::Times = times.iter().map(|at| origin + at).collect();
+                    let moved = |at: &i64| if *at == fold::SKIPPED { *at } else { origin + at };
+                    let times: fold::Times = times.iter().map(moved).collect();
                     show(actor, &times)
                 }
                 fold::Reached::Nothing | fold::Reached::Excluded => Ok(()),
@@ -316,9 +344,8 @@ impl Funnel {
         });
         let bin_count = bin_count.transpose()?;
         let ground = Ground { calendar: &calendar, now, limits, actors };
-        let mut conditions = filter::conditions(&self.filters, "filters", &ground)?;
-        conditions
-            .extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
+        let conditions =
+            filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
         let steps = self.matchers(&ground)?;
         let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits, self)).transpose()?;
         let value = self.breakdown.as_ref().map(|breakdown| {
@@ -332,7 +359,12 @@ impl Funnel {
         let value = value.transpose()?;
         let everything = self.order == Order::Strict;
         let (steps, exclusions) = steps;
-        let gather = Gather { range, steps, exclusions, conditions, everything, value };
+        let by = self.aggregate_by.as_ref().map(|by| {
+            let property = filter::property(by.kind, &by.property, "aggregate_by.property", &ground)?;
+            Ok::<_, Problem>(tuple(&[property.text()]))
+        });
+        let by = by.transpose()?;
+        let gather = Gather { range, steps, exclusions, conditions, everything, value, by };
         let names = self.steps.iter().map(|step| {
             let event = step.event.clone();
             let name = step.name.clone().or_else(|| event.clone());
@@ -394,12 +426,42 @@ impl Funnel {
             excluded.check(&path, self)
         });
         let exclusions = exclusions.collect::<Result<_, _>>()?;
-        Ok(Rules { steps, order: self.order, window: self.window.millis(), exclusions })
+        let (window, optional) = (self.window.millis(), self.optional()?);
+        Ok(Rules { steps, order: self.order, window, exclusions, optional })
+    }
+
+    /// The steps that may be left out, a bit for each.
+    fn optional(&self) -> Result<u16, Problem> {
+        let mut optional = 0_u16;
+        for (index, _) in self.steps.iter().enumerate().filter(|(_, step)| step.optional) {
+            let field = format!("steps[{index}].optional");
+            let refused = |why: &str| Problem::invalid(&field, format!("{field}: {why}")).with("given", true);
+            if index == 0 {
+                return Err(refused("everybody begins with the first step, so it cannot be left out"));
+            }
+            if self.order != Order::Ordered {
+                return Err(refused("only with order ordered steps can be left out"));
+            }
+            if optional.count_ones() as usize == OPTIONAL_MAX {
+                return Err(refused("more steps may be left out than 6").with("max", OPTIONAL_MAX));
+            }
+            optional |= 1 << index;
+        }
+        Ok(optional)
     }
 
     fn step_range(&self) -> Result<(usize, usize), Problem> {
         let last = self.steps.len() - 1;
-        let (from, to) = (self.from_step.unwrap_or(0), self.to_step.unwrap_or(last));
+        let required = self.steps.iter().rposition(|step| !step.optional).unwrap_or(last);
+        let whole = if self.viz == Viz::Steps || required == 0 { last } else { required };
+        let (from, to) = (self.from_step.unwrap_or(0), self.to_step.unwrap_or(whole));
+        for (field, given) in [("from_step", self.from_step), ("to_step", self.to_step)] {
+            if given.and_then(|given| self.steps.get(given)).is_some_and(|step| step.optional) {
+                let message =
+                    format!("{field} is a step that may be left out: people convert between the others");
+                return Err(Problem::invalid(field, message).with("given", given));
+            }
+        }
         if to > last || from >= to {
             let (field, given) = if to > last { ("to_step", to) } else { ("from_step", from) };
             let message = format!(

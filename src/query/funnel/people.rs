@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::{buckets, each_value};
-use super::fold::Reached;
+use super::fold::{Reached, Rules, SKIPPED, taken};
 use super::{Funnel, Plan, Viz};
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
@@ -39,16 +39,17 @@ pub enum Outcome {
     /// They took the step.
     #[default]
     Converted,
-    /// They took the step before and not this one.
+    /// They took the step before (the last that may not be left out) and not this one.
     Dropped,
 }
 
 impl Outcome {
-    /// With this many steps taken.
-    fn holds(self, steps: usize, step: usize) -> bool {
+    /// With steps taken at these times.
+    fn holds(self, rules: &Rules, times: &[i64], step: usize) -> bool {
+        let is_taken = taken(times, step).is_some();
         match self {
-            Self::Converted => steps > step,
-            Self::Dropped => steps == step,
+            Self::Converted => is_taken,
+            Self::Dropped => !is_taken && taken(times, rules.required_before(step)).is_some(),
         }
     }
 }
@@ -56,8 +57,8 @@ impl Outcome {
 /// What is said of a person.
 #[derive(Debug, Serialize)]
 pub struct Way {
-    /// When each step was taken.
-    pub steps: Vec<Timestamp>,
+    /// When each step was taken, up to the furthest; null: it was left out.
+    pub steps: Vec<Option<Timestamp>>,
 }
 
 impl Question for FunnelPeople {
@@ -98,10 +99,11 @@ async fn people(query: &Query, scope: &Scope, question: &FunnelPeople) -> Result
         .gather(scope, &actors, &plan.gather, &mut values, |actor, events, values| {
             let mut offer = |value: u32, reached: Reached| {
                 let Reached::Steps(times) = reached else { return };
-                if question.outcome.holds(times.len(), question.step)
+                if question.outcome.holds(&plan.rules, &times, question.step)
                     && question.is_value(&plan, values.text(value))
                 {
-                    let steps = times.iter().map(|at| Timestamp::from_millis(origin + at)).collect();
+                    let when = |at: &i64| (*at != SKIPPED).then(|| Timestamp::from_millis(origin + at));
+                    let steps = times.iter().map(when).collect();
                     page.offer(Place::most(0, actor), || Way { steps });
                 }
             };
@@ -117,7 +119,11 @@ async fn people(query: &Query, scope: &Scope, question: &FunnelPeople) -> Result
             Ok(())
         })
         .await?;
-    query.named((scope, &actors), plan.gather.range, &list, page, &asked).await
+    let of = (scope, &actors);
+    match &plan.gather.by {
+        Some(by) => query.named_by(of, plan.gather.range, by, (&list, page), &asked).await,
+        None => query.named(of, plan.gather.range, &list, page, &asked).await,
+    }
 }
 
 impl FunnelPeople {

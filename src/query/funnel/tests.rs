@@ -132,7 +132,7 @@ fn asked() -> impl Strategy<Value = (Rules, Vec<Event>)> {
                 at += gap;
                 Event { at, steps, exclusions: excluded & known, value: 0 }
             });
-            (Rules { steps, order, window, exclusions }, events.collect())
+            (Rules { steps, order, window, exclusions, optional: 0 }, events.collect())
         })
     })
 }
@@ -151,7 +151,7 @@ proptest! {
         masks in proptest::collection::vec((0_i64..4, 1_u16..8), 1..7),
         window in 0_i64..4,
     ) {
-        let rules = Rules { steps: 3, order: Order::Ordered, window, exclusions: Vec::new() };
+        let rules = Rules { steps: 3, order: Order::Ordered, window, exclusions: Vec::new(), optional: 0 };
         let mut events: Vec<Event> =
             masks.iter().map(|(at, steps)| Event { at: *at, steps: *steps, exclusions: 0, value: 0 }).collect();
         events.sort_unstable_by_key(|event| (event.at, event.steps));
@@ -226,6 +226,7 @@ fn times(reached: &Reached) -> Option<Vec<i64>> {
 #[test]
 fn an_excluded_event_at_the_time_of_a_step_stands_where_it_does_no_harm() {
     let rules = Rules {
+        optional: 0,
         steps: 3,
         order: Order::Ordered,
         window: 100,
@@ -242,7 +243,7 @@ fn an_excluded_event_at_the_time_of_a_step_stands_where_it_does_no_harm() {
 
 #[test]
 fn a_strict_attempt_is_broken_by_what_it_cannot_use_of_one_time() {
-    let rules = Rules { steps: 3, order: Order::Strict, window: 100, exclusions: Vec::new() };
+    let rules = Rules { steps: 3, order: Order::Strict, window: 100, exclusions: Vec::new(), optional: 0 };
     let reached = |events: &[Event]| times(&fold(&rules, events, |_, _| true)).map(|times| times.len());
     // Another event with the first step came before it; with the second it came after, and breaks the third.
     assert_eq!(reached(&[event(0, 0, 0), event(0, 1, 0), event(1, 2, 0), event(2, 4, 0)]), Some(3));

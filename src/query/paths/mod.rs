@@ -19,7 +19,7 @@ use super::actor::Actors;
 use super::chosen;
 use super::filter::{self, Filters, Ground};
 use super::funnel::Funnel;
-use super::funnel::fold::Event;
+use super::funnel::fold::{Event, taken};
 use super::gather::{Gather, Matcher, Values};
 use super::http::Question;
 use super::interval::WeekStart;
@@ -45,9 +45,13 @@ pub struct Paths {
     /// An IANA name; UTC when absent.
     pub timezone: Option<String>,
     pub week_start: Option<WeekStart>,
-    /// `$pageview`, `$screen`, `custom_event` (names that do not begin with `$`); every event when empty.
+    /// `$pageview`, `$screen`, `custom_event` (names that do not begin with `$`), `expression` (every event that
+    /// `path_expression` has a value for); every event when empty.
     #[serde(default)]
     pub include: Vec<Include>,
+    /// What events are called that `include` does not name otherwise; one without a value is no node.
+    #[serde(alias = "paths_hogql_expression")]
+    pub path_expression: Option<String>,
     /// Nodes that are left out.
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -72,6 +76,9 @@ pub struct Paths {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<chosen::People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     /// What relative dates count from; the server's time when absent.
     pub now: Option<Timestamp>,
     /// Pass by anything remembered.
@@ -249,10 +256,9 @@ impl Paths {
             let message = "min_edge_weight is more than max_edge_weight: no edge has such a weight";
             return Err(Problem::invalid("min_edge_weight", message).with("given", weights.0));
         }
-        let mut conditions = filter::conditions(&self.filters, "filters", &ground)?;
-        conditions
-            .extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
-        let (node, of_nodes) = self.node()?;
+        let mut conditions =
+            filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
+        let (node, of_nodes) = self.node(&ground)?;
         conditions.extend(of_nodes);
         let window = self.funnel.as_ref().map(|around| around.funnel.window.millis());
         Ok(Plan {
@@ -264,6 +270,7 @@ impl Paths {
                 conditions,
                 everything: false,
                 value: Some(node),
+                by: None,
             },
             pause: window.unwrap_or(PAUSE_MILLIS),
             steps,
@@ -345,16 +352,21 @@ impl Around {
             );
             return Err(Problem::invalid("funnel.step", message).with("given", self.step).with("max", last));
         }
+        if self.funnel.aggregate_by.is_some() {
+            let message = "funnel.funnel.aggregate_by: paths are those of people, and so is their funnel";
+            return Err(Problem::invalid("funnel.funnel.aggregate_by", message));
+        }
         let window = self.funnel.window.millis();
         let max = query.limits.gather_people_max;
         let mut times = HashMap::new();
         self.funnel
             .each_person(query, scope, actors, |actor, steps| {
-                let Some(at) = steps.get(self.step) else { return Ok(()) };
+                let Some(at) = taken(steps, self.step) else { return Ok(()) };
+                let before = (0..self.step).rev().find_map(|step| taken(steps, step)).unwrap_or(at);
                 let part = match self.part {
-                    Part::Before => (at - window, *at),
-                    Part::After => (*at, at + window),
-                    Part::Between => (steps[self.step - 1], *at),
+                    Part::Before => (at - window, at),
+                    Part::After => (at, at + window),
+                    Part::Between => (before, at),
                 };
                 times.insert(actor, part);
                 if times.len() as u64 <= max { Ok(()) } else { Err(super::gather::too_many_people(max)) }

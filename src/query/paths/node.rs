@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Paths;
 use crate::http::Problem;
+use crate::query::expression;
+use crate::query::filter::Ground;
 use crate::store::{Property, Sql};
 
 /// Which events are nodes.
@@ -16,6 +18,9 @@ pub enum Include {
     /// Names that do not begin with `$`.
     #[serde(rename = "custom_event")]
     Custom,
+    /// Every event, by `path_expression`.
+    #[serde(rename = "expression", alias = "hogql")]
+    Expression,
 }
 
 /// A regular expression, and what to write in place of each part that it matches.
@@ -35,7 +40,7 @@ impl Paths {
     ///
     /// # Errors
     /// 400: too many or too long texts.
-    pub(super) fn node(&self) -> Result<(Sql, Vec<Sql>), Problem> {
+    pub(super) fn node(&self, ground: &Ground<'_>) -> Result<(Sql, Vec<Sql>), Problem> {
         check("exclude", self.exclude.iter())?;
         check("path_groups", self.path_groups.iter())?;
         check("cleaning", self.cleaning.iter().flat_map(|cleaning| [&cleaning.regex, &cleaning.alias]))?;
@@ -45,17 +50,15 @@ impl Paths {
                 Include::Pageview => Sql::new("event_name = '$pageview'"),
                 Include::Screen => Sql::new("event_name = '$screen'"),
                 Include::Custom => Sql::new("NOT startsWith(event_name, '$')"),
+                Include::Expression => Sql::new("1"),
             });
             let each: Vec<Sql> = each.collect();
             conditions.push(Sql::new("(").join(" OR ", &each).push(")"));
         }
-        let page = Property::new("$current_url").text();
-        let screen = Property::new("$screen_name").text();
-        let mut node = Sql::new("multiIf(event_name = '$pageview', replaceRegexpOne(ifNull(")
-            .append(&page)
-            .push(", ''), '(.)/$', '\\\\1'), event_name = '$screen', ifNull(")
-            .append(&screen)
-            .push(", ''), toString(event_name))");
+        let mut node = self.name(ground)?;
+        if self.path_expression.is_some() {
+            conditions.push(Sql::new("").append(&node).push(" != ''"));
+        }
         for Cleaning { regex, alias } in &self.cleaning {
             node = Sql::new("replaceRegexpAll(")
                 .append(&node)
@@ -82,6 +85,46 @@ impl Paths {
         }
         Ok((node, conditions))
     }
+}
+
+impl Paths {
+    /// What an event is about.
+    fn name(&self, ground: &Ground<'_>) -> Result<Sql, Problem> {
+        let includes = |include| self.include.contains(&include);
+        let Some(text) = &self.path_expression else {
+            if includes(Include::Expression) {
+                let message = "path_expression is required: what include expression calls an event";
+                return Err(Problem::invalid("path_expression", message));
+            }
+            return Ok(Sql::new("multiIf(")
+                .append(&page())
+                .push(", ")
+                .append(&screen())
+                .push(", toString(event_name))"));
+        };
+        let own = expression::property(text, "path_expression", ground)?.text();
+        let mut cases = Sql::new("multiIf(");
+        if includes(Include::Pageview) {
+            cases = cases.append(&page()).push(", ");
+        }
+        if includes(Include::Screen) {
+            cases = cases.append(&screen()).push(", ");
+        }
+        Ok(cases.push("1, ifNull(").append(&own).push(", ''), '')"))
+    }
+}
+
+/// Of a page: that it is one, and what it is called.
+fn page() -> Sql {
+    let url = Property::new("$current_url").text();
+    let named = Sql::new("event_name = '$pageview', replaceRegexpOne(ifNull(").append(&url);
+    named.push(", ''), '(.)/$', '\\\\1')")
+}
+
+/// The same of a screen.
+fn screen() -> Sql {
+    let name = Property::new("$screen_name").text();
+    Sql::new("event_name = '$screen', ifNull(").append(&name).push(", '')")
 }
 
 /// `/product/*` as a regular expression, from the beginning to the end.

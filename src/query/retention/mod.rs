@@ -58,6 +58,9 @@ pub struct Retention {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<chosen::People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     #[serde(default)]
     pub retention_type: Kind,
     /// Count a person up to the last interval in which they came back.
@@ -208,6 +211,12 @@ impl Question for Retention {
         self.environment_id.as_deref()
     }
 
+    fn export(&mut self, limits: &config::Query) {
+        if let Some(breakdown) = &mut self.breakdown {
+            breakdown.limit.get_or_insert(limits.breakdown_values_max);
+        }
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         let actors = query.actors(scope).await?;
         let plan = self.check(&query.limits, &actors, query.clock.now())?;
@@ -287,9 +296,8 @@ impl Retention {
             let message = format!("min_occurrences is {min_occurrences}; it may be 1 to {OCCURRENCES_MAX}");
             return Err(Problem::invalid("min_occurrences", message).with("max", OCCURRENCES_MAX));
         }
-        let mut conditions = filter::conditions(&self.filters, "filters", &ground)?;
-        conditions
-            .extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
+        let conditions =
+            filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
         let target = Matcher {
             event: self.target_event.clone(),
             conditions: filter::conditions(&self.target_filters, "target_filters", &ground)?,
@@ -323,6 +331,7 @@ impl Retention {
                 exclusions: Vec::new(),
                 conditions,
                 everything: false,
+                by: None,
                 value: Some(tuple(&[filter::property(
                     breakdown.kind,
                     &breakdown.property,

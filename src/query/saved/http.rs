@@ -1,14 +1,16 @@
-//! Routes of what people keep: cohorts and dashboards.
+//! Routes of what people keep: cohorts, dashboards, the filters of test accounts.
 
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 
 use crate::auth::Access;
+use crate::auth::{Permission, http::authorize};
 use crate::http::{BodyLimits, Problem, body, strict};
 use crate::query::cohorts::{self, CohortChange, NewCohort};
 use crate::query::dashboards::{self, DashboardChange, NewDashboard};
 use crate::query::http::allowed;
+use crate::query::test_accounts::{self, NewTestAccounts};
 use crate::query::{Query, http};
 use crate::telemetry::names as metric;
 
@@ -16,6 +18,7 @@ pub(in crate::query) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/api/cohorts").get(list_cohorts).post(create_cohort))
         .service(resource("/api/cohorts/{id}").get(show_cohort).patch(change_cohort).delete(delete_cohort))
+        .service(resource("/api/test-accounts").get(show_test_accounts).put(put_test_accounts))
         .service(resource("/api/dashboards").get(list_dashboards).post(create_dashboard))
         .service(
             resource("/api/dashboards/{id}")
@@ -87,6 +90,27 @@ async fn delete_cohort(
     let access = allowed(&request, &query).await?;
     cohorts::delete(&query, &access.scope, &id).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+async fn show_test_accounts(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    let access = allowed(&request, &query).await?;
+    Ok(HttpResponse::Ok().json(test_accounts::show(&query, &access.scope).await?))
+}
+
+/// Changes everybody's numbers: for those who may change keys.
+async fn put_test_accounts(
+    request: HttpRequest,
+    query: Data<Query>,
+    limits: Data<BodyLimits>,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let access = authorize(&request, Permission::Admin, true).await?;
+    let new: NewTestAccounts = strict::json(&body::read(payload, &request, **limits).await?)?;
+    if let Some(environment) = &new.environment_id {
+        access.check_environment(environment)?;
+    }
+    let kept = test_accounts::put(&query, &access.scope, access.actor(), &new).await?;
+    Ok(HttpResponse::Ok().json(kept))
 }
 
 async fn list_dashboards(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {

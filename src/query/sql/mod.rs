@@ -14,6 +14,7 @@
 //!
 //! `day` stands in the table's key: a condition on it is what makes a question over a range fast.
 
+pub(super) mod inside;
 mod leaves;
 mod render;
 mod tables;
@@ -119,6 +120,18 @@ async fn sql(query: &Query, scope: &Scope, question: &SqlQuestion) -> Result<Sql
     Ok(SqlAnswer { columns, results, truncated, meta: turn.meta() })
 }
 
+/// What the store does not understand of what the caller wrote; none: the error is not about that.
+pub(super) fn not_understood(error: &StoreError) -> Option<String> {
+    let (StoreError::Query(message) | StoreError::Unavailable(message) | StoreError::Schema { message, .. }) =
+        error
+    else {
+        return None;
+    };
+    // `DB::Exception (47): …`
+    let (code, said) = message.split_once('(').and_then(|(_, rest)| rest.split_once("):"))?;
+    (!NOT_THE_STATEMENT.contains(&code)).then(|| plain(said))
+}
+
 /// What is wrong with the store and not with the statement: tables, rights, time, memory, disk, too much at once.
 const NOT_THE_STATEMENT: [&str; 18] = [
     "3", "60", "81", "159", "160", "164", "192", "202", "209", "210", "236", "241", "242", "243", "279",
@@ -128,22 +141,9 @@ const NOT_THE_STATEMENT: [&str; 18] = [
 /// A statement that the store refuses is the caller's here.
 fn of_sql(error: Problem) -> Problem {
     let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
-    let (StoreError::Query(message) | StoreError::Unavailable(message) | StoreError::Schema { message, .. }) =
-        (match cause {
-            Some(cause) => cause,
-            None => return error,
-        })
-    else {
-        return error;
-    };
-    // `DB::Exception (47): …`
-    let code = message.split_once('(').and_then(|(_, rest)| rest.split_once("):"));
-    match code {
-        Some((code, said)) if !NOT_THE_STATEMENT.contains(&code) => {
-            let said = plain(said);
-            Problem::invalid("query", format!("the store does not understand the query: {said}"))
-        }
-        _ => error,
+    match cause.and_then(not_understood) {
+        Some(said) => Problem::invalid("query", format!("the store does not understand the query: {said}")),
+        None => error,
     }
 }
 

@@ -10,6 +10,7 @@ use sqlparser::ast::{
 use sqlparser::dialect::ClickHouseDialect;
 use sqlparser::parser::Parser;
 
+use super::inside::Inside;
 use super::leaves::{called, ident, is_name, literal, operator, plain_wildcard, single, whole};
 use super::tables::{cte_name, table};
 use super::words;
@@ -39,7 +40,7 @@ pub(super) fn render(text: &str, scope: &Scope, actors: &Actors) -> Rendered {
     let (Some(Statement::Query(query)), true) = (statements.pop(), statements.is_empty()) else {
         return Err(refused("anything but one SELECT"));
     };
-    Renderer { scope, actors, ctes: Vec::new(), depth: 0 }.query(&query)
+    Renderer { scope, actors, ctes: Vec::new(), depth: 0, inside: None }.query(&query)
 }
 
 pub(super) fn refused(what: &str) -> Problem {
@@ -50,12 +51,14 @@ pub(super) fn refused(what: &str) -> Problem {
     Problem::invalid("query", message).with("given", what)
 }
 
-struct Renderer<'a> {
-    scope: &'a Scope,
-    actors: &'a Actors,
+pub(super) struct Renderer<'a> {
+    pub(super) scope: &'a Scope,
+    pub(super) actors: &'a Actors,
     /// Names that `WITH` has given, those that can be seen here.
-    ctes: Vec<String>,
-    depth: usize,
+    pub(super) ctes: Vec<String>,
+    pub(super) depth: usize,
+    /// An expression of a question, not a question of its own.
+    pub(super) inside: Option<Inside<'a>>,
 }
 
 /// Refuses a construct if it is there.
@@ -75,12 +78,27 @@ impl Renderer<'_> {
     }
 
     fn query(&mut self, query: &Query) -> Rendered {
+        none(self.inside.is_some(), "a question within")?;
         self.deeper(|this| {
             let visible = this.ctes.len();
             let rendered = this.query_here(query);
             this.ctes.truncate(visible);
             rendered
         })
+    }
+
+    /// Shows the names of a lambda to its body.
+    fn with_parameters(&mut self, names: Vec<String>, body: impl FnOnce(&mut Self) -> Rendered) -> Rendered {
+        let before = self.inside.as_mut().map(|inside| {
+            let before = inside.parameters.len();
+            inside.parameters.extend(names);
+            before
+        });
+        let rendered = body(self);
+        if let (Some(inside), Some(before)) = (&mut self.inside, before) {
+            inside.parameters.truncate(before);
+        }
+        rendered
     }
 
     fn query_here(&mut self, query: &Query) -> Rendered {
@@ -337,11 +355,14 @@ impl Renderer<'_> {
         Ok(sql)
     }
 
-    fn expr(&mut self, expr: &Expr) -> Rendered {
-        self.deeper(|this| this.expr_here(expr))
+    pub(super) fn expr(&mut self, expr: &Expr) -> Rendered {
+        self.deeper(|this| match this.inside {
+            Some(_) => this.inside(expr),
+            None => this.expr_here(expr),
+        })
     }
 
-    fn expr_here(&mut self, expr: &Expr) -> Rendered {
+    pub(super) fn expr_here(&mut self, expr: &Expr) -> Rendered {
         match expr {
             Expr::Identifier(name) => Ok(ident(name)),
             Expr::CompoundIdentifier(names) => {
@@ -372,7 +393,9 @@ impl Renderer<'_> {
                     none(parameter.data_type.is_some(), "a typed lambda")?;
                     Ok(ident(&parameter.name))
                 })?;
-                Ok(Sql::new("(").join(", ", &names).push(") -> ").append(&self.expr(&lambda.body)?))
+                let names_of = lambda.params.iter().map(|parameter| parameter.name.value.clone()).collect();
+                let body = self.with_parameters(names_of, |this| this.expr(&lambda.body))?;
+                Ok(Sql::new("(").join(", ", &names).push(") -> ").append(&body))
             }
             Expr::Subquery(query) => Ok(Sql::new("(").append(&self.query(query)?).push(")")),
             Expr::Case { operand, conditions, else_result, .. } => {
@@ -481,11 +504,7 @@ impl Renderer<'_> {
             *uses_odbc_syntax || !within_group.is_empty() || filter.is_some() || null_treatment.is_some();
         none(odd, "this form of function")?;
         let given = &single(name)?.value;
-        let known = words::function(given).ok_or_else(|| {
-            let near = strict::nearest(given, words::functions());
-            let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            refused(&format!("the function {given}{near}"))
-        })?;
+        let known = Self::function_named(given)?;
         let mut sql = Sql::new(known);
         if let FunctionArguments::List(parameters) = parameters {
             sql = sql.append(&self.arguments(parameters)?);
@@ -513,18 +532,31 @@ impl Renderer<'_> {
         }
     }
 
-    fn arguments(&mut self, list: &FunctionArgumentList) -> Rendered {
+    /// The store's name of a function.
+    pub(super) fn function_named(given: &str) -> Result<&'static str, Problem> {
+        words::function(given).ok_or_else(|| {
+            let near = strict::nearest(given, words::functions());
+            let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+            refused(&format!("the function {given}{near}"))
+        })
+    }
+
+    pub(super) fn arguments(&mut self, list: &FunctionArgumentList) -> Rendered {
         none(!list.clauses.is_empty(), "this form of function")?;
         let args = each(&list.args, |arg| match arg {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => self.expr(expr),
             FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Ok(Sql::new("*")),
             _ => Err(refused("a named argument")),
         })?;
+        Self::called_with(list, &args)
+    }
+
+    pub(super) fn called_with(list: &FunctionArgumentList, args: &[Sql]) -> Rendered {
         let before = match list.duplicate_treatment {
             Some(DuplicateTreatment::Distinct) => "(DISTINCT ",
             None | Some(DuplicateTreatment::All) => "(",
         };
-        Ok(Sql::new(before).join(", ", &args).push(")"))
+        Ok(Sql::new(before).join(", ", args).push(")"))
     }
 }
 

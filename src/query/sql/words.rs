@@ -2,9 +2,8 @@
 
 use sqlparser::ast::{DataType, DateTimeField};
 
-/// Functions, by the store's own names. None of them reads anything but its arguments, waits, or tells of the server.
-const FUNCTIONS: &[&str] = &[
-    // Aggregates.
+/// Functions over many rows, by the store's own names.
+const AGGREGATES: &[&str] = &[
     "any",
     "anyLast",
     "argMax",
@@ -67,14 +66,14 @@ const FUNCTIONS: &[&str] = &[
     "minMap",
     "maxMap",
     "quantileExactIf",
-    // Windows.
-    "dense_rank",
-    "lagInFrame",
-    "leadInFrame",
-    "ntile",
-    "percent_rank",
-    "rank",
-    "row_number",
+];
+
+/// Functions over windows.
+const WINDOWS: &[&str] =
+    &["dense_rank", "lagInFrame", "leadInFrame", "ntile", "percent_rank", "rank", "row_number"];
+
+/// Functions of a row. None of them reads anything but its arguments, waits, or tells of the server.
+const FUNCTIONS: &[&str] = &[
     // Arithmetic and comparison.
     "abs",
     "acos",
@@ -398,7 +397,7 @@ const FUNCTIONS: &[&str] = &[
     "tupleElement",
 ];
 
-/// Other names that mean one of [`FUNCTIONS`].
+/// Other names that mean one of them.
 const ALSO: &[(&str, &str)] = &[
     ("ceiling", "ceil"),
     ("lcase", "lower"),
@@ -439,15 +438,25 @@ const ALSO: &[(&str, &str)] = &[
 
 /// The store's name of a function that is allowed.
 pub(super) fn function(name: &str) -> Option<&'static str> {
-    let exact = FUNCTIONS.iter().find(|known| **known == name);
-    let near = || FUNCTIONS.iter().find(|known| known.eq_ignore_ascii_case(name));
-    let also = || ALSO.iter().find(|(also, _)| also.eq_ignore_ascii_case(name)).map(|(_, known)| known);
-    exact.or_else(near).or_else(also).copied()
+    let exact = functions().find(|known| *known == name);
+    let near = || functions().find(|known| known.eq_ignore_ascii_case(name));
+    let also = || ALSO.iter().find(|(also, _)| also.eq_ignore_ascii_case(name)).map(|(_, known)| *known);
+    exact.or_else(near).or_else(also)
+}
+
+/// Is it over many rows?
+pub(super) fn is_aggregate(name: &str) -> bool {
+    AGGREGATES.contains(&name)
+}
+
+/// Is it over a window?
+pub(super) fn is_window(name: &str) -> bool {
+    WINDOWS.contains(&name)
 }
 
 /// Every function, for the nearest right name.
 pub(super) fn functions() -> impl Iterator<Item = &'static str> {
-    FUNCTIONS.iter().copied()
+    [AGGREGATES, WINDOWS, FUNCTIONS].into_iter().flatten().copied()
 }
 
 /// The store's name of a type that is allowed.

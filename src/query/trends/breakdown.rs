@@ -28,6 +28,9 @@ pub struct Breakdown {
     /// Leave out the line of all other values.
     #[serde(default)]
     pub hide_other: bool,
+    /// Is the answer to be kept as a file? Then, without a limit, it has as many lines as an answer may have.
+    #[serde(skip)]
+    pub export: bool,
     /// Put numbers into this many bins of equal width instead.
     #[serde(alias = "bin_count")]
     pub histogram_bins: Option<usize>,
@@ -42,7 +45,11 @@ pub enum BreakdownKind {
     Person,
     EventMetadata,
     Feature,
+    Group,
+    Session,
     Cohort,
+    #[serde(alias = "hogql")]
+    Expression,
 }
 
 /// One, or a list.
@@ -144,6 +151,9 @@ impl Breakdown {
                 Some(BreakdownKind::Person) => PropertyKind::Person,
                 Some(BreakdownKind::EventMetadata) => PropertyKind::EventMetadata,
                 Some(BreakdownKind::Feature) => PropertyKind::Feature,
+                Some(BreakdownKind::Group) => PropertyKind::Group,
+                Some(BreakdownKind::Session) => PropertyKind::Session,
+                Some(BreakdownKind::Expression) => PropertyKind::Expression,
                 _ => PropertyKind::Event,
             };
             filter::property(kind, key, &field, ground)
@@ -238,6 +248,14 @@ impl PlannedBreakdown {
             let found = self.cohorts.iter().find(|(id, _)| id == cohort);
             found.map_or_else(|| Sql::new("0"), |(_, member)| member.clone())
         })
+    }
+
+    /// Shows this many lines, if they are more.
+    pub(super) fn raise(&mut self, limit: usize) {
+        if !self.of_people() {
+            self.limit = self.limit.max(limit);
+            self.fetched = self.fetched.max(limit);
+        }
     }
 
     /// The numbers that are put into bins.

@@ -43,8 +43,11 @@ pub enum Math {
     P99CountPerActor,
     /// Distinct sessions. All events without one count as one session together.
     UniqueSession,
-    /// Distinct values of the property `$group_<math_group_type_index>`; events without one do not count.
+    /// Distinct keys of the group `math_group_type` or `math_group_type_index`; events without one do not count.
     UniqueGroup,
+    /// `math_expression`, over the events of a bucket.
+    #[serde(alias = "expression")]
+    Hogql,
     /// People whose first event of this name in all history is in the bucket and passes the filters.
     FirstTimeForUser,
     /// People whose first event of this name that passes the filters is in the bucket.
@@ -76,6 +79,8 @@ pub(super) enum Shape {
     Sliding(usize),
     /// Each person's first event.
     First { with_filters: bool },
+    /// An expression over events, of which parts cannot be put together.
+    Free(Sql),
 }
 
 macro_rules! aggregates {
@@ -111,12 +116,13 @@ impl Math {
         self.property_aggregate().is_some()
     }
 
-    /// How it counts; `property` is what [`Math::of_property`] asks for.
+    /// How it counts; `property` is what [`Math::of_property`] asks for, `other` the group's key or the expression where it
+    /// is of one.
     pub(super) fn shape(
         self,
         interval: Interval,
         property: Option<&Property>,
-        group: u8,
+        other: &Sql,
         actors: &Actors,
     ) -> Shape {
         let people = || Shape::Events(DISTINCT, actors.id());
@@ -128,7 +134,8 @@ impl Math {
             Self::MonthlyActive if interval == Interval::Month => people(),
             Self::MonthlyActive => Shape::Sliding(30),
             Self::UniqueSession => Shape::Events(DISTINCT, session::id()),
-            Self::UniqueGroup => Shape::Events(DISTINCT, Property::new(&format!("$group_{group}")).text()),
+            Self::UniqueGroup => Shape::Events(DISTINCT, other.clone()),
+            Self::Hogql => Shape::Free(other.clone()),
             Self::FirstTimeForUser => Shape::First { with_filters: false },
             Self::FirstTimeForUserWithFilters => Shape::First { with_filters: true },
             Self::AvgCountPerActor => Shape::PerActor(AVG),

@@ -71,6 +71,9 @@ pub struct Trends {
     pub filters: Filters,
     /// Only what these people did.
     pub filter: Option<People>,
+    /// Leave out what the filters of test accounts leave out.
+    #[serde(default)]
+    pub filter_test_accounts: bool,
     pub breakdown: Option<Breakdown>,
     /// How the values of a breakdown are ordered.
     #[serde(default)]
@@ -110,8 +113,13 @@ pub struct Series {
     pub math_property: Option<String>,
     #[serde(default)]
     pub math_property_type: PropertyKind,
-    /// Which group `unique_group` counts; 0 when absent.
+    /// Which group `unique_group` counts: of `$group_<n>`, 0 when absent.
     pub math_group_type_index: Option<u8>,
+    /// The same, of this name in `$groups`.
+    pub math_group_type: Option<String>,
+    /// What `math` `hogql` counts: an expression over many events, such as `sum(properties.price) / count()`.
+    #[serde(alias = "math_hogql")]
+    pub math_expression: Option<String>,
     #[serde(default)]
     pub filters: Filters,
     /// What to call it, if not by its event.
@@ -183,6 +191,12 @@ impl Question for Trends {
 
     fn environment_id(&self) -> Option<&str> {
         self.environment_id.as_deref()
+    }
+
+    fn export(&mut self, _: &crate::config::Query) {
+        if let Some(breakdown) = &mut self.breakdown {
+            breakdown.export = true;
+        }
     }
 
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {

@@ -85,7 +85,7 @@ impl Question for TrendsPeople {
         let statement = sql::people(scope, &plan, (period, series), range, wanted.as_ref());
         {
             let mut people = query.stream::<(u64, u64)>(statement.sql).await?;
-            while let Some(block) = people.next_chunk().await.map_err(crate::query::problem)? {
+            while let Some(block) = people.next_chunk().await? {
                 for (actor, events) in block {
                     let rank = i64::try_from(events).unwrap_or(i64::MAX);
                     page.offer(Place::most(rank, actor), || Events { events });

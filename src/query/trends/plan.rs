@@ -8,7 +8,8 @@ use crate::config;
 use crate::event::Timestamp;
 use crate::http::Problem;
 use crate::query::actor::Actors;
-use crate::query::filter::{self, Ground};
+use crate::query::expression;
+use crate::query::filter::{self, Ground, PropertyKind};
 use crate::query::interval::{Buckets, Calendar, Interval};
 use crate::query::range::{self, Asked, Begin, Range};
 use crate::store::Sql;
@@ -92,8 +93,7 @@ impl Trends {
                 .with("max", limits.series_max)
                 .with("setting", "query.series_max"));
         }
-        let mut shared = filter::conditions(&self.filters, "filters", &ground)?;
-        shared.extend(self.filter.as_ref().map(|people| people.condition("filter", &ground)).transpose()?);
+        let shared = filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
         let series = self.series.iter().enumerate();
         let series = series.map(|(index, series)| series.check(index, &shared, self.interval, &ground));
         let series = series.collect::<Result<Vec<_>, Problem>>()?;
@@ -138,6 +138,12 @@ impl Series {
         let field = |name: &str| format!("series[{index}].{name}");
         let mut conditions = shared.to_vec();
         conditions.extend(filter::conditions(&self.filters, &field("filters"), ground)?);
+        if self.math_property_type == PropertyKind::Session && self.math_property.is_some() {
+            let field = field("math_property_type");
+            let message =
+                format!("{field} is session: a session's number would count once for each of its events");
+            return Err(Problem::invalid(&field, message).with("given", "session"));
+        }
         let property = match &self.math_property {
             Some(key) => {
                 Some(filter::property(self.math_property_type, key, &field("math_property"), ground)?)
@@ -150,20 +156,49 @@ impl Series {
             }
             None => None,
         };
-        let group = self.math_group_type_index.unwrap_or_default();
-        if group >= GROUPS_MAX {
-            let field = field("math_group_type_index");
-            let message = format!("{field} is {group}; it may be 0 to {}", GROUPS_MAX - 1);
-            return Err(Problem::invalid(&field, message).with("given", group).with("max", GROUPS_MAX - 1));
-        }
+        let other = match self.math {
+            Math::Hogql => self.expression(&field("math_expression"), ground)?,
+            _ => self.group(&field("math_group_type"), ground)?,
+        };
         let name = self.name.clone().or_else(|| self.event.clone());
         Ok(PlannedSeries {
             event: self.event.clone(),
             name: name.unwrap_or_else(|| "All events".to_owned()),
             math: self.math,
-            shape: self.math.shape(interval, property.as_ref(), group, ground.actors),
+            shape: self.math.shape(interval, property.as_ref(), &other, ground.actors),
             conditions,
         })
+    }
+}
+
+impl Series {
+    /// What `math` `hogql` counts.
+    fn expression(&self, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
+        let Some(text) = &self.math_expression else {
+            let message =
+                format!("{field} is required: what math hogql counts, such as sum(properties.price)");
+            return Err(Problem::invalid(field, message));
+        };
+        expression::aggregate(text, field, ground)
+    }
+
+    /// The key of the group that `unique_group` counts; `NULL` without one.
+    fn group(&self, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
+        let index = self.math_group_type_index;
+        if let Some(given) = index.filter(|index| *index >= GROUPS_MAX) {
+            let message = format!("{field}_index is {given}; it may be 0 to {}", GROUPS_MAX - 1);
+            let problem = Problem::invalid(&format!("{field}_index"), message);
+            return Err(problem.with("given", given).with("max", GROUPS_MAX - 1));
+        }
+        let kind = match (&self.math_group_type, index) {
+            (Some(_), Some(_)) => {
+                let message = format!("{field} and {field}_index both name the group: one of them is enough");
+                return Err(Problem::invalid(field, message));
+            }
+            (Some(name), None) => name.clone(),
+            (None, index) => index.unwrap_or_default().to_string(),
+        };
+        Ok(filter::property(PropertyKind::Group, &kind, field, ground)?.text())
     }
 }
 
@@ -209,6 +244,13 @@ impl Checked {
         let Self { calendar, actors, series, mut breakdown, formulas, .. } = self;
         let buckets: usize = periods.iter().map(|period| period.buckets.len()).sum();
         let lines = if formulas.is_empty() { series.len() } else { formulas.len() };
+        let own = question.breakdown.as_ref();
+        if let Some(planned) = breakdown.as_mut()
+            && own.is_some_and(|own| own.export && own.limit.is_none())
+        {
+            let room = limits.points_max / (buckets * lines.max(series.len())).max(1);
+            planned.raise(room.saturating_sub(1).min(limits.breakdown_values_max));
+        }
         let lines = lines * breakdown.as_ref().map_or(1, |breakdown| breakdown.limit + 1);
         check_points(lines, buckets, limits)?;
         if let Some(breakdown) = breakdown.as_mut().filter(|_| !formulas.is_empty()) {

@@ -21,9 +21,10 @@ pub(super) fn statement(
     label: Option<&Sql>,
 ) -> Sql {
     let reading = Reading { scope, plan, period, series, label };
-    match &plan.breakdown {
-        Some(breakdown) => reading.broken_down(&series.shape, breakdown),
-        None => reading.plain(&series.shape),
+    match (&plan.breakdown, &series.shape) {
+        (Some(breakdown), Shape::Free(value)) => reading.free(value, breakdown),
+        (Some(breakdown), shape) => reading.broken_down(shape, breakdown),
+        (None, shape) => reading.plain(shape),
     }
 }
 
@@ -147,7 +148,50 @@ impl Reading<'_> {
             Shape::First { with_filters } => {
                 over(&self.firsts(*with_filters), &value(Sql::new("count()")), &tail)
             }
+            Shape::Free(of_events) => {
+                let columns = bucket.append(&value(of_events.clone()));
+                self.rows(&columns, self.period.range).then(tail).sql()
+            }
         }
+    }
+
+    /// Two reads, as the values of an expression cannot be put together: the first gives values their places, the second
+    /// counts what has one place.
+    fn free(&self, value: &Sql, breakdown: &PlannedBreakdown) -> Sql {
+        let number = Sql::new("toFloat64(ifNull(").append(value).push(", 0)) AS value");
+        let bucket = Sql::new("").append(&self.bucket()).push(" AS bucket");
+        let columns = Sql::new("").append(&bucket).append(&self.labelled()).push(", ").append(&number);
+        let each = self.rows(&columns, self.period.range).then(Sql::new("GROUP BY bucket, label")).sql();
+        let placed = Sql::new("(SELECT groupArray(label) FROM (SELECT label FROM (")
+            .append(&each)
+            .push(") GROUP BY label ORDER BY sum(value) DESC, label LIMIT ")
+            .arg(breakdown.fetched)
+            .push("))");
+        // Of what is not among them, 0, comes the place behind the last.
+        let place = Sql::new("toUInt64((indexOf(")
+            .append(&placed)
+            .push(", ")
+            .append(self.label.unwrap_or(&Sql::default()))
+            .push(") + ")
+            .arg(breakdown.fetched)
+            .push(") % ")
+            .arg(breakdown.fetched + 1)
+            .push(" + 1) AS place");
+        let columns = bucket
+            .push(", ")
+            .append(&number)
+            .push(", ")
+            .append(&place)
+            .push(", substringUTF8(arrayElement(")
+            .append(&placed)
+            .push(", place), 1, 1000) AS label");
+        let shown = if breakdown.hide_other {
+            Sql::new(" HAVING place <= ").arg(breakdown.fetched)
+        } else {
+            Sql::default()
+        };
+        let tail = Sql::new("GROUP BY place, bucket").append(&shown).push(" ORDER BY place, bucket");
+        self.rows(&columns, self.period.range).then(tail).sql()
     }
 
     /// One read: count by bucket and value, give every value its place by the sum over its buckets, then merge all
@@ -205,6 +249,16 @@ impl Reading<'_> {
             Shape::First { with_filters } => {
                 let columns = Sql::new("label, ").append(&kept(ROWS.part(&Sql::default())));
                 simple(ROWS, over(&self.firsts(*with_filters), &columns, &tail))
+            }
+            // Never asked: see `free`.
+            Shape::Free(value) => {
+                let columns = keys().append(&kept(value.clone()));
+                Parts {
+                    rows: self.rows(&columns, self.period.range).then(tail).sql(),
+                    columns: "part",
+                    value: Sql::new("part"),
+                    merged: Sql::new("sum(part)"),
+                }
             }
             Shape::PerActor(aggregate) => {
                 let columns = keys().append(&self.plan.actors.id()).push(" AS person, count() AS events");
