@@ -71,6 +71,8 @@ type Asked = {
   signal?: AbortSignal;
   /** sent without a credential */
   anonymous?: boolean;
+  /** a 401 may be about what is sent, such as a password: it does not end the session */
+  guess?: boolean;
   /** sent without project and environment */
   unscoped?: boolean;
   /** what is answered; JSON unless said otherwise */

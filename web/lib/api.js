@@ -116,7 +116,7 @@ export async function request(path, asked = {}) {
     const repairs = error.status === 403 && !asked.unscoped && !asked.project;
     if (repairs && (await session.repair())) return request(path, { ...asked, again: true });
   }
-  if (error.status === 401 && !asked.anonymous) session.ended();
+  if (error.status === 401 && !asked.anonymous && !asked.guess) session.ended();
   throw error;
 }
 
