@@ -125,12 +125,12 @@ impl State<'_> {
     }
 
     /// The steps that may come where `step` would.
-    fn next(&self, step: usize) -> std::ops::RangeInclusive<usize> {
+    fn next(&self, step: usize) -> std::ops::Range<usize> {
         let mut last = step;
         while last + 1 < self.rules.steps && self.rules.is_optional(last) {
             last += 1;
         }
-        if step < self.rules.steps { step..=last } else { 1..=0 }
+        step..(last + 1).min(self.rules.steps)
     }
 
     /// The furthest step that an attempt at `step` can come to at once.

@@ -396,7 +396,7 @@ impl Renderer<'_> {
         match function {
             "and" | "or" | "not" | "xor" => return Wanted::Truth,
             "if" if index == 0 => return Wanted::Truth,
-            "multiIf" if index % 2 == 0 && !is_last => return Wanted::Truth,
+            "multiIf" if index.is_multiple_of(2) && !is_last => return Wanted::Truth,
             _ => {}
         }
         let values =
@@ -405,7 +405,7 @@ impl Renderer<'_> {
             && args.iter().enumerate().any(|(other, arg)| {
                 let is_condition = match function {
                     "if" => other == 0,
-                    "multiIf" => other % 2 == 0 && other + 1 != args.len(),
+                    "multiIf" => other.is_multiple_of(2) && other + 1 != args.len(),
                     _ => false,
                 };
                 !is_condition && arg.is_some_and(|arg| self.is_number(arg))
