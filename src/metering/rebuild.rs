@@ -5,7 +5,7 @@
 //! before the first day is read: the job waits until every process has forgotten the older meters
 //! (`metering.cache_ttl`), then until the store has what the log had by then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Rows of one insert.
 const INSERT_ROWS_MAX: usize = 20_000;
+/// Ids of one statement: it stays well below the longest that the store reads.
+const IDS_AT_ONCE: usize = 500;
 
 /// What to rebuild; never changes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,13 +207,22 @@ impl Rebuild {
         done: &mut Done,
     ) -> Result<(), JobError> {
         let (from, end) = (day.max(spec.from), day.plus(DAY));
-        let mut wanted = self.computed(spec, meter, from, end).await?;
         let columns = Sql::new(
             "event_name, distinct_id, event_id, state, quantity_text, timestamp, received_at, version",
         );
         let which = everything(spec, None, from, end);
         let sql = which.select_usage(&meter.id, &columns);
         let kept: Vec<Kept> = self.0.store.select(sql).await.map_err(retry)?;
+        let mut wanted = self.computed(spec, meter, from, end).await?;
+        let uncounted = |(_, distinct_id, event_id, ..): &&Kept| {
+            !wanted.contains_key(&(distinct_id.clone(), event_id.clone()))
+        };
+        let uncounted: Vec<&str> = kept.iter().filter(uncounted).map(|row| row.2.as_str()).collect();
+        // The stage that tracks may be ahead of the one that stores: what is not stored yet is not gone.
+        let stored = self.stored(spec, (from, end), &uncounted).await?;
+        if !uncounted.is_empty() {
+            wanted = self.computed(spec, meter, from, end).await?;
+        }
         let mut changes = Vec::new();
         done.rows += wanted.len() as u64;
         for (event_name, distinct_id, event_id, state, quantity, timestamp, received_at, version) in kept {
@@ -222,6 +233,7 @@ impl Rebuild {
                     done.changed += 1;
                     changes.push(row);
                 }
+                None if !stored.contains(&event_id) => {}
                 None => {
                     done.removed += 1;
                     changes.push(gone(
@@ -244,6 +256,24 @@ impl Rebuild {
             self.0.store.insert_feature_usage(part, &token).await.map_err(retry)?;
         }
         Ok(())
+    }
+
+    /// Which of these events are stored, under whatever name.
+    async fn stored(
+        &self,
+        spec: &Spec,
+        (from, end): (Timestamp, Timestamp),
+        ids: &[&str],
+    ) -> Result<HashSet<String>, JobError> {
+        let mut found = HashSet::new();
+        for some in ids.chunks(IDS_AT_ONCE) {
+            let which = everything(spec, None, from, end);
+            let sql =
+                which.select(&Sql::new("event_id")).push(" AND event_id IN ").list(some.iter().copied());
+            let rows: Vec<(String,)> = self.0.store.select(sql).await.map_err(retry)?;
+            found.extend(rows.into_iter().map(|(id,)| id));
+        }
+        Ok(found)
     }
 
     /// What the meter counts of the events of a day.

@@ -1,5 +1,5 @@
 //! From events to invoice lines: 100,000 events with duplicates, retries, a process that is killed twice with batches in
-//! hand, and events sent again at the end; the totals equal the generator's own sums to the last digit, for each customer, feature and month.
+//! hand, and events sent again at the end; and a tenth of them on Kafka while partitions move; the totals equal the generator's own sums to the last digit, for each customer, feature and month.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,9 @@ use bigdecimal::BigDecimal;
 use flexflow::event::Timestamp;
 
 use super::*;
+use crate::kafka::fleet::Fleet;
 use crate::support::Process;
+use crate::support::kafka::Kafka;
 use crate::support::wait::eventually_for;
 
 const CUSTOMERS: u64 = 20;
@@ -57,6 +59,32 @@ async fn send(process: &Process, part: &[Value]) -> bool {
     matches!(request.send().await, Ok(answer) if answer.status() == 202)
 }
 
+/// Meters of everything that is invoiced.
+async fn made_meters(client: &Client) -> Vec<(String, &'static str)> {
+    let mut meters = Vec::new();
+    for (feature, aggregation) in [
+        ("calls", json!({"type": "COUNT"})),
+        ("tokens", json!({"type": "SUM", "field": "tokens"})),
+        ("gb", json!({"type": "SUM", "expression": "gb"})),
+    ] {
+        let body = json!({"name": feature, "event_name": "call", "aggregation": aggregation});
+        let (status, meter) = client.operator_post("/v1/meters", &body).await;
+        assert_eq!(status, 201, "{meter}");
+        meters.push((meter["id"].as_str().unwrap().to_owned(), feature));
+    }
+    meters
+}
+
+async fn nothing_left(client: &Client) {
+    eventually_for(std::time::Duration::from_secs(300), "the consumer has nothing left", || async {
+        match client.lag().await? {
+            0 => Ok(()),
+            lag => Err(format!("lag {lag}")),
+        }
+    })
+    .await;
+}
+
 async fn assert_invoices(client: &Client, sums: &Sums, meters: &[(String, &str)]) {
     for ((customer, month), (calls, tokens, gigabytes)) in sums {
         let end = ["2026-02-01", "2026-03-01", "2026-04-01"][*month];
@@ -103,36 +131,58 @@ async fn invoice_lines_equal_the_generators_sums_through_crashes_and_duplicates(
             assert_eq!(process.client.post("/v1/events", again).await.0, 202);
         }
     }
-    let mut meters = Vec::new();
-    for (feature, aggregation) in [
-        ("calls", json!({"type": "COUNT"})),
-        ("tokens", json!({"type": "SUM", "field": "tokens"})),
-        ("gb", json!({"type": "SUM", "expression": "gb"})),
-    ] {
-        let body = json!({"name": feature, "event_name": "call", "aggregation": aggregation});
-        let (status, meter) = process.client.operator_post("/v1/meters", &body).await;
-        assert_eq!(status, 201, "{meter}");
-        meters.push((meter["id"].as_str().unwrap().to_owned(), feature));
-    }
+    let meters = made_meters(&process.client).await;
     let client = &process.client;
-    eventually_for(std::time::Duration::from_secs(300), "the consumer has nothing left", || async {
-        match client.lag().await? {
-            0 => Ok(()),
-            lag => Err(format!("lag {lag}")),
-        }
-    })
-    .await;
+    nothing_left(client).await;
     assert_invoices(client, &sums, &meters).await;
     // Everything once more, as after a restored backup: nothing changes.
     for part in parts.iter().step_by(7) {
         assert!(send(&process, part).await);
     }
-    eventually("the consumer has nothing left", || async {
-        match client.lag().await? {
-            0 => Ok(()),
-            lag => Err(format!("lag {lag}")),
+    nothing_left(client).await;
+    assert_invoices(client, &sums, &meters).await;
+}
+
+/// The same under Kafka, while partitions move: a second consumer joins, the first is killed, a third takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn invoice_lines_equal_the_generators_sums_on_kafka_while_partitions_move() {
+    let tracking = [
+        "--set=metering.tracking=true",
+        "--set=metering.cache_ttl=100ms",
+        "--set=consumer.batch_rows_max=500",
+    ];
+    let fleet = Fleet::start(Kafka::shared().await, &tracking).await;
+    let client = fleet.client().clone();
+    let (mut dice, mut sums) = (Dice(11), Sums::new());
+    let all: Vec<Value> = (0..events() / 10).map(|index| next(index, &mut dice, &mut sums)).collect();
+    let parts: Vec<&[Value]> = all.chunks(500).collect();
+    let mut consumers = vec![fleet.consumer("c0", &[]).await];
+    let meters = made_meters(&client).await;
+    for (index, part) in parts.iter().enumerate() {
+        if index == parts.len() / 4 {
+            consumers.push(fleet.consumer("c1", &[]).await);
+        } else if index == parts.len() / 2 {
+            consumers.remove(0).kill();
+        } else if index == 3 * parts.len() / 4 {
+            consumers.push(fleet.consumer("c2", &[]).await);
         }
+        assert!(send(&fleet.front, part).await);
+        if index % 5 == 0 {
+            assert!(send(&fleet.front, part).await);
+        }
+    }
+    nothing_left(&client).await;
+    assert_invoices(&client, &sums, &meters).await;
+    // The tracked rows say the same as soon as every stage is through.
+    eventually("usage is read from what was tracked", || async {
+        let asked = json!({"meter_id": meters[1].0, "start_time": "2026-01-01T00:00:00Z", "end_time": "2026-04-01T00:00:00Z"});
+        let (_, answer) = client.post("/v1/events/usage/meter", &asked).await;
+        if answer["read_from"] == "feature_usage" { Ok(()) } else { Err(answer.to_string()) }
     })
     .await;
-    assert_invoices(client, &sums, &meters).await;
+    assert_invoices(&client, &sums, &meters).await;
+    for consumer in consumers {
+        assert!(consumer.terminate().success());
+    }
+    fleet.end().await;
 }
