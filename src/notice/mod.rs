@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 pub use event::{SystemEvent, SystemEventRecord};
 
 use crate::config::Config;
-use crate::event::{Clock, IdSource, ProjectId, Timestamp};
+use crate::event::{Clock, EnvironmentId, IdSource, ProjectId, Timestamp};
 use crate::eventlog::{EventLog, LogError, NewRecord};
 use crate::meta::{Meta, MetaError, NewNotice};
 use crate::telemetry::names;
@@ -227,8 +227,10 @@ impl Notices {
             return format!("sys_event_{}", self.0.ids.uuid_v7(now).simple());
         };
         let mut hash = Sha256::new();
-        let scope =
-            [event.project.as_ref().map(ProjectId::as_str), event.environment.as_ref().map(|id| id.as_str())];
+        let scope = [
+            event.project.as_ref().map(ProjectId::as_str),
+            event.environment.as_ref().map(EnvironmentId::as_str),
+        ];
         for text in [event.kind.as_str(), scope[0].unwrap_or(""), scope[1].unwrap_or(""), words] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());

@@ -85,7 +85,9 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // The browser dies with its driver.
+        // The browser is of its driver's group, and outlives a driver that is killed alone.
+        let group = format!("-{}", self.child.id());
+        Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status().ok();
         self.child.kill().ok();
         self.child.wait().ok();
     }

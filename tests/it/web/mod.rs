@@ -1,6 +1,7 @@
 //! The page, in a real browser against the real application: each screen opened, its controls used, and what it shows
 //! held against what the API answers.
 
+mod controls;
 mod dashboards;
 mod form;
 mod hostile;
@@ -16,8 +17,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Browser, Sandbox};
 
-/// Passwords that cost little, and no limit on tries: the page's log-ins are many here.
-const SETTINGS: [(&str, &str); 4] = [
+/// Passwords that cost little, and no limit on tries: the page's log-ins are many here. A browser opens connections ahead
+/// of its requests, and on a busy machine it is long before it uses them.
+const SETTINGS: [(&str, &str); 5] = [
+    ("server.head_timeout", "60s"),
     ("auth.password_memory", "1 MiB"),
     ("auth.password_passes", "1"),
     ("auth.login_attempts_max", "10000"),
