@@ -12,7 +12,7 @@
 //! | `cohort` | `id` (or left out): `value` is the id of a cohort, or several; `all` is everybody |
 //! | `feature` | a feature flag: the event's property `$feature/<key>` |
 //! | `group` | the key of the event's group: `key` is a digit, of `$group_<n>`, or a name in `$groups` |
-//! | `expression` | `key` is a condition of the caller's own, see [`expression`](super::expression) |
+//! | `expression` | `key` is a condition of the caller's own, see [`expression`] |
 //!
 //! A value that is not there, and one that is `null`, are both *missing*: `is_not`, `not_in`, `not_icontains`,
 //! `not_regex` and `semver_neq` are true for a missing value, everything else but `is_not_set` is false. Text and
