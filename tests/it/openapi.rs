@@ -270,6 +270,7 @@ async fn every_area_answers_as_documented_when_all_is_well_and_when_it_is_not() 
     let mut asked = good();
     asked.push(("POST", "/api/auth/login", login));
     asked.push(("POST", "/capture", json!({ "event": "seen", "distinct_id": "ada" })));
+    asked.push(("POST", "/api/demo", json!({ "events": 3 })));
     let mut refused = Vec::new();
     for (method, path, body) in asked {
         if path.contains("lookup") || path.contains("void") {

@@ -106,14 +106,7 @@ const ROWS: &[Row] = &[
     ("GET", "/api/docs.css", Class::Anyone, Body::None, 200, "How that page looks"),
     ("POST", "/capture", Class::Ingest, EVENTS, 202, "Send events; 202 once they are durable in the log"),
     ("POST", "/capture/batch", Class::Ingest, EVENTS, 202, "The same"),
-    (
-        "POST",
-        "/api/demo",
-        Class::Admin,
-        Body::Fields("events:integer!"),
-        202,
-        "Fill the environment with a week of a demo shop, 20,000 events at most",
-    ),
+    ("POST", "/api/demo", Class::Admin, Body::Fields("events:integer!"), 202, "A demo shop's week"),
     ("GET", "/api/query/events", Class::Query, Body::None, 200, "Events, newest first, in pages"),
     (
         "GET",

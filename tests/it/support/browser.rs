@@ -270,7 +270,16 @@ impl Browser {
         self.wait(&format!("{css} is filled"), || async {
             let found = self.element("css selector", css).await?;
             self.order(&format!("element/{found}/clear"), json!({})).await?;
-            self.order(&format!("element/{found}/value"), json!({ "text": text })).await
+            self.order(&format!("element/{found}/value"), json!({ "text": text })).await?;
+            // Clearing is no input to the page: a field that is drawn behind it has again what it had. Typing over is one.
+            let now = self.ask(&format!("element/{found}/property/value")).await.unwrap_or_default();
+            match now.as_str() {
+                Some(now) if now.len() > text.len() && now.ends_with(text) => {
+                    let over = format!("\u{e009}a\u{e000}{text}");
+                    self.order(&format!("element/{found}/value"), json!({ "text": over })).await
+                }
+                _ => Ok(Value::Null),
+            }
         })
         .await;
     }
