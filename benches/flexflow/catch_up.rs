@@ -80,7 +80,7 @@ async fn consume(dir: &Path) -> f64 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let merged = started.elapsed().as_secs_f64();
-    consumer.caught_up().await;
+    consumer.group_caught_up("events-post-publish").await;
     let handed_on = started.elapsed().as_secs_f64();
     let (own, engine) = consumer.cpu();
     let micros = |cpu: f64| cpu * 1e6 / before as f64;
