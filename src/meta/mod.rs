@@ -37,6 +37,7 @@ mod settings;
 mod signing_keys;
 mod transforms;
 mod users;
+mod watched;
 mod webhook_deliveries;
 mod webhooks;
 
@@ -74,6 +75,7 @@ pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
 pub use transforms::{Transform, TransformVersion, Transforms};
 pub use users::{NewUser, User, Users};
+pub use watched::{WatchedState, WatchedStates};
 pub use webhook_deliveries::{Attempted, Deliverable, Deliveries, Delivery, DeliveryFilter, DeliveryState};
 pub use webhooks::{NewWebhook, Webhook, WebhookStatus, Webhooks};
 
@@ -268,6 +270,11 @@ impl Meta {
     /// What is to be told.
     pub fn notices(&self) -> Notices<'_> {
         Notices(self)
+    }
+
+    /// What was told of and goes on.
+    pub fn watched_states(&self) -> WatchedStates<'_> {
+        WatchedStates(self)
     }
 
     /// The meters of a scope.

@@ -12,6 +12,7 @@
 mod event;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

@@ -12,7 +12,7 @@ use crate::eventlog::{
 };
 use crate::lifecycle::Health;
 
-struct Bench {
+pub(super) struct Bench {
     log: Arc<MemoryLog>,
     config: Config,
     clock: Arc<ManualClock>,
@@ -28,7 +28,7 @@ impl Bench {
         Self { log, config, clock, folder: tempfile::tempdir().unwrap() }
     }
 
-    async fn with_topic() -> Self {
+    pub(super) async fn with_topic() -> Self {
         let bench = Self::new();
         bench.make_topic().await;
         bench
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     /// What a process has.
-    async fn process(&self) -> Notices {
+    pub(super) async fn process(&self) -> Notices {
         let health = Health::new(self.clock.clone());
         let (folder, ids) = (self.folder.path(), Arc::new(RandomIds));
         let meta =
@@ -56,7 +56,7 @@ impl Bench {
     }
 
     /// Payloads and ids of what the topic has.
-    async fn told(&self) -> Vec<(Value, String)> {
+    pub(super) async fn told(&self) -> Vec<(Value, String)> {
         let topics = self.log.topics().await.unwrap();
         let Some(topic) = topics.first() else { return Vec::new() };
         let from = FetchFrom {

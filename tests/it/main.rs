@@ -37,6 +37,8 @@ mod metering;
 #[cfg(test)]
 mod monitoring;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod openapi;
 #[cfg(test)]
 mod people;

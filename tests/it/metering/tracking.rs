@@ -1,10 +1,6 @@
 //! Tracked usage says the same as the events: while they come in, for meters made later, after changes, corrections and
 //! a restart.
 
-use std::time::Duration;
-
-use flexflow::eventlog::{FetchFrom, FetchLimits, TopicPartition};
-
 use super::*;
 
 on_every_log! {
@@ -297,26 +293,11 @@ async fn an_event_that_no_meter_counts_is_told_of_once_a_name(log: Log) {
     app.running.log().delete_topic(&app.system_events_topic()).await.unwrap();
     stored(client, &sent).await;
     let app = app.restart(&SETTINGS).await;
-    let (log, system_events) = (app.running.log(), app.system_events_topic());
     let told = eventually("both names are told of", || async {
-        let topics = log.topics().await.map_err(|error| error.to_string())?;
-        let topic = topics.into_iter().find(|topic| *topic.name == *system_events).ok_or("no topic")?;
-        let from: Vec<FetchFrom> = (0..)
-            .zip(&topic.partitions)
-            .map(|(partition, _)| FetchFrom {
-                topic_partition: TopicPartition::new(system_events.as_str(), partition),
-                topic_id: topic.id,
-                offset: 0,
-            })
-            .collect();
-        let limits =
-            FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
-        let fetched = log.fetch(&from, limits).await.map_err(|error| error.to_string())?;
-        let mut names: Vec<String> = fetched
+        let mut names: Vec<String> = app
+            .records(&app.system_events_topic())
+            .await?
             .into_iter()
-            .filter_map(|part| part.outcome.ok())
-            .flat_map(|part| part.records)
-            .map(|record| serde_json::from_slice::<Value>(&record.value.unwrap()).unwrap())
             .filter(|event| event["event_name"] == "event.unmetered")
             .map(|event| event["payload"]["event_type"].as_str().unwrap().to_owned())
             .collect();

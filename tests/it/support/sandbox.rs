@@ -1,10 +1,12 @@
 //! The real application in this process, on a folder and a port of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexflow::app::{App, Options, Role, Running};
 use flexflow::config::Config;
 use flexflow::event::Clock;
+use flexflow::eventlog::{FetchFrom, FetchLimits, TopicPartition};
 use flexflow::telemetry::logs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -128,6 +130,27 @@ impl Sandbox {
     /// What `topics.post_processing` and `topics.post_processing_backfill` are.
     pub(crate) fn post_processing_topics(&self) -> [String; 2] {
         self.log.post_processing_topics()
+    }
+
+    /// Values of all records of a topic.
+    pub(crate) async fn records(&self, name: &str) -> Result<Vec<Value>, String> {
+        let log = self.running.log();
+        let topics = log.topics().await.map_err(|error| error.to_string())?;
+        let topic = topics.into_iter().find(|topic| *topic.name == *name).ok_or("no topic")?;
+        let from: Vec<FetchFrom> = (0..)
+            .zip(&topic.partitions)
+            .map(|(partition, _)| FetchFrom {
+                topic_partition: TopicPartition::new(name, partition),
+                topic_id: topic.id,
+                offset: 0,
+            })
+            .collect();
+        let limits =
+            FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
+        let fetched = log.fetch(&from, limits).await.map_err(|error| error.to_string())?;
+        let records = fetched.into_iter().filter_map(|part| part.outcome.ok()).flat_map(|part| part.records);
+        let values = records.filter_map(|record| record.value);
+        Ok(values.map(|value| serde_json::from_slice(&value).unwrap()).collect())
     }
 
     /// The folder everything lives in.
