@@ -14,6 +14,7 @@ use crate::auth::{self, AuthError, FirstRun, Keys};
 use crate::config::Config;
 use crate::lifecycle::{Policy, Tasks};
 use crate::meta::{Meta, MetaError};
+use crate::schema::Registry;
 
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -22,6 +23,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Foundation {
     meta: Meta,
     keys: Arc<Keys>,
+    schemas: Registry,
     /// `server.migrate_on_start`.
     migrate: bool,
     /// A command without roles asks; it does not found an installation.
@@ -44,6 +46,7 @@ impl Foundation {
         Self {
             meta: pools.meta.clone(),
             keys: pools.keys.clone().into_inner(),
+            schemas: pools.schemas.as_ref().clone(),
             migrate: config.server.migrate_on_start,
             found,
             data_dir: data_dir.clone(),
@@ -107,6 +110,10 @@ impl Foundation {
         }
         if !self.found {
             return Ok(());
+        }
+        // Before anything is taken or stored: the first events are held against them, too.
+        if let Err(error) = self.schemas.refresh().await {
+            tracing::warn!(%error, "schemas of events cannot be read yet: events are not held against them");
         }
         // Written before the commit: a crash in between leaves a file that is good for nothing, and is written over by
         // the next start, instead of a project whose key nobody has.

@@ -72,7 +72,8 @@ impl Pools {
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
-        let schemas = web::Data::new(Registry::new(meta.clone(), config.schema.clone()));
+        let schemas =
+            web::Data::new(Registry::new(meta.clone(), config.schema.clone(), config.transform.work_max));
         let log = open_log(config, &health, &tasks, clock.clone(), ids.clone()).await?;
         let told = Notices::new(log.clone(), meta.clone(), config, clock.clone(), ids.clone());
         let jobs = Jobs::new(meta.clone(), config.jobs.clone(), clock.clone()).telling(told.clone());

@@ -107,6 +107,15 @@ struct Draft {
     mark: Option<Bytes>,
 }
 
+/// What its schema says of an item.
+#[derive(Default)]
+struct Held {
+    /// If it has one.
+    mark: Option<Bytes>,
+    /// Its properties in the newest version, if it was written for an older one.
+    upcast: Option<String>,
+}
+
 /// An item that went into a record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Drafted {
@@ -228,7 +237,8 @@ impl<'r> Batch<'r> {
         check_schema_version(item.schema_version)?;
         let timestamp = self.timestamp(item.timestamp)?;
         let properties = self.properties(item.properties)?;
-        let mark = self.check_schema(index, &event.said, properties)?;
+        let held = self.check_schema(index, &event.said, properties)?;
+        let properties = held.upcast.as_deref().or(properties);
 
         let from = self.out.len();
         self.out.extend_from_slice(b"{\"id\":\"");
@@ -287,7 +297,7 @@ impl<'r> Batch<'r> {
             self.out.extend_from_slice(prefix.as_bytes());
             self.out.extend_from_slice(said.as_bytes());
         }
-        self.drafts.push(Draft { index, value, key, id, mark });
+        self.drafts.push(Draft { index, value, key, id, mark: held.mark });
         Ok(())
     }
 
@@ -361,23 +371,19 @@ impl<'r> Batch<'r> {
     }
 
     /// What the event's schema says of its properties.
-    fn check_schema(
-        &mut self,
-        index: usize,
-        event: &str,
-        properties: Option<&str>,
-    ) -> Result<Option<Bytes>, Refused> {
-        let Some(schemas) = &self.schemas else { return Ok(None) };
-        let mark = match schemas.check(event, properties.unwrap_or("{}")) {
-            Verdict::NoSchema => return Ok(None),
-            Verdict::Fits(mark) => mark,
+    fn check_schema(&mut self, index: usize, event: &str, properties: Option<&str>) -> Result<Held, Refused> {
+        let Some(schemas) = &self.schemas else { return Ok(Held::default()) };
+        let (mark, upcast) = match schemas.check(event, properties.unwrap_or("{}")) {
+            Verdict::NoSchema => return Ok(Held::default()),
+            Verdict::Fits(mark) => (mark, None),
+            Verdict::Upcast(mark, upcast) => (mark, Some(upcast)),
             Verdict::Flagged(mark, message) => {
                 self.flagged.push(Flag { index, message });
-                mark
+                (mark, None)
             }
             Verdict::Rejected(message) => return Err(refused("properties", message)),
         };
-        Ok(Some(Bytes::from(mark.0.into_string())))
+        Ok(Held { mark: Some(Bytes::from(mark.0.into_string())), upcast })
     }
 
     fn check_environment(&mut self, given: Given<'_>) -> Result<(), Refused> {

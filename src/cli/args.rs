@@ -3,6 +3,7 @@
 pub(super) mod people;
 pub(super) mod raw;
 pub(super) mod rollups;
+pub(super) mod schemas;
 pub(super) mod status;
 pub(super) mod test_accounts;
 pub(super) mod webhooks;
@@ -107,6 +108,9 @@ pub(super) enum Command {
     /// Put raw events through their transform again: start, list, status, cancel, resume
     #[command(subcommand)]
     Reprocess(raw::Reprocess),
+    /// What the properties of events have to look like: list, show, apply
+    #[command(subcommand)]
+    Schemas(schemas::Schemas),
     /// Hourly and daily counts of events: what there is, build them anew
     #[command(subcommand)]
     Rollups(rollups::Rollups),

@@ -15,6 +15,7 @@ mod output;
 mod properties;
 mod reprocess;
 mod rollups;
+mod schemas;
 mod scopes;
 mod serve;
 mod settings;
@@ -235,6 +236,7 @@ async fn operate(command: Command, config: Config, output: Output) -> anyhow::Re
         Command::Top(args) => (&Scope::default(), &args.remote),
         Command::Audit(args) => (&Scope::default(), &args.remote),
         Command::Rollups(command) => command.place(),
+        Command::Schemas(command) => command.place(),
         Command::TestAccounts(command) => command.place(),
         _ => (&Scope::default(), &nowhere),
     };
@@ -271,6 +273,7 @@ async fn ask(
         Command::Dlq(command) => return dlq::run(command, operator, output).await,
         Command::Webhooks(command) => return webhooks::run(command, operator, output).await,
         Command::Rollups(command) => return rollups::run(command, operator, output).await,
+        Command::Schemas(command) => return schemas::run(command, operator, output).await,
         Command::TestAccounts(command) => return test_accounts::run(command, operator, output).await,
         Command::Properties(command) => return properties::run(command, operator, output).await,
         Command::Transform(command) => return transform::run(command, operator, output).await,

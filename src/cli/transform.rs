@@ -64,12 +64,12 @@ fn test(args: &TransformTest, config: &Config, output: Output) -> anyhow::Result
     Ok(if tried["errors"] == 0 { Ended::Done } else { Ended::Problem })
 }
 
-fn read(file: &Path) -> anyhow::Result<String> {
+pub(super) fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// An array's elements, or a payload, or one a line. What is no JSON is tried as it is: it shall be told.
-fn payloads(text: &str) -> Vec<String> {
+pub(super) fn payloads(text: &str) -> Vec<String> {
     if let Ok(items) = serde_json::from_str::<Vec<Box<RawValue>>>(text) {
         return items.iter().map(|item| item.get().to_owned()).collect();
     }

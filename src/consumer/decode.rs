@@ -72,6 +72,15 @@ impl Decoded {
         self.of(value).text(field)
     }
 
+    /// Sets other properties in their place: the text of a JSON object.
+    pub(super) fn replace_properties(&mut self, properties: &str) {
+        let mut unescaped = self.unescaped.take().map(String::from).unwrap_or_default();
+        let start = unescaped.len() as u32 | UNESCAPED;
+        unescaped.push_str(properties);
+        self.texts[Field::Properties as usize] = Span { start, length: properties.len() as u32 };
+        self.unescaped = Some(unescaped.into_boxed_str());
+    }
+
     /// The same for several texts: that `value` is text is looked at once.
     pub fn of<'a>(&'a self, value: &'a [u8]) -> Texts<'a> {
         Texts { event: self, value: std::str::from_utf8(value).unwrap_or_default() }
@@ -476,6 +485,19 @@ mod tests {
         assert_eq!(decoded.text(value, Field::ProjectId), "t1");
         assert_eq!(decoded.text(value, Field::DistinctId), "cus_9");
         assert_eq!(decoded.received_at, record.timestamp);
+    }
+
+    #[test]
+    fn other_properties_take_the_place_of_those_that_stand_in_the_record() {
+        for source in ["plain", "with \"quotes\""] {
+            let record = event(|event| drop(event.insert("source".into(), source.into())));
+            let mut decoded = decode(&record).unwrap();
+            decoded.replace_properties(r#"{"a":"ä"}"#);
+            decoded.replace_properties(r#"{"b":"ö","c":1}"#);
+            let value = record.value.as_ref().unwrap();
+            assert_eq!(decoded.text(value, Field::Properties), r#"{"b":"ö","c":1}"#);
+            assert_eq!(decoded.text(value, Field::Source), source);
+        }
     }
 
     #[test]

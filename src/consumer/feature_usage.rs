@@ -90,10 +90,9 @@ impl FeatureUsageStage {
         }
     }
 
-    /// The same for events that were reprocessed. They are not held against schemas: a tombstone that was refused would
-    /// leave what it hides.
+    /// The same for events that were reprocessed.
     pub(super) fn reprocessed(self) -> Self {
-        Self { reprocessed: true, schemas: None, ..self }
+        Self { reprocessed: true, ..self }
     }
 
     /// The rows of a batch, and the events that no meter counts.
@@ -216,9 +215,10 @@ impl Stage for FeatureUsageStage {
     fn read(&self, _: &TopicPartition, record: &Record) -> Result<Read<UsageRecord>, Refused> {
         let value = record.value.as_deref().unwrap_or_default();
         // What the events stage refuses counts nowhere.
-        let held = decode(record).and_then(|mut event| {
-            super::schemas::hold(&mut event, record, self.schemas.as_ref()).map(|()| event)
-        });
+        let is_gone = self.reprocessed && version_of(&record.headers).1;
+        let schemas = self.schemas.as_ref().filter(|_| !is_gone);
+        let held = decode(record)
+            .and_then(|mut event| super::schemas::hold(&mut event, record, schemas).map(|()| event));
         Ok(match held {
             Ok(event) => {
                 let text = |field| event.text(value, field);

@@ -46,6 +46,7 @@ pub(super) struct Reprocessed<S> {
 /// Only a fault of this program ends it; the supervisor starts it again.
 pub async fn run(deps: ConsumerDeps, stop: Stop) -> anyhow::Result<()> {
     let stage = EventsStage::new(deps.sink.clone(), random(&*deps.ids)).reprocessed();
+    let stage = stage.with_schemas(deps.schemas.clone());
     let group = deps.config.reprocess.group_id.clone();
     run_as("reprocessed", stage, &deps, &group, &stop).await
 }

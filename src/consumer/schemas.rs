@@ -1,12 +1,12 @@
 //! Events held against their schemas on their way to the store: what capture found stands in the record; what another
-//! producer wrote is looked at here.
+//! producer wrote is looked at here, and brought up to the newest version if it names an older one.
 
 use super::decode::{Decoded, Field, Refused};
 use crate::event::ErrorKind;
 use crate::eventlog::Record;
 use crate::schema::{HEADER, Registry, Verdict};
 
-/// Notes what the event's schema says of it.
+/// Notes what the event's schema says of it, and gives it the properties that it has in the newest version.
 ///
 /// # Errors
 /// It does not fit, and must.
@@ -20,6 +20,10 @@ pub(super) fn hold(event: &mut Decoded, record: &Record, schemas: Option<&Regist
     let mark = match schemas.check(texts.text(Field::EventName), texts.text(Field::Properties)) {
         Verdict::NoSchema => return Ok(()),
         Verdict::Fits(mark) | Verdict::Flagged(mark, _) => mark,
+        Verdict::Upcast(mark, properties) => {
+            event.replace_properties(&properties);
+            mark
+        }
         Verdict::Rejected(message) => return Err(Refused { kind: ErrorKind::SchemaViolation, message }),
     };
     event.mark = Some(mark.0);

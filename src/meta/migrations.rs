@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0030_event_schemas",
     "0040_timestamps",
     "0060_notices",
+    "0090_schema_upcasts",
     "0091_watched_states",
 ];
 

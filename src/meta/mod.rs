@@ -70,7 +70,7 @@ pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use notices::{NewNotice, Notices};
 pub use projects::{Project, Projects};
-pub use schemas::{SchemaRow, SchemaVersion, Schemas};
+pub use schemas::{NewSchemaVersion, SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
 pub use transforms::{Transform, TransformVersion, Transforms};

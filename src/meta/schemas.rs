@@ -41,6 +41,8 @@ pub(super) mod version {
         #[sea_orm(primary_key, auto_increment = false)]
         pub version: i64,
         pub definition: JsonText,
+        /// What properties of the version before become in it.
+        pub upcast: Option<JsonText>,
         pub created_at: Timestamp,
         /// Who made it.
         pub created_by: Option<String>,
@@ -55,6 +57,15 @@ pub(super) mod version {
 
 /// A version of a schema.
 pub type SchemaVersion = version::Model;
+
+/// A version that is to be made.
+#[derive(Clone, Debug)]
+pub struct NewSchemaVersion {
+    pub definition: Json,
+    /// What properties of the version before become in it.
+    pub upcast: Option<Json>,
+    pub created_by: Option<String>,
+}
 
 /// The finders and writers of schemas.
 pub struct Schemas<'a>(pub(super) &'a Meta);
@@ -138,6 +149,7 @@ impl Schemas<'_> {
             return Err(MetaError::Full { what: "schemas", max, setting: "schema.schemas_max" });
         }
         let now = self.0.now();
+        let first = NewSchemaVersion { definition, upcast: None, created_by };
         let id = self.0.new_id("schema_", now);
         let row = ActiveModel {
             id: ActiveValue::Set(id.clone()),
@@ -150,7 +162,7 @@ impl Schemas<'_> {
         };
         let made = self.0.track(Entity::insert(row).exec_without_returning(&transaction).await);
         made.map_err(|error| error.about("a schema of this event", "the project"))?;
-        self.insert_version(&transaction, &id, 1, definition, created_by, now).await?;
+        self.insert_version(&transaction, &id, 1, first, now).await?;
         let facts = json!({ "event": event_name, "version": 1, "policy": policy });
         self.note(&transaction, project, AuditAction::SchemaCreated, &id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
@@ -166,8 +178,7 @@ impl Schemas<'_> {
         project: &ProjectId,
         id: &str,
         latest: i64,
-        definition: Json,
-        created_by: Option<String>,
+        next: NewSchemaVersion,
     ) -> Result<bool, MetaError> {
         let transaction = self.0.begin_write().await?;
         let found = self.0.track(of(project).filter(Column::Id.eq(id)).one(&transaction).await)?;
@@ -176,8 +187,10 @@ impl Schemas<'_> {
         let versions = i64::try_from(self.0.track(versions)?).unwrap_or(i64::MAX);
         let Some(found) = found.filter(|_| versions == latest) else { return Ok(false) };
         let now = self.0.now();
-        self.insert_version(&transaction, id, latest + 1, definition, created_by, now).await?;
-        let facts = json!({ "event": found.event_name, "version": latest + 1 });
+        let facts = json!({
+            "event": found.event_name, "version": latest + 1, "upcast": next.upcast.is_some(),
+        });
+        self.insert_version(&transaction, id, latest + 1, next, now).await?;
         self.note(&transaction, project, AuditAction::SchemaChanged, id, facts).await?;
         self.0.track(super::commit(transaction).await)?;
         Ok(true)
@@ -188,16 +201,16 @@ impl Schemas<'_> {
         connection: &impl ConnectionTrait,
         id: &str,
         number: i64,
-        definition: Json,
-        created_by: Option<String>,
+        new: NewSchemaVersion,
         now: Timestamp,
     ) -> Result<(), MetaError> {
         let row = version::ActiveModel {
             schema_id: ActiveValue::Set(id.to_owned()),
             version: ActiveValue::Set(number),
-            definition: ActiveValue::Set(JsonText(definition)),
+            definition: ActiveValue::Set(JsonText(new.definition)),
+            upcast: ActiveValue::Set(new.upcast.map(JsonText)),
             created_at: ActiveValue::Set(now),
-            created_by: ActiveValue::Set(created_by),
+            created_by: ActiveValue::Set(new.created_by),
             updated_at: ActiveValue::Set(now),
         };
         self.0.track(version::Entity::insert(row).exec_without_returning(connection).await)?;

@@ -5,16 +5,21 @@ use std::time::Duration;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Compatibility, Policy, Registry, check_definition};
+use super::registry::misfit;
+use super::{Compatibility, Policy, Registry, check_definition, compile};
 use crate::auth::http::authorize;
 use crate::auth::{Access, Permission};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
-use crate::meta::{MetaError, SchemaRow, SchemaVersion};
+use crate::meta::{MetaError, NewSchemaVersion, SchemaRow, SchemaVersion};
+use crate::transform::{Invalid, Upcast, UpcastSpec};
 
 /// Longest name of an event, in characters.
 const NAME_CHARS_MAX: usize = 200;
+/// Most samples of one check.
+const SAMPLES_MAX: usize = 100;
 
 /// The routes. They need `web::Data<Registry>`, `web::Data<Keys>` and `web::Data<BodyLimits>`.
 pub fn routes(config: &mut ServiceConfig) {
@@ -47,6 +52,25 @@ struct Change {
 #[serde(deny_unknown_fields)]
 struct Next {
     definition: Value,
+    /// What properties of the version before become in it: as JSON, or as TOML.
+    upcast: Option<Value>,
+}
+
+/// A version to be tried.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Try {
+    definition: Value,
+    upcast: Option<Value>,
+    /// Properties of events of the newest version.
+    #[serde(default)]
+    samples: Vec<Box<RawValue>>,
+}
+
+/// A definition that will do, with its upcast as it is written and as it is applied.
+struct Checked {
+    definition: Value,
+    upcast: Option<(Value, Upcast)>,
 }
 
 fn shown((schema, versions): &(SchemaRow, Vec<SchemaVersion>)) -> Value {
@@ -56,6 +80,7 @@ fn shown((schema, versions): &(SchemaRow, Vec<SchemaVersion>)) -> Value {
             json!({
                 "version": version.version,
                 "definition": version.definition.0,
+                "upcast": version.upcast.as_ref().map(|upcast| &upcast.0),
                 "created_at": version.created_at,
                 "created_by": version.created_by,
             })
@@ -190,29 +215,54 @@ async fn delete(
     Ok(HttpResponse::Ok().json(json!({ "deleted": id.as_str() })))
 }
 
-/// Reads the next definition.
-async fn next(
-    request: &HttpRequest,
-    payload: Payload,
-    limits: BodyLimits,
-    registry: &Registry,
-) -> Result<Value, Problem> {
-    let next: Next = strict::json(&body::read(payload, request, limits).await?)?;
-    check_definition(&next.definition, bytes_max(registry)).map_err(definition_problem)?;
-    Ok(next.definition)
+/// Will these do as the next version?
+fn checked(registry: &Registry, definition: Value, upcast: Option<Value>) -> Result<Checked, Problem> {
+    check_definition(&definition, bytes_max(registry)).map_err(definition_problem)?;
+    let upcast = match upcast {
+        None => None,
+        Some(given) => {
+            let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+            let spec = UpcastSpec::read(&text).map_err(upcast_problem)?;
+            let upcast = spec.compile().map_err(upcast_problem)?;
+            Some((serde_json::to_value(&spec).map_err(Problem::internal)?, upcast))
+        }
+    };
+    Ok(Checked { definition, upcast })
 }
 
-/// Holds a definition against the newest version.
+fn upcast_problem(error: Invalid) -> Problem {
+    let message = format!("upcast: {error}");
+    Problem::invalid("upcast", message).with("given", error.given).with("valid", error.valid)
+}
+
+/// Holds a version against the newest one. An upcast takes care of events of that: it need not take them as they are.
 fn breaches(
-    definition: &Value,
+    next: &Checked,
     (schema, versions): &(SchemaRow, Vec<SchemaVersion>),
 ) -> Result<Vec<String>, Problem> {
     let rule: Compatibility =
         serde_json::from_value(Value::from(schema.compatibility.as_str())).map_err(Problem::internal)?;
+    let rule = if next.upcast.is_some() { rule.with_upcast() } else { rule };
     Ok(match versions.last() {
-        Some(latest) => rule.breaches(&latest.definition.0, definition),
+        Some(latest) => rule.breaches(&latest.definition.0, &next.definition),
         None => Vec::new(),
     })
+}
+
+/// What a sample becomes, and what of it does not fit then.
+fn tried(next: &Checked, validator: &jsonschema::Validator, sample: &RawValue, work_max: usize) -> Value {
+    let upcast = match &next.upcast {
+        Some((_, upcast)) => upcast.apply(sample.get(), work_max).map_err(|error| error.to_string()),
+        None => Ok(sample.get().to_owned()),
+    };
+    let held = upcast.and_then(|text| {
+        let properties: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        Ok((misfit(validator, &properties), RawValue::from_string(text).ok()))
+    });
+    match held {
+        Ok((problem, properties)) => json!({ "properties": properties, "problem": problem }),
+        Err(problem) => json!({ "properties": null, "problem": problem }),
+    }
 }
 
 async fn check(
@@ -223,10 +273,19 @@ async fn check(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = authorize(&request, Permission::Query, true).await?;
-    let definition = next(&request, payload, **limits, &registry).await?;
+    let given: Try = strict::json(&body::read(payload, &request, **limits).await?)?;
+    if given.samples.len() > SAMPLES_MAX {
+        let message = format!("samples may be {SAMPLES_MAX}, given {}", given.samples.len());
+        return Err(Problem::invalid("samples", message));
+    }
+    let next = checked(&registry, given.definition, given.upcast)?;
+    let validator = compile(&next.definition).map_err(definition_problem)?;
     let was = existing(&registry, &access, &id).await?;
-    let breaches = breaches(&definition, &was)?;
-    Ok(HttpResponse::Ok().json(json!({ "compatible": breaches.is_empty(), "breaches": breaches })))
+    let breaches = breaches(&next, &was)?;
+    let samples = given.samples.iter().map(|sample| tried(&next, &validator, sample, registry.work_max()));
+    let samples: Vec<Value> = samples.collect();
+    Ok(HttpResponse::Ok()
+        .json(json!({ "compatible": breaches.is_empty(), "breaches": breaches, "samples": samples })))
 }
 
 async fn add_version(
@@ -237,9 +296,10 @@ async fn add_version(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let access = authorize(&request, Permission::Admin, true).await?;
-    let definition = next(&request, payload, **limits, &registry).await?;
+    let given: Next = strict::json(&body::read(payload, &request, **limits).await?)?;
+    let next = checked(&registry, given.definition, given.upcast)?;
     let was = existing(&registry, &access, &id).await?;
-    let breaches = breaches(&definition, &was)?;
+    let breaches = breaches(&next, &was)?;
     if !breaches.is_empty() {
         let rule = &was.0.compatibility;
         let message = format!("this change is not compatible ({rule}): {}", breaches.join("; "));
@@ -253,10 +313,14 @@ async fn add_version(
         let what = "versions of this schema";
         return Err(problem(MetaError::Full { what, max, setting: "schema.versions_max" }));
     }
-    let by = Some(access.name().to_owned());
+    let next = NewSchemaVersion {
+        definition: next.definition,
+        upcast: next.upcast.map(|(written, _)| written),
+        created_by: Some(access.name().to_owned()),
+    };
     let meta = registry.meta().by(access.actor());
     let schemas = meta.schemas();
-    if !schemas.add_version(&access.scope.project, &id, latest, definition, by).await.map_err(problem)? {
+    if !schemas.add_version(&access.scope.project, &id, latest, next).await.map_err(problem)? {
         let message = "the schema was changed meanwhile: look at its newest version, and try again";
         return Err(Problem::new(ErrorCode::AlreadyExists, message));
     }

@@ -1,7 +1,9 @@
 //! Schemas of events: what the properties of an event have to look like, in versions that fit each other.
 //!
 //! A definition is JSON Schema about the properties of one event name of a project. An event is held against the version
-//! that its property `$schema_version` names, else against the newest. [`Policy`] says what becomes of one that does not
+//! that its property `$schema_version` names, else against the newest. A version may say what properties of the one before
+//! become in it (an upcast, in the language of transforms); an event that names an older version is then brought up to the
+//! newest, step by step, and held against that. [`Policy`] says what becomes of one that does not
 //! fit; [`Compatibility`] what the next version has to be to the one before.
 //!
 //! Capture and the consumer ask the [`Registry`], a snapshot in memory: where no project has a schema, that is one atomic
@@ -71,6 +73,14 @@ impl Compatibility {
             Self::Backward => "backward",
             Self::Forward => "forward",
             Self::Full => "full",
+        }
+    }
+
+    /// What is left to ask of a version that says what events of the one before become in it.
+    pub const fn with_upcast(self) -> Self {
+        match self {
+            Self::None | Self::Backward => Self::None,
+            Self::Forward | Self::Full => Self::Forward,
         }
     }
 

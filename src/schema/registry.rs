@@ -13,6 +13,7 @@ use crate::config;
 use crate::event::ProjectId;
 use crate::meta::{Meta, MetaError, SchemaRow, SchemaVersion};
 use crate::telemetry::names;
+use crate::transform::{Upcast, UpcastSpec};
 
 /// Longest message about an event that does not fit, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -24,6 +25,8 @@ pub enum Verdict {
     NoSchema,
     /// It fits this version, or need not.
     Fits(Mark),
+    /// It was written for an older version; these are its properties in the newest, which they fit.
+    Upcast(Mark, String),
     /// It does not: accepted all the same, and marked.
     Flagged(Mark, String),
     /// It does not, and must.
@@ -41,28 +44,56 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     meta: Meta,
     limits: config::Schema,
+    /// What one upcast may cost (`transform.work_max`).
+    work_max: usize,
     /// Is there any schema at all?
     any: AtomicBool,
     all: RwLock<HashMap<ProjectId, Arc<ProjectSchemas>>>,
 }
 
 /// The schemas of one project.
-pub struct ProjectSchemas(HashMap<String, EventSchema>);
+pub struct ProjectSchemas {
+    of: HashMap<String, EventSchema>,
+    /// What one upcast may cost (`transform.work_max`).
+    work_max: usize,
+}
 
 struct EventSchema {
     policy: Policy,
-    /// Version and validator, oldest first.
-    versions: Vec<(i64, Validator)>,
+    /// Oldest first.
+    versions: Vec<Version>,
+}
+
+struct Version {
+    number: i64,
+    validator: Validator,
+    /// What properties of the version before become in this one; names this version, too.
+    upcast: Upcast,
+    /// Does it do anything else?
+    is_upcast: bool,
+}
+
+/// Properties held against a version.
+struct Held {
+    version: i64,
+    problem: Option<String>,
+    /// What they became.
+    upcast: Option<String>,
 }
 
 impl Registry {
     /// Empty, until [`Registry::refresh`].
-    pub fn new(meta: Meta, limits: config::Schema) -> Self {
-        Self(Arc::new(Inner { meta, limits, any: AtomicBool::new(false), all: RwLock::default() }))
+    pub fn new(meta: Meta, limits: config::Schema, work_max: usize) -> Self {
+        let (any, all) = (AtomicBool::new(false), RwLock::default());
+        Self(Arc::new(Inner { meta, limits, work_max, any, all }))
     }
 
     pub(super) fn meta(&self) -> &Meta {
         &self.0.meta
+    }
+
+    pub(super) fn work_max(&self) -> usize {
+        self.0.work_max
     }
 
     pub(super) fn limits(&self) -> &config::Schema {
@@ -86,8 +117,9 @@ impl Registry {
         let rows = self.0.meta.schemas().of_all_projects().await?;
         let mut all: HashMap<ProjectId, ProjectSchemas> = HashMap::new();
         for (row, versions) in rows {
-            let project = all.entry(row.project_id.clone()).or_insert_with(|| ProjectSchemas(HashMap::new()));
-            project.0.insert(row.event_name.clone(), EventSchema::of(&row, &versions));
+            let none = || ProjectSchemas { of: HashMap::new(), work_max: self.0.work_max };
+            let project = all.entry(row.project_id.clone()).or_insert_with(none);
+            project.of.insert(row.event_name.clone(), EventSchema::of(&row, &versions));
         }
         let any = !all.is_empty();
         let all = all.into_iter().map(|(project, schemas)| (project, Arc::new(schemas))).collect();
@@ -123,8 +155,8 @@ impl Registry {
 impl EventSchema {
     fn of(row: &SchemaRow, versions: &[SchemaVersion]) -> Self {
         let policy = serde_json::from_value(Value::from(row.policy.as_str())).unwrap_or_default();
-        let versions = versions.iter().filter_map(|version| match compile(&version.definition.0) {
-            Ok(validator) => Some((version.version, validator)),
+        let versions = versions.iter().filter_map(|version| match Version::of(version) {
+            Ok(version) => Some(version),
             Err(error) => {
                 // Another version of the program took it: events are not refused for that.
                 tracing::warn!(event = %row.event_name, version = version.version, error, "a schema cannot be read");
@@ -132,6 +164,29 @@ impl EventSchema {
             }
         });
         Self { policy, versions: versions.collect() }
+    }
+}
+
+impl Version {
+    fn of(row: &SchemaVersion) -> Result<Self, String> {
+        let upcast = match &row.upcast {
+            Some(spec) => {
+                let spec: UpcastSpec =
+                    serde_json::from_value(spec.0.clone()).map_err(|error| error.to_string())?;
+                spec.compile().map_err(|error| error.to_string())?
+            }
+            None => Upcast::default(),
+        };
+        Ok(Self {
+            number: row.version,
+            validator: compile(&row.definition.0)?,
+            upcast: upcast.with_number(VERSION_PROPERTY, row.version),
+            is_upcast: row.upcast.is_some(),
+        })
+    }
+
+    fn hold(&self, properties: &Value) -> Held {
+        Held { version: self.number, problem: misfit(&self.validator, properties), upcast: None }
     }
 }
 
@@ -143,6 +198,7 @@ impl ProjectSchemas {
             Verdict::NoSchema => return verdict,
             Verdict::Fits(mark) if mark.0.starts_with("accepted") => "accepted",
             Verdict::Fits(_) => "fits",
+            Verdict::Upcast(..) => "upcast",
             Verdict::Flagged(..) => "flagged",
             Verdict::Rejected(_) => "rejected",
         };
@@ -150,26 +206,18 @@ impl ProjectSchemas {
         verdict
     }
 
-    fn verdict(&self, event: &str, properties: &str) -> Verdict {
-        let Some(schema) = self.0.get(event).filter(|schema| !schema.versions.is_empty()) else {
-            return Verdict::NoSchema;
-        };
+    fn verdict(&self, event: &str, text: &str) -> Verdict {
+        let Some(schema) = self.of.get(event) else { return Verdict::NoSchema };
         // Whether properties are JSON at all is looked at elsewhere, and named there.
-        let Ok(properties) = serde_json::from_str::<Value>(properties) else { return Verdict::NoSchema };
-        let (version, problem) = match properties.get(VERSION_PROPERTY) {
-            None => match schema.versions.last() {
-                None => return Verdict::NoSchema,
-                Some((version, validator)) => (*version, misfit(validator, &properties)),
-            },
-            Some(given) => {
-                let found = schema.versions.iter().find(|(version, _)| given.as_i64() == Some(*version));
-                match found {
-                    Some((version, validator)) => (*version, misfit(validator, &properties)),
-                    None => (0, Some(format!("{VERSION_PROPERTY} {given} is no version of the schema"))),
-                }
-            }
+        let Ok(properties) = serde_json::from_str::<Value>(text) else { return Verdict::NoSchema };
+        let Some(held) = schema.hold(&properties, text, self.work_max) else { return Verdict::NoSchema };
+        let version = held.version;
+        let Some(problem) = held.problem else {
+            return match held.upcast {
+                Some(upcast) => Verdict::Upcast(Mark(format!("upcast {version}").into()), upcast),
+                None => Verdict::Fits(Mark(version.to_string().into())),
+            };
         };
-        let Some(problem) = problem else { return Verdict::Fits(Mark(version.to_string().into())) };
         let message =
             format!("properties do not fit version {version} of the schema of {event:?}: {problem}");
         match schema.policy {
@@ -180,8 +228,41 @@ impl ProjectSchemas {
     }
 }
 
+impl EventSchema {
+    /// Holds properties against the version that they name, else against the newest. Those of an older version are held
+    /// against the newest as what they become there, if any version since has an upcast.
+    fn hold(&self, properties: &Value, text: &str, work_max: usize) -> Option<Held> {
+        let newest = self.versions.last()?;
+        let Some(given) = properties.get(VERSION_PROPERTY) else { return Some(newest.hold(properties)) };
+        let place = self.versions.iter().position(|version| given.as_i64() == Some(version.number));
+        let Some(place) = place else {
+            let problem = format!("{VERSION_PROPERTY} {given} is no version of the schema");
+            return Some(Held { version: 0, problem: Some(problem), upcast: None });
+        };
+        let later = &self.versions[place + 1..];
+        if !later.iter().any(|version| version.is_upcast) {
+            return Some(self.versions[place].hold(properties));
+        }
+        let upcast = later
+            .iter()
+            .try_fold(text.to_owned(), |text, version| version.upcast.apply(&text, work_max))
+            .map_err(|error| error.to_string());
+        let held = upcast.and_then(|upcast| {
+            let properties = serde_json::from_str(&upcast).map_err(|error| error.to_string())?;
+            Ok(Held { upcast: Some(upcast), ..newest.hold(&properties) })
+        });
+        Some(match held {
+            Ok(Held { problem: None, version, upcast }) => Held { version, problem: None, upcast },
+            Ok(Held { problem: Some(problem), .. }) | Err(problem) => {
+                let problem = Some(format!("brought up from version {given}: {problem}"));
+                Held { version: newest.number, problem, upcast: None }
+            }
+        })
+    }
+}
+
 /// The first thing that does not fit.
-fn misfit(validator: &Validator, properties: &Value) -> Option<String> {
+pub(super) fn misfit(validator: &Validator, properties: &Value) -> Option<String> {
     let error = validator.validate(properties).err()?;
     let place = error.instance_path().to_string();
     let told = if place.is_empty() { error.to_string() } else { format!("{place}: {error}") };
@@ -193,14 +274,81 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::event::Timestamp;
+    use crate::meta::JsonText;
+
+    fn version(number: i64, kind: &str, upcast: Option<Value>) -> Version {
+        let definition = json!({"properties": {"price": {"type": kind}}, "required": ["price"]});
+        Version::of(&SchemaVersion {
+            schema_id: "schema_1".to_owned(),
+            version: number,
+            definition: JsonText(definition),
+            upcast: upcast.map(JsonText),
+            created_at: Timestamp::EPOCH,
+            created_by: None,
+            updated_at: Timestamp::EPOCH,
+        })
+        .unwrap()
+    }
+
+    fn of(policy: Policy, versions: Vec<Version>) -> ProjectSchemas {
+        let of = HashMap::from([("buy".to_owned(), EventSchema { policy, versions })]);
+        ProjectSchemas { of, work_max: 10_000 }
+    }
 
     fn schemas(policy: Policy) -> ProjectSchemas {
-        let version = |number: i64, kind: &str| {
-            let definition = json!({"properties": {"price": {"type": kind}}, "required": ["price"]});
-            (number, compile(&definition).unwrap())
-        };
-        let schema = EventSchema { policy, versions: vec![version(1, "string"), version(2, "number")] };
-        ProjectSchemas(HashMap::from([("buy".to_owned(), schema)]))
+        of(policy, vec![version(1, "string", None), version(2, "number", None)])
+    }
+
+    /// Texts, then numbers, then numbers with a currency; the last version changes nothing that is there.
+    fn upcasting(policy: Policy) -> ProjectSchemas {
+        let to_number = json!({"properties": [{"name": "price", "value": "number(price)"}]});
+        let with_currency = json!({"properties": [{"name": "currency", "value": "'EUR'"}]});
+        let versions = vec![
+            version(1, "string", None),
+            version(2, "number", Some(to_number)),
+            version(3, "number", Some(with_currency)),
+            version(4, "number", None),
+        ];
+        of(policy, versions)
+    }
+
+    #[test]
+    fn an_older_version_is_brought_up_to_the_newest_step_by_step() {
+        let flag = upcasting(Policy::Flag);
+        let upcast = |text: &str| Verdict::Upcast(Mark("upcast 4".into()), text.to_owned());
+        assert_eq!(
+            flag.verdict("buy", r#"{"price":"1.50","$schema_version":1,"note":"x"}"#),
+            upcast(r#"{"price":1.5,"$schema_version":4,"note":"x","currency":"EUR"}"#)
+        );
+        assert_eq!(
+            flag.verdict("buy", r#"{"$schema_version":2,"price":2}"#),
+            upcast(r#"{"$schema_version":4,"price":2,"currency":"EUR"}"#)
+        );
+        // From here on no version has an upcast: as it says, against its own.
+        assert_eq!(
+            flag.verdict("buy", r#"{"$schema_version":3,"price":2}"#),
+            Verdict::Fits(Mark("3".into()))
+        );
+        // What was brought up is not brought up again.
+        assert_eq!(
+            flag.verdict("buy", r#"{"price":1.50,"$schema_version":4}"#),
+            Verdict::Fits(Mark("4".into()))
+        );
+    }
+
+    #[test]
+    fn one_that_cannot_be_brought_up_is_left_as_it_is_and_its_policy_says_what_becomes_of_it() {
+        for given in [r#"{"price":"much","$schema_version":1}"#, r#"{"$schema_version":2}"#] {
+            let Verdict::Flagged(mark, message) = upcasting(Policy::Flag).verdict("buy", given) else {
+                panic!()
+            };
+            assert_eq!(&*mark.0, "flagged 4");
+            assert!(message.contains("brought up from version"), "{message}");
+            assert!(matches!(upcasting(Policy::Reject).verdict("buy", given), Verdict::Rejected(_)));
+            let accepted = upcasting(Policy::Accept).verdict("buy", given);
+            assert_eq!(accepted, Verdict::Fits(Mark("accepted 4".into())));
+        }
     }
 
     #[test]

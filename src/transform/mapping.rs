@@ -135,7 +135,7 @@ pub struct Mapping {
 pub const NO_EVENT: &str = "no_event";
 
 /// In the order in which they were found.
-type Properties<'a> = IndexMap<Cow<'a, str>, Value<'a>, foldhash::fast::RandomState>;
+pub(super) type Properties<'a> = IndexMap<Cow<'a, str>, Value<'a>, foldhash::fast::RandomState>;
 /// Properties that are expected; more cost a little time.
 const PROPERTIES: usize = 32;
 
@@ -166,11 +166,7 @@ impl Mapping {
             item: None,
             fuel: limits.work_max,
         };
-        for definition in &self.define {
-            let value = run.compute(&definition.value);
-            let value = value.map_err(|fault| blame(&format!("${}", definition.name), fault))?;
-            run.defined.push(value);
-        }
+        define(&mut run, &self.define)?;
         for drop in &self.drop {
             let holds = run.compute(&drop.when).and_then(|value| value.truth());
             if holds.map_err(|fault| blame(&format!("drop {}", drop.reason), fault))? {
@@ -185,7 +181,17 @@ impl Mapping {
     }
 }
 
-fn blame(place: &str, fault: Fault) -> TransformError {
+/// Computes what has a name.
+pub(super) fn define<'a>(run: &mut Run<'a>, definitions: &'a [Definition]) -> Result<(), TransformError> {
+    for definition in definitions {
+        let value = run.compute(&definition.value);
+        let value = value.map_err(|fault| blame(&format!("${}", definition.name), fault))?;
+        run.defined.push(value);
+    }
+    Ok(())
+}
+
+pub(super) fn blame(place: &str, fault: Fault) -> TransformError {
     let Fault(reason) = fault;
     TransformError(format!("{place}: {reason}"))
 }
@@ -306,31 +312,40 @@ impl Output {
     }
 
     fn properties<'a>(&'a self, run: &mut Run<'a>) -> Result<String, TransformError> {
-        let mut found = Properties::with_capacity_and_hasher(PROPERTIES, Default::default());
-        for property in &self.properties {
-            property.gather(run, &mut found).map_err(|fault| blame("properties", fault))?;
-        }
-        let mut json = String::with_capacity(32 + 32 * found.len());
-        json.push('{');
-        for (name, value) in found {
-            if json.len() > 1 {
-                json.push(',');
-            }
-            quote(&name, &mut json);
-            json.push(':');
-            match value {
-                Value::Missing | Value::Null => json.push_str("null"),
-                Value::Bool(_) | Value::Number(_) | Value::Json(_) => {
-                    json.push_str(&value.into_text().unwrap_or_default());
-                }
-                Value::Text(text) => quote(&text, &mut json),
-                Value::Time(at) => quote(&at.to_string(), &mut json),
-            }
-        }
-        json.push('}');
-        run.spend(json.len()).map_err(|fault| blame("properties", fault))?;
-        Ok(json)
+        let found = Properties::with_capacity_and_hasher(PROPERTIES, Default::default());
+        written_object(run, found, &self.properties)
     }
+}
+
+/// What was found already, with these properties put in or in its place, as a JSON object's text.
+pub(super) fn written_object<'a>(
+    run: &mut Run<'a>,
+    mut found: Properties<'a>,
+    properties: &'a [Property],
+) -> Result<String, TransformError> {
+    for property in properties {
+        property.gather(run, &mut found).map_err(|fault| blame("properties", fault))?;
+    }
+    let mut json = String::with_capacity(32 + 32 * found.len());
+    json.push('{');
+    for (name, value) in found {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        quote(&name, &mut json);
+        json.push(':');
+        match value {
+            Value::Missing | Value::Null => json.push_str("null"),
+            Value::Bool(_) | Value::Number(_) | Value::Json(_) => {
+                json.push_str(&value.into_text().unwrap_or_default());
+            }
+            Value::Text(text) => quote(&text, &mut json),
+            Value::Time(at) => quote(&at.to_string(), &mut json),
+        }
+    }
+    json.push('}');
+    run.spend(json.len()).map_err(|fault| blame("properties", fault))?;
+    Ok(json)
 }
 
 /// A text as JSON writes it.

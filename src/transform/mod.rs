@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `json.rs`, `value.rs`, `expression.rs`, `function.rs` | pure: payloads, values, the language |
 //! | `spec.rs`, `mapping.rs` | pure: a transform as it is written, and as it is applied |
+//! | `upcast.rs` | pure: what properties of one version of a schema become in the next |
 //! | `default.toml` | the transform that every environment has at first |
 //! | `payload.rs`, `publish.rs` | payloads, and the events that were made of them, as records of the log |
 //! | `catalogue.rs`, `http.rs` | which version counts in a scope; the routes |
@@ -28,6 +29,7 @@ mod publish;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod upcast;
 mod value;
 
 pub use catalogue::{Chosen, DEFAULT_ID, Pinned, RAW, Transforms};
@@ -38,6 +40,7 @@ pub use mapping::{Limits, Mapped, Mapping, NO_EVENT, Outcome, TransformError, Wa
 pub use payload::{NotAPayload, Payloads};
 pub use publish::{DELETED_HEADER, Key, Origin, RAW_EVENT_ID_HEADER, VERSION_HEADER};
 pub use spec::{DefineSpec, DropSpec, EventSpec, Invalid, PropertySpec, RequireSpec, SPEC_BYTES_MAX, Spec};
+pub use upcast::{Upcast, UpcastSpec};
 
 /// The transform of raw events that an environment has until it has one of its own.
 pub const DEFAULT: &str = include_str!("default.toml");

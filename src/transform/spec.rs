@@ -129,7 +129,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    fn new(field: impl Into<String>, given: &str, problem: impl Into<String>, valid: &str) -> Self {
+    pub(super) fn new(
+        field: impl Into<String>,
+        given: &str,
+        problem: impl Into<String>,
+        valid: &str,
+    ) -> Self {
         let shown = match given.char_indices().nth(200) {
             None => format!("{given:?}"),
             Some((end, _)) => format!("{:?}…", &given[..end]),
@@ -168,18 +173,13 @@ impl Spec {
     /// # Errors
     /// The first mistake.
     pub fn compile(&self) -> Result<Mapping, Invalid> {
-        let mut compiler = Compiler { names: Vec::new(), parts: 0 };
-        let lists = [
+        let mut compiler = Compiler::default();
+        check_lengths(&[
             ("require", self.require.len()),
             ("define", self.define.len()),
             ("drop", self.drop.len()),
             ("event", self.event.len()),
-        ];
-        for (field, length) in lists {
-            if length > ENTRIES_MAX {
-                return Err(Invalid::new(field, "", format!("{length} entries"), "at most 200"));
-            }
-        }
+        ])?;
         if self.event.is_empty() {
             return Err(Invalid::new("event", "", "there is none", "at least one [[event]]"));
         }
@@ -187,21 +187,7 @@ impl Spec {
         for (index, spec) in self.require.iter().enumerate() {
             mapping.require.push(require(&format!("require[{index}]"), spec)?);
         }
-        for (index, spec) in self.define.iter().enumerate() {
-            let field = format!("define[{index}]");
-            check_name(&format!("{field}.name"), &spec.name)?;
-            if compiler.names.contains(&spec.name) || ["item", "index"].contains(&spec.name.as_str()) {
-                return Err(Invalid::new(
-                    format!("{field}.name"),
-                    &spec.name,
-                    "the name is taken",
-                    "another name",
-                ));
-            }
-            let value = compiler.parse(format!("{field}.value"), &spec.value, false)?;
-            mapping.define.push(Definition { name: spec.name.clone(), value });
-            compiler.names.push(spec.name.clone());
-        }
+        mapping.define = compiler.definitions(&self.define)?;
         for (index, spec) in self.drop.iter().enumerate() {
             check_name(&format!("drop[{index}].reason"), &spec.reason)?;
             let when = compiler.parse(format!("drop[{index}].when"), &spec.when, false)?;
@@ -211,6 +197,14 @@ impl Spec {
             mapping.event.push(compiler.event(&format!("event[{index}]"), spec)?);
         }
         Ok(mapping)
+    }
+}
+
+/// Lists of a specification are bounded.
+pub(super) fn check_lengths(lists: &[(&str, usize)]) -> Result<(), Invalid> {
+    match lists.iter().find(|(_, length)| *length > ENTRIES_MAX) {
+        Some((field, length)) => Err(Invalid::new(*field, "", format!("{length} entries"), "at most 200")),
+        None => Ok(()),
     }
 }
 
@@ -253,12 +247,34 @@ fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-struct Compiler {
+/// Checks a specification piece by piece.
+#[derive(Default)]
+pub(super) struct Compiler {
     names: Vec<String>,
     parts: usize,
 }
 
 impl Compiler {
+    pub(super) fn definitions(&mut self, specs: &[DefineSpec]) -> Result<Vec<Definition>, Invalid> {
+        let mut definitions = Vec::new();
+        for (index, spec) in specs.iter().enumerate() {
+            let field = format!("define[{index}]");
+            check_name(&format!("{field}.name"), &spec.name)?;
+            if self.names.contains(&spec.name) || ["item", "index"].contains(&spec.name.as_str()) {
+                return Err(Invalid::new(
+                    format!("{field}.name"),
+                    &spec.name,
+                    "the name is taken",
+                    "another name",
+                ));
+            }
+            let value = self.parse(format!("{field}.value"), &spec.value, false)?;
+            definitions.push(Definition { name: spec.name.clone(), value });
+            self.names.push(spec.name.clone());
+        }
+        Ok(definitions)
+    }
+
     fn parse(&mut self, field: String, text: &str, each: bool) -> Result<Expression, Invalid> {
         let parsed = expression::parse(text, &self.names, each);
         let expression = parsed.map_err(|problem| {
@@ -306,7 +322,12 @@ impl Compiler {
         Ok(Output { when, each, columns, properties })
     }
 
-    fn property(&mut self, field: &str, spec: &PropertySpec, each: bool) -> Result<Property, Invalid> {
+    pub(super) fn property(
+        &mut self,
+        field: &str,
+        spec: &PropertySpec,
+        each: bool,
+    ) -> Result<Property, Invalid> {
         Ok(match spec {
             PropertySpec::One { name, value, when } => {
                 if name.is_empty() || name.chars().count() > 200 {

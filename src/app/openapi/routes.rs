@@ -85,7 +85,8 @@ const RULE: Body = Body::Fields(
      value:string environment_id:string",
 );
 const FILTERS: Body = Body::Json("filters: those of questions, all of which hold for who counts");
-const DEFINITION: Body = Body::Fields("definition:object!");
+const NEXT_VERSION: Body = Body::Fields("definition:object! upcast:object");
+const TRIED_VERSION: Body = Body::Fields("definition:object! upcast:object samples:object[]");
 const METERING: Body = Body::Json("as FlexPrice's SDKs send it");
 
 /// Routes of surfaces that have one address each.
@@ -293,8 +294,8 @@ const ROWS: &[Row] = &[
         "Change what the next version has to be, and what happens to events that do not fit",
     ),
     ("DELETE", "/api/schemas/{schema_id}", Class::Admin, Body::None, 200, "Delete it with its versions"),
-    ("POST", "/api/schemas/{schema_id}/versions", Class::Admin, DEFINITION, 201, "Make the next version"),
-    ("POST", "/api/schemas/{schema_id}/check", Class::Query, DEFINITION, 200, "Would it be compatible?"),
+    ("POST", "/api/schemas/{schema_id}/versions", Class::Admin, NEXT_VERSION, 201, "Make the next version"),
+    ("POST", "/api/schemas/{schema_id}/check", Class::Query, TRIED_VERSION, 200, "Would it be compatible?"),
     ("GET", "/api/rollups", Class::Query, Body::None, 200, "Hourly and daily counts: what there is"),
     (
         "POST",

@@ -67,6 +67,11 @@ async fn versions_of_a_transform_follow_each_other_and_belong_to_their_scope(eng
     assert!(transforms.find(there, &other).await.unwrap().is_some());
 }
 
+fn next_version(n: usize) -> NewSchemaVersion {
+    let upcast = Some(json!({ "remove": ["a"] }));
+    NewSchemaVersion { definition: json!({ "n": n }), upcast, created_by: None }
+}
+
 async fn versions_of_a_schema_follow_each_other_and_belong_to_their_project(engine: Engine) {
     let bench = bench(engine).await;
     let (mine, theirs) = (bench.project("mine").await, bench.project("theirs").await);
@@ -85,17 +90,19 @@ async fn versions_of_a_schema_follow_each_other_and_belong_to_their_project(engi
     let pools = [&bench.meta, &other];
     let next = (0..10).map(|n| {
         let (meta, project, id) = (pools[n % 2], &mine, &id);
-        async move { meta.schemas().add_version(project, id, 1, json!({ "n": n }), None).await.unwrap() }
+        async move { meta.schemas().add_version(project, id, 1, next_version(n)).await.unwrap() }
     });
     assert_eq!(join_all(next).await.into_iter().filter(|made| *made).count(), 1);
     let (row, versions) = schemas.find(&mine, &id).await.unwrap().unwrap();
     assert_eq!((row.policy.as_str(), versions.len()), ("flag", 2));
+    assert_eq!(versions[0].upcast, None);
+    assert_eq!(versions[1].upcast, Some(JsonText(json!({ "remove": ["a"] }))));
     assert!(schemas.change(&mine, &id, "none", "reject").await.unwrap());
     assert_eq!(schemas.find(&mine, &id).await.unwrap().unwrap().0.policy, "reject");
 
     assert_eq!(schemas.find(&theirs, &id).await.unwrap(), None);
     assert!(!schemas.change(&theirs, &id, "none", "accept").await.unwrap());
-    assert!(!schemas.add_version(&theirs, &id, 2, json!({}), None).await.unwrap());
+    assert!(!schemas.add_version(&theirs, &id, 2, next_version(0)).await.unwrap());
     assert!(!schemas.delete(&theirs, &id).await.unwrap());
     let events = |found: Vec<(SchemaRow, Vec<SchemaVersion>)>| -> Vec<String> {
         found.into_iter().map(|(row, _)| row.event_name).collect()
@@ -243,7 +250,7 @@ async fn changes_of_what_decides_over_events_are_in_the_audit_trail_with_who_mad
     meta.transforms().add_version(&here, &id, json!({}), None, 9).await.unwrap();
     meta.transforms().delete(&here, &id).await.unwrap();
     let id = meta.schemas().create(&project, "seen", ("none", "flag"), json!({}), None, 9).await.unwrap();
-    meta.schemas().add_version(&project, &id, 1, json!({}), None).await.unwrap();
+    meta.schemas().add_version(&project, &id, 1, next_version(0)).await.unwrap();
     meta.schemas().change(&project, &id, "none", "reject").await.unwrap();
     meta.schemas().delete(&project, &id).await.unwrap();
     let rule = meta.documents(RULE).create(&here, "rule", json!({}), 9).await.unwrap();
