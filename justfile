@@ -34,7 +34,7 @@ check:
     @{{ just }} timed doc cargo doc --locked --no-deps --document-private-items
     @if command -v cargo-deny >/dev/null; then {{ just }} timed deny cargo deny --offline check licenses bans sources; else echo "deny: cargo-deny is not installed, skipped (cargo install cargo-deny)"; fi
 
-# Measure everything, in about ten minutes, or one of: short, parse, transform, single, bulk, visible, steady, catch-up, stages, kafka, web.
+# Measure everything, in about ten minutes, or one of: short, parse, transform, single, bulk, visible, steady, catch-up, stages, reprocess, kafka, web.
 # The table it prints belongs into benches/RESULTS.md.
 bench name="all" *args:
     cargo build --release --locked

@@ -23,6 +23,7 @@ mod parse;
 mod pipeline;
 mod query;
 mod report;
+mod reprocess;
 mod stages;
 mod transform;
 mod usage;
@@ -70,6 +71,7 @@ async fn main() {
         "visible" => pipeline::visible(amount(30)).await,
         "steady" => pipeline::steady(amount(60)).await,
         "kafka" => kafka::run(amount(15)).await,
+        "reprocess" => reprocess::run(amount(1)).await,
         "stages" => stages::run(amount(1)).await,
         "query" => query::query(amount(5)).await,
         "usage" => usage::run(amount(5)).await,
@@ -77,7 +79,7 @@ async fn main() {
         "catch-up" => catch_up::run(amount(10)).await,
         other => {
             println!(
-                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, usage, kafka, web"
+                "no bench {other:?}; there are: all, short, parse, transform, single, bulk, auth, visible, steady, catch-up, query, stages, reprocess, usage, kafka, web"
             );
             std::process::exit(2);
         }

@@ -192,7 +192,7 @@ async fn attributed() {
     running.stop().await.expect("a clean stop");
 }
 
-async fn started(dir: &Path, settings: &[(&str, &str)]) -> Running {
+pub async fn started(dir: &Path, settings: &[(&str, &str)]) -> Running {
     let data_dir = dir.join("data").display().to_string();
     let own = [("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0")];
     let config = Config::from_overrides(&[&own[..], settings].concat()).expect("settings");
@@ -202,7 +202,7 @@ async fn started(dir: &Path, settings: &[(&str, &str)]) -> Running {
 }
 
 /// Requests to an application in this process.
-struct Asking {
+pub struct Asking {
     http: reqwest::Client,
     url: String,
     key: String,
@@ -212,7 +212,7 @@ struct Asking {
 }
 
 impl Asking {
-    fn of(running: &Running) -> Self {
+    pub fn of(running: &Running) -> Self {
         let first = running.first_run().expect("a first key");
         Self {
             http: reqwest::Client::new(),
@@ -241,7 +241,16 @@ impl Asking {
         answered(request.json(body)).await
     }
 
-    async fn operator_post(&self, path: &str, body: &Value) -> Value {
+    /// The project and the environment.
+    pub fn scope(&self) -> (&str, &str) {
+        (&self.project, &self.environment)
+    }
+
+    pub async fn operator_get(&self, path: &str) -> Value {
+        answered(self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token)).await
+    }
+
+    pub async fn operator_post(&self, path: &str, body: &Value) -> Value {
         let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.token);
         answered(request.json(body)).await
     }

@@ -5,18 +5,16 @@
 //!
 //! Records are decoded only where some scope has rules at all.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::core::RowRef;
-use super::decode::{Decoded, Field, Refused, decode};
+use super::decode::{Field, Refused};
 use super::sink::Sink;
-use super::stage::{Read, Stage, StageBatch};
+use super::stage::{Read, Stage, StageBatch, by_scope, events_of};
 use super::{ConsumerDeps, run_stage};
 use crate::attribution::{Attribution, AttributionError, Taken};
-use crate::event::Scope;
 use crate::eventlog::{Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::store::{InsertError, StoreError};
@@ -73,30 +71,15 @@ pub async fn run(
     run_stage(stage, &deps, vec![topic.as_str().into()], group, &stop).await
 }
 
-/// The events of these rows whose scope has rules, by scope.
-type ByScope<'a> = BTreeMap<Scope, Vec<(&'a Decoded, &'a [u8])>>;
-
 impl AttributionStage {
     async fn take(&self, batch: &StageBatch<()>, rows: &[RowRef]) -> Result<(), AttributionError> {
         let scopes = self.attribution.rules().scopes().await?;
         if scopes.is_empty() {
             return Ok(());
         }
-        let decoded: Vec<(Decoded, &[u8])> = rows
-            .iter()
-            .filter_map(|row| {
-                let record = &batch.item(*row).payload.record;
-                Some((decode(record).ok()?, record.value.as_deref()?))
-            })
-            .collect();
-        let mut by_scope = ByScope::new();
-        for (event, value) in &decoded {
-            let text = |field| event.text(value, field);
-            let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
-            if scopes.contains(&scope) {
-                by_scope.entry(scope).or_default().push((event, value));
-            }
-        }
+        let decoded = events_of(batch, rows);
+        let mut by_scope = by_scope(&decoded);
+        by_scope.retain(|scope, _| scopes.contains(scope));
         for (scope, events) in by_scope {
             let taken: Vec<Taken<'_>> = events
                 .iter()

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::core::{Batch, FetchPosition, IdHash, RowRef, StoredId, Verdict};
-use super::decode::Refused;
-use crate::event::Timestamp;
+use super::decode::{Decoded, Field, Refused, decode};
+use crate::event::{Scope, Timestamp};
 use crate::eventlog::{Record, TopicId, TopicPartition};
 use crate::store::{InsertError, StoreError, StoredOffsets, StoredRange};
 
@@ -150,4 +150,27 @@ pub(super) fn ranges(from: &[FetchPosition]) -> Vec<StoredRange> {
 /// The store's answer for [`Stage::stored_offsets`].
 pub(super) fn by_partition(found: Vec<StoredOffsets>) -> BTreeMap<TopicPartition, Vec<i64>> {
     found.into_iter().map(|one| (TopicPartition::new(one.topic, one.partition), one.offsets)).collect()
+}
+
+/// The events among these rows, with the values that they stand in: of stages that pass over what is no event.
+pub(super) fn events_of<'b>(batch: &'b StageBatch<()>, rows: &[RowRef]) -> Vec<(Decoded, &'b [u8])> {
+    rows.iter()
+        .filter_map(|row| {
+            let record = &batch.item(*row).payload.record;
+            Some((decode(record).ok()?, record.value.as_deref()?))
+        })
+        .collect()
+}
+
+/// The same events by scope.
+pub(super) fn by_scope<'e>(
+    events: &'e [(Decoded, &'e [u8])],
+) -> BTreeMap<Scope, Vec<(&'e Decoded, &'e [u8])>> {
+    let mut found: BTreeMap<Scope, Vec<(&Decoded, &[u8])>> = BTreeMap::new();
+    for (event, value) in events {
+        let text = |field| event.text(value, field);
+        let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
+        found.entry(scope).or_default().push((event, value));
+    }
+    found
 }

@@ -3,16 +3,14 @@
 //! batch at a time, in a group of its own: the lane of what comes in never waits for it. It refuses nothing: a record that
 //! is no event is passed over.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::core::RowRef;
-use super::decode::{Field, Refused, decode};
-use super::stage::{Read, Stage, StageBatch};
+use super::decode::{Field, Refused};
+use super::stage::{Read, Stage, StageBatch, by_scope, events_of};
 use super::{ConsumerDeps, run_stage};
-use crate::event::Scope;
 use crate::eventlog::{Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::metering::{Metering, OfPast};
@@ -70,24 +68,16 @@ impl Stage for UsageBackfillStage {
         rows: &Arc<[RowRef]>,
         token: &str,
     ) -> Result<(), InsertError> {
-        let decoded: Vec<_> = rows
-            .iter()
-            .filter_map(|row| {
-                let record = &batch.item(*row).payload.record;
-                Some((decode(record).ok()?, record.value.as_deref()?))
-            })
-            .collect();
-        let mut by_scope: BTreeMap<Scope, Vec<OfPast<'_>>> = BTreeMap::new();
-        for (event, value) in &decoded {
-            let text = |field| event.text(value, field);
-            let scope = Scope::new(text(Field::ProjectId), text(Field::EnvironmentId));
-            by_scope.entry(scope).or_default().push(OfPast {
-                event_id: event.text(value, Field::Id),
-                event_name: event.text(value, Field::EventName),
-                timestamp: event.timestamp,
-            });
-        }
-        for (scope, events) in by_scope {
+        let decoded = events_of(batch, rows);
+        for (scope, events) in by_scope(&decoded) {
+            let events: Vec<OfPast<'_>> = events
+                .iter()
+                .map(|(event, value)| OfPast {
+                    event_id: event.text(value, Field::Id),
+                    event_name: event.text(value, Field::EventName),
+                    timestamp: event.timestamp,
+                })
+                .collect();
             let written = self.metering.track_again(&scope, &events, token).await?;
             names::METERING_ROWS.counter(&[]).increment(written as u64);
         }

@@ -71,6 +71,8 @@ pub struct Metering {
     config: config::Metering,
     events_topic: Arc<str>,
     events_group: Arc<str>,
+    /// The topic of raw events, and the group that makes events of them.
+    raw: (Arc<str>, Arc<str>),
     /// Topics that events are stored from: with the group that stores them and the one that tracks their usage.
     tracked_topics: [(Arc<str>, Arc<str>, Arc<str>); 2],
     /// What comes after storing: the topic of events that are handed on, the group that hands them on and the one that
@@ -102,6 +104,7 @@ impl Metering {
             config: config.metering.clone(),
             events_topic: config.topics.events.as_str().into(),
             events_group: config.consumer.group_id.as_str().into(),
+            raw: (config.topics.raw_events.as_str().into(), config.consumer.raw_group_id.as_str().into()),
             tracked_topics: [
                 (
                     config.topics.events.as_str().into(),

@@ -91,7 +91,7 @@ impl Metering {
     /// # Errors
     /// 503: the store does not answer.
     pub(super) async fn finalize(&self, from: Timestamp) -> Result<Result<Timestamp, String>, Problem> {
-        match self.in_time(self.lag()).await {
+        match self.in_time(self.unstored()).await {
             Ok(0) => {}
             Ok(lag) => {
                 return Ok(Err(format!("{lag} records that were accepted are not stored yet: ask again")));
@@ -103,6 +103,22 @@ impl Metering {
             self.store.mirror_tombstones(self.now().minus(SWEPT_BACK)).await.map_err(super::store_problem)?;
         }
         Ok(Ok(self.now()))
+    }
+
+    /// Records that were accepted and are not stored: raw events and those that were reprocessed, too. In the order in
+    /// which events go on, so that none is passed over in between.
+    async fn unstored(&self) -> Result<i64, LogError> {
+        let mut left = 0;
+        let (raw, raw_group) = &self.raw;
+        let [_, (output, output_group, _)] = &self.tracked_topics;
+        for (topic, group) in [(raw, raw_group), (output, output_group)] {
+            left += match self.lag_of(topic, group).await {
+                // Nothing waits in a topic that there is not.
+                Err(LogError::TopicMissing(_)) => 0,
+                other => other?,
+            };
+        }
+        Ok(left + self.lag().await?)
     }
 
     /// Records of the events topic that the store stage has not committed.

@@ -78,26 +78,8 @@ pub fn rows_of(scope: &Scope, meters: &[Meter], event: &Tracked<'_>) -> Vec<Feat
             (_, Quantity::TooPrecise) => ("too_precise", String::new()),
         };
         let newest = meter.newest().map_or(1, |newest| newest.number);
-        found.push(FeatureUsageRow {
-            project_id: scope.project.to_string(),
-            environment_id: scope.environment.to_string(),
-            meter_id: meter.id.clone(),
-            event_name: event.event_name.to_owned(),
-            distinct_id: event.distinct_id.to_owned(),
-            event_id: event.event_id.to_owned(),
-            customer_id: event.customer_id.to_owned(),
-            source: event.source.to_owned(),
-            state,
-            quantity,
-            source_topic: event.source_topic.to_owned(),
-            timestamp: event.timestamp,
-            received_at: event.received_at,
-            source_topic_id: event.source_topic_id,
-            source_partition: event.source_partition,
-            source_offset: event.source_offset,
-            version: usage_version(event.version, newest.unsigned_abs()),
-            is_deleted: false,
-        });
+        let version = usage_version(event.version, newest.unsigned_abs());
+        found.push(FeatureUsageRow { state, quantity, ..row(scope, meter, event, version) });
     }
     found
 }
@@ -108,15 +90,27 @@ pub fn tombstones_of(scope: &Scope, meters: &[Meter], event: &Tracked<'_>) -> Ve
     let counted = |meter: &&Meter| {
         meter.versions.iter().any(|version| version.definition.event_name == event.event_name)
     };
+    let version = usage_version(event.version, 0);
     let tombstone = |meter: &Meter| FeatureUsageRow {
+        customer_id: String::new(),
+        source: String::new(),
+        is_deleted: true,
+        ..row(scope, meter, event, version)
+    };
+    meters.iter().filter(counted).map(tombstone).collect()
+}
+
+/// A row of an event without a value.
+fn row(scope: &Scope, meter: &Meter, event: &Tracked<'_>, version: u64) -> FeatureUsageRow {
+    FeatureUsageRow {
         project_id: scope.project.to_string(),
         environment_id: scope.environment.to_string(),
         meter_id: meter.id.clone(),
         event_name: event.event_name.to_owned(),
         distinct_id: event.distinct_id.to_owned(),
         event_id: event.event_id.to_owned(),
-        customer_id: String::new(),
-        source: String::new(),
+        customer_id: event.customer_id.to_owned(),
+        source: event.source.to_owned(),
         state: "missing",
         quantity: String::new(),
         source_topic: event.source_topic.to_owned(),
@@ -125,10 +119,9 @@ pub fn tombstones_of(scope: &Scope, meters: &[Meter], event: &Tracked<'_>) -> Ve
         source_topic_id: event.source_topic_id,
         source_partition: event.source_partition,
         source_offset: event.source_offset,
-        version: usage_version(event.version, 0),
-        is_deleted: true,
-    };
-    meters.iter().filter(counted).map(tombstone).collect()
+        version,
+        is_deleted: false,
+    }
 }
 
 /// Sums of a window and group.

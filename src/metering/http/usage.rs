@@ -216,7 +216,15 @@ pub(super) async fn analytics(
     for (feature, meter) in &features {
         let plan = asked.plan(scope, meter, metering.now())?;
         let usage = metering.usage_of(meter, &plan).await?;
-        items.extend(items_of(feature, meter, &plan, &usage, &asked));
+        let totals = match &plan {
+            // Windows of a group do not add up to its total: that is asked for by itself.
+            plan if is_grouped(plan) && plan.windows.is_some() && !sums(plan) => {
+                let whole = Plan { windows: None, ..plan.clone() };
+                metering.usage_of(meter, &whole).await?.points
+            }
+            _ => Vec::new(),
+        };
+        items.extend(items_of(feature, meter, &plan, (&usage, &totals), &asked));
     }
     Ok(HttpResponse::Ok().json(json!({
         "items": items,
@@ -245,29 +253,31 @@ async fn features_of(
     Ok(found)
 }
 
-/// One item a group, with a point for each window.
+fn is_grouped(plan: &Plan) -> bool {
+    plan.buckets.is_none() && !plan.group_by.is_empty()
+}
+
+/// One item a group, with a point for each window. `totals` are those of groups whose windows do not add up.
 fn items_of(
     feature: &Feature,
     meter: &Meter,
     plan: &Plan,
-    usage: &Usage,
+    (usage, totals): (&Usage, &[Point]),
     asked: &AnalyticsRequest,
 ) -> Vec<Value> {
     let mut groups: Vec<&[String]> = usage.points.iter().map(|point| point.group.as_slice()).collect();
     groups.sort_unstable();
     groups.dedup();
-    let grouped = plan.buckets.is_none() && !plan.group_by.is_empty();
-    if !grouped {
+    if !is_grouped(plan) {
         return vec![item(feature, meter, plan, (&[], usage.read_from), &usage.points, &usage.total, asked)];
     }
     let of_group = |group: &[String]| {
         let points: Vec<Point> = usage.points.iter().filter(|point| point.group == group).cloned().collect();
         let counts = points.iter().fold(Counts::default(), |sum, point| sum.plus(point.counts));
-        let value = match (points.as_slice(), plan.windows.is_some()) {
-            ([one], _) => one.value.clone(),
-            // Windows of a group sum up only where the aggregation does.
-            (many, true) if sums(plan) => Some(many.iter().filter_map(|point| point.value.clone()).sum()),
-            _ => None,
+        let value = match (points.as_slice(), totals.iter().find(|total| total.group == group)) {
+            (_, Some(total)) => total.value.clone(),
+            ([one], None) => one.value.clone(),
+            (many, None) => Some(many.iter().filter_map(|point| point.value.clone()).sum()),
         };
         let total = Point { start: None, group: group.to_vec(), value, counts };
         item(feature, meter, plan, (group, usage.read_from), &points, &total, asked)

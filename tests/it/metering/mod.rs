@@ -3,6 +3,7 @@
 mod corrections;
 mod documents;
 mod invoice;
+mod reference;
 mod sdks;
 mod tracking;
 mod usage;

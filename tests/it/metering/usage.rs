@@ -219,7 +219,43 @@ async fn a_meter_measures_the_past_as_it_was_defined_then(log: Log) {
     assert_eq!(status, 404);
     let (status, _) = client.get("/v1/events/no%2Fsuch").await;
     assert_eq!(status, 404);
+    beside_windows(client, &asked).await;
     app.stop().await;
+}
+
+/// Totals that are no sums of their windows.
+async fn beside_windows(client: &Client, asked: &Value) {
+    // A meter that never begins anew counts all of the past in its total, and in windows what is in them.
+    let never = json!({"name": "seats", "event_name": "call", "aggregation": {"type": "SUM", "field": "tokens"},
+                       "reset_usage": "NEVER"});
+    let (status, never) = client.operator_post("/v1/meters", &never).await;
+    assert_eq!(status, 201, "{never}");
+    let since = json!({"meter_id": never["id"], "external_customer_id": "ada", "start_time": "2026-01-31T05:00:00Z",
+                       "end_time": RANGE.1, "window_size": "DAY"});
+    let (_, answer) = client.post("/v1/events/usage/meter", &since).await;
+    assert_eq!(
+        (&answer["exact_value"], &answer["results"][0]["exact_value"]),
+        (&json!("1"), &json!("0.5")),
+        "{answer}"
+    );
+    // What does not add up over windows has its total all the same.
+    let largest =
+        json!({"name": "largest", "event_name": "call", "aggregation": {"type": "MAX", "field": "tokens"}});
+    let (status, largest) = client.operator_post("/v1/meters", &largest).await;
+    assert_eq!(status, 201, "{largest}");
+    let feature = json!({"name": "Largest", "meter_id": largest["id"]});
+    let (status, feature) = client.operator_post("/v1/features", &feature).await;
+    assert_eq!(status, 201, "{feature}");
+    let mut grouped = asked.clone();
+    (grouped["feature_ids"], grouped["window_size"]) = (json!([feature["id"]]), "6HOUR".into());
+    grouped["group_by"] = json!(["properties.region"]);
+    let (status, analytics) = client.post("/v1/events/analytics", &grouped).await;
+    let items = analytics["items"].as_array().unwrap();
+    assert_eq!((status, items.len()), (200, 2), "{analytics}");
+    for item in items {
+        let told = (&item["total_usage"], &item["has_value"], item["points"].as_array().unwrap().len());
+        assert_eq!(told, (&json!("0.1"), &json!(true), 2), "{item}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
