@@ -3,7 +3,7 @@
 //! Keys that exist and keys that do not are kept apart: a flood of guesses cannot push out a key in use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::ops::compute::Op;
@@ -110,6 +110,8 @@ pub(super) struct KeyCache {
     /// When it was seen that there is no such key.
     unknown: Cache<KeyDigest, Timestamp>,
     ttl: Duration,
+    /// How often keys were forgotten because what was remembered of them is wrong.
+    forgotten: AtomicU64,
 }
 
 impl KeyCache {
@@ -125,7 +127,13 @@ impl KeyCache {
                 .build(),
             unknown: Cache::builder().max_capacity(entries).time_to_live(lasting(ttl)).build(),
             ttl,
+            forgotten: AtomicU64::new(0),
         }
+    }
+
+    /// To be called before the database is asked for what [`KeyCache::remember`] is given.
+    pub(super) fn begin(&self) -> u64 {
+        self.forgotten.load(Ordering::SeqCst)
     }
 
     pub(super) fn recall(&self, digest: &KeyDigest, now: Timestamp) -> Recall {
@@ -138,14 +146,18 @@ impl KeyCache {
         }
     }
 
-    /// Remembers a key. A revocation that is remembered stays: a lookup that read the row just before the key was
-    /// revoked must not bring the key back.
-    pub(super) fn remember(&self, digest: KeyDigest, entry: Arc<Entry>) -> Arc<Entry> {
+    /// Remembers a key. A revocation that is remembered stays, and what was forgotten since `begun` stays so: a lookup
+    /// that read the row just before the key was revoked must not bring the key back.
+    pub(super) fn remember(&self, digest: KeyDigest, entry: Arc<Entry>, begun: u64) -> Arc<Entry> {
         let kept = self.known.entry(digest).and_compute_with(|known| match known {
             Some(known) if known.value().revoked_at.is_some() && entry.revoked_at.is_none() => Op::Nop,
             _ => Op::Put(entry.clone()),
         });
         self.unknown.invalidate(&digest);
+        // After the insert, so that either this sees that keys were forgotten, or that takes the insert away.
+        if self.forgotten.load(Ordering::SeqCst) != begun && entry.revoked_at.is_none() {
+            self.known.invalidate(&digest);
+        }
         kept.into_entry().map_or(entry, moka::Entry::into_value)
     }
 
@@ -161,6 +173,7 @@ impl KeyCache {
 
     /// A project was deleted in this process: its keys are asked for again.
     pub(super) fn forget_project(&self, project: &ProjectId) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
         let own: Vec<KeyDigest> = self
             .known
             .iter()

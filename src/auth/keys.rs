@@ -100,7 +100,7 @@ impl Keys {
             metrics: Metrics::new(),
             operator: OnceLock::new(),
             anonymous: OnceLock::new(),
-            outage: Outage::default(),
+            outage: Outage::new(),
             tasks: tasks.clone(),
             meta,
             clock,
@@ -268,7 +268,7 @@ impl Keys {
         digest: KeyDigest,
         usage: Option<Arc<Usage>>,
     ) -> Result<Option<Arc<Entry>>, MetaError> {
-        let now = self.0.clock.now();
+        let (now, begun) = (self.0.clock.now(), self.0.cache.begin());
         let found = match tokio::time::timeout(self.0.config.lookup_timeout, self.find(digest)).await {
             Ok(found) => found,
             Err(_) => Err(MetaError::Unavailable("a lookup took longer than auth.lookup_timeout".to_owned())),
@@ -276,7 +276,7 @@ impl Keys {
         match found {
             Err(error) => {
                 if error.is_unavailable() {
-                    self.0.outage.begin();
+                    self.0.outage.begin(&error);
                 }
                 Err(error)
             }
@@ -288,7 +288,7 @@ impl Keys {
             Ok(Some((key, access))) => {
                 self.0.outage.end();
                 let entry = Arc::new(self.entry(&key, access, now, usage));
-                Ok(Some(self.0.cache.remember(digest, entry)))
+                Ok(Some(self.0.cache.remember(digest, entry, begun)))
             }
         }
     }

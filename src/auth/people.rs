@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
@@ -80,7 +81,41 @@ pub(super) struct People {
     pub passwords: Passwords,
     pub tokens: Tokens,
     limits: LoginLimits,
-    sessions: Cache<Arc<str>, Arc<Known>>,
+    sessions: Sessions,
+}
+
+/// What is remembered of sessions.
+struct Sessions {
+    known: Cache<Arc<str>, Arc<Known>>,
+    /// How often something remembered was said to be wrong.
+    forgotten: AtomicU64,
+}
+
+impl Sessions {
+    /// To be called before the database is asked for what [`Sessions::remember`] is given.
+    fn begin(&self) -> u64 {
+        self.forgotten.load(Ordering::SeqCst)
+    }
+
+    /// Remembers what was read, unless something was forgotten since `begun`: it may have been read just before it
+    /// changed, and must not bring a session back.
+    fn remember(&self, session: &str, known: Arc<Known>, begun: u64) {
+        self.known.insert(session.into(), known);
+        // After the insert, so that either this sees that something was forgotten, or that takes the insert away.
+        if self.forgotten.load(Ordering::SeqCst) != begun {
+            self.known.invalidate(session);
+        }
+    }
+
+    fn forget(&self, session: &str) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate(session);
+    }
+
+    fn forget_all(&self) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate_all();
+    }
 }
 
 impl People {
@@ -97,10 +132,13 @@ impl People {
             passwords: passwords.map_err(|error| ("auth.password_memory", error.to_string()))?,
             tokens: Tokens::new(meta, config, clock, ids)?,
             limits: LoginLimits::new(config, clock),
-            sessions: Cache::builder()
-                .max_capacity(config.key_cache_entries_max)
-                .time_to_live(lasting)
-                .build(),
+            sessions: Sessions {
+                known: Cache::builder()
+                    .max_capacity(config.key_cache_entries_max)
+                    .time_to_live(lasting)
+                    .build(),
+                forgotten: AtomicU64::new(0),
+            },
             meta: meta.clone(),
             config: config.clone(),
             clock: clock.clone(),
@@ -193,12 +231,12 @@ impl People {
     }
 
     async fn begin_session(&self, user: User) -> Result<TokenPair, AuthError> {
-        let refresh_token = new_refresh_token(&*self.ids);
+        let (signer, refresh_token) = (self.tokens.signer().await?, new_refresh_token(&*self.ids));
         let expires_at = self.clock.now().plus(self.config.refresh_ttl);
         let sha256 = digest(&refresh_token).to_hex();
         let max = self.config.sessions_max;
         let session = self.meta.sessions().create(&user.id, sha256, expires_at, max).await?;
-        let access_token = self.tokens.sign(&user.id, &session.id).await?.into();
+        let access_token = self.tokens.sign(&signer, &user.id, &session.id)?.into();
         Ok(TokenPair { access_token, refresh_token, user })
     }
 
@@ -211,13 +249,12 @@ impl People {
         refresh_token: &SecretString,
         address: Option<IpAddr>,
     ) -> Result<TokenPair, AuthError> {
-        let next = new_refresh_token(&*self.ids);
+        // Before the token is used up: who is told to try again tries with the same one, and that must not look like reuse.
+        let (signer, next) = (self.tokens.signer().await?, new_refresh_token(&*self.ids));
         let (old, new) = (digest(refresh_token).to_hex(), digest(&next).to_hex());
         match self.meta.sessions().rotate(&old, new).await? {
-            Rotation::Rotated(session) => {
-                let user = self.meta.users().find(&session.user_id).await?;
-                let user = user.filter(|user| user.disabled_at.is_none()).ok_or(AuthError::BadRefresh)?;
-                let access_token = self.tokens.sign(&user.id, &session.id).await?.into();
+            Rotation::Rotated { session, user } => {
+                let access_token = self.tokens.sign(&signer, &user.id, &session.id)?.into();
                 Ok(TokenPair { access_token, refresh_token: next, user })
             }
             Rotation::Reused(session) => {
@@ -344,7 +381,7 @@ impl People {
     }
 
     async fn recall(&self, session: &str, user: &str, now: Timestamp) -> Result<Arc<Known>, Denied> {
-        let remembered = self.sessions.get(session);
+        let (remembered, begun) = (self.sessions.known.get(session), self.sessions.begin());
         let younger = |known: &&Arc<Known>, age| now >= known.checked_at && now.since(known.checked_at) < age;
         if let Some(known) = remembered.as_ref().filter(|known| younger(known, self.config.key_cache_ttl)) {
             return Ok(known.clone());
@@ -356,7 +393,7 @@ impl People {
         match found {
             Ok(Some(known)) => {
                 let known = Arc::new(known);
-                self.sessions.insert(session.into(), known.clone());
+                self.sessions.remember(session, known.clone(), begun);
                 Ok(known)
             }
             Ok(None) => Err(Denied::SessionEnded),
@@ -407,12 +444,12 @@ impl People {
     }
 
     fn forget(&self, session: &str) {
-        self.sessions.invalidate(session);
+        self.sessions.forget(session);
     }
 
     /// What was remembered of sessions may be wrong: the database is asked again.
     pub(super) fn forget_all(&self) {
-        self.sessions.invalidate_all();
+        self.sessions.forget_all();
     }
 }
 
@@ -425,4 +462,34 @@ impl Person {
 
 pub(super) fn digest(token: &SecretString) -> KeyDigest {
     KeyDigest::of(token.expose_secret().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Arc<Known> {
+        let text: Arc<str> = "ann".into();
+        let person = Person { user_id: text.clone(), email: text.clone(), session_id: text, is_admin: false };
+        let (expires_at, checked_at) = (Timestamp::EPOCH, Timestamp::EPOCH);
+        Arc::new(Known { person, memberships: Vec::new(), ended: false, expires_at, checked_at })
+    }
+
+    #[test]
+    fn a_lookup_that_is_slower_than_an_end_does_not_bring_the_session_back() {
+        let sessions = Sessions { known: Cache::new(10), forgotten: AtomicU64::new(0) };
+        let begun = sessions.begin();
+        sessions.remember("one", known(), begun);
+        assert!(sessions.known.get("one").is_some());
+        let forgets: [fn(&Sessions); 2] = [|sessions| sessions.forget("one"), Sessions::forget_all];
+        for forget in forgets {
+            // The row is read, the session ends, and only then what was read arrives.
+            let begun = sessions.begin();
+            forget(&sessions);
+            sessions.remember("one", known(), begun);
+            assert!(sessions.known.get("one").is_none());
+            sessions.remember("one", known(), sessions.begin());
+            assert!(sessions.known.get("one").is_some(), "what is read afterwards is remembered");
+        }
+    }
 }

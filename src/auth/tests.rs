@@ -45,6 +45,7 @@ on_both! {
     nothing_that_is_printed_or_stored_shows_a_key,
     a_key_revoked_here_stops_at_once_and_elsewhere_within_the_cache_time,
     a_lookup_that_is_slower_than_a_revocation_does_not_bring_the_key_back,
+    a_lookup_that_is_slower_than_a_projects_deletion_does_not_bring_its_keys_back,
     a_key_expires_by_the_clock_even_while_it_is_remembered,
     a_key_that_does_not_exist_is_remembered_and_costs_no_second_lookup,
     a_key_made_elsewhere_is_found_once_the_negative_answer_is_old,
@@ -235,8 +236,22 @@ async fn a_lookup_that_is_slower_than_a_revocation_does_not_bring_the_key_back(e
     let digest = KeyDigest::from_hex(&key.sha256).unwrap();
     let read_before = here.keys.entry(&key, keys::access_of(&key, "production"), START, None);
     here.keys.revoke(Actor::system(), &first.scope.project, &key.id).await.unwrap().unwrap();
-    here.keys.0.cache.remember(digest, Arc::new(read_before));
+    here.keys.0.cache.remember(digest, Arc::new(read_before), here.keys.0.cache.begin());
     assert!(matches!(here.ingest(&first.api_key).await, Err(Denied::Revoked { .. })));
+}
+
+async fn a_lookup_that_is_slower_than_a_projects_deletion_does_not_bring_its_keys_back(engine: Engine) {
+    let Installation { here, folder: _folder, .. } = installation(engine).await;
+    let (project, environments) = here.keys.meta().projects().create("shop", 10).await.unwrap();
+    let scope = Scope { project: project.id.clone(), environment: environments[0].id.clone() };
+    let made = here.create(&scope, &[Permission::Ingest], None).await;
+    let digest = KeyDigest::from_hex(&made.key.sha256).unwrap();
+    let cache = &here.keys.0.cache;
+    let begun = cache.begin();
+    let read_before = here.keys.entry(&made.key, keys::access_of(&made.key, "production"), START, None);
+    here.keys.delete_project(Actor::system(), &project.id).await.unwrap().unwrap();
+    cache.remember(digest, Arc::new(read_before), begun);
+    assert!(matches!(here.ingest(&made.api_key).await, Err(Denied::Revoked { .. })));
 }
 
 async fn a_key_expires_by_the_clock_even_while_it_is_remembered(engine: Engine) {

@@ -44,6 +44,9 @@ struct Key {
     until: Option<Timestamp>,
 }
 
+/// The key that signs at the moment: once it is there, nothing that signing needs can be away.
+pub(super) struct Signer(Arc<Key>);
+
 impl Key {
     /// An Ed25519 private key in PEM, else the bytes of a secret.
     fn read(text: &str) -> Result<Self, String> {
@@ -123,11 +126,11 @@ impl Tokens {
         })
     }
 
-    /// A token for this session.
+    /// What signs now.
     ///
     /// # Errors
     /// The database has to be asked for the key, and does not answer.
-    pub(super) async fn sign(&self, user_id: &str, session_id: &str) -> Result<String, AuthError> {
+    pub(super) async fn signer(&self) -> Result<Signer, AuthError> {
         let now = self.clock.now();
         let old = |ring: &Ring| {
             ring.keys.is_empty()
@@ -136,8 +139,20 @@ impl Tokens {
         let ring = self.ring();
         let ring = if old(&ring) { self.look(ring.looked_at, true).await? } else { ring };
         let key = ring.keys.iter().find(|key| self.fixed || key.until.is_none()).cloned();
-        let key = key.ok_or_else(|| AuthError::Internal(anyhow::anyhow!("there is no signing key")))?;
-        let issued = now.as_millis().div_euclid(1000);
+        key.map(Signer).ok_or_else(|| AuthError::Internal(anyhow::anyhow!("there is no signing key")))
+    }
+
+    /// A token for this session.
+    ///
+    /// # Errors
+    /// The key cannot sign.
+    pub(super) fn sign(
+        &self,
+        Signer(key): &Signer,
+        user_id: &str,
+        session_id: &str,
+    ) -> Result<String, AuthError> {
+        let issued = self.clock.now().as_millis().div_euclid(1000);
         let ttl = i64::try_from(self.config.access_ttl.as_secs()).unwrap_or(i64::MAX);
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -198,9 +213,14 @@ impl Tokens {
         if self.fixed {
             return Ok(self.ring().keys.iter().map(|key| (key.kid.clone(), None, None)).collect());
         }
-        let since = self.clock.now().minus(self.config.access_ttl);
+        let since = self.clock.now().minus(self.believed_for());
         let keys = self.meta.signing_keys().list(since).await?;
         Ok(keys.into_iter().map(|key| (key.kid, Some(key.created_at), key.retired_at)).collect())
+    }
+
+    /// How long after its retirement a key is believed: other processes sign with it until they look again.
+    fn believed_for(&self) -> std::time::Duration {
+        self.config.access_ttl.saturating_add(self.config.key_cache_ttl)
     }
 
     fn ring(&self) -> Arc<Ring> {
@@ -229,7 +249,7 @@ impl Tokens {
     }
 
     async fn load(&self, now: Timestamp, make: bool) -> Result<Ring, MetaError> {
-        let since = now.minus(self.config.access_ttl);
+        let since = now.minus(self.believed_for());
         let mut rows = self.meta.signing_keys().list(since).await?;
         if make && rows.iter().all(|row| row.retired_at.is_some()) {
             let (kid, secret) = self.new_secret();
@@ -238,7 +258,8 @@ impl Tokens {
         }
         let keys = rows.into_iter().filter_map(|row| {
             let secret = STANDARD.decode(&row.secret).ok()?;
-            Some(Key::of_secret(row.kid, &secret, row.retired_at.map(|at| at.plus(self.config.access_ttl))))
+            let until = row.retired_at.map(|at| at.plus(self.believed_for()));
+            Some(Key::of_secret(row.kid, &secret, until))
         });
         Ok(Ring::of(keys.collect(), Some(now)))
     }

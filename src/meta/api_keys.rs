@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue, ConnectionTrait, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
 use serde_json::json;
 
-use super::{AuditAction, Meta, MetaError, audit};
+use super::{AuditAction, Meta, MetaError, audit, projects};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 #[derive(Clone, PartialEq, DeriveEntityModel)]
@@ -122,6 +122,7 @@ impl ApiKeys<'_> {
         max: u64,
     ) -> Result<ApiKey, MetaError> {
         let transaction = self.0.begin_write().await?;
+        self.0.track(projects::expect_living(&transaction, project).await)?;
         let in_force = Entity::find()
             .filter(Column::ProjectId.eq(project.clone()))
             .filter(Column::RevokedAt.is_null())

@@ -114,6 +114,7 @@ impl Environments<'_> {
     /// exist, [`MetaError::Full`] at `max` environments.
     pub async fn create(&self, project: &ProjectId, name: &str, max: u64) -> Result<Environment, MetaError> {
         let transaction = self.0.begin_write().await?;
+        self.0.track(projects::expect_living(&transaction, project).await)?;
         let found = Entity::find().filter(Column::ProjectId.eq(project.clone())).count(&transaction).await;
         if self.0.track(found)? >= max {
             return Err(self.0.full(Some(project), "environments", max, "auth.environments_max"));

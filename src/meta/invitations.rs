@@ -81,6 +81,7 @@ impl Invitations<'_> {
     ) -> Result<Invitation, MetaError> {
         let now = self.0.now();
         let transaction = self.0.begin_write().await?;
+        self.0.track(super::projects::expect_living(&transaction, project).await)?;
         let open = open(now).filter(Column::ProjectId.eq(project.clone())).count(&transaction).await;
         if self.0.track(open)? >= max {
             return Err(self.0.full(Some(project), "open invitations", max, "auth.members_max"));

@@ -205,6 +205,7 @@ pub(super) async fn insert(
     user_id: &str,
     new: &NewMember<'_>,
 ) -> Result<Member, MetaError> {
+    projects::expect_living(transaction, new.project).await?;
     let now = meta.now();
     let made = Model {
         project_id: new.project.clone(),

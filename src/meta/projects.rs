@@ -141,6 +141,16 @@ fn living() -> Select<Entity> {
     Entity::find().filter(Column::DeletedAt.is_null())
 }
 
+/// Is there this project, inside the caller's transaction? Nothing is made in one that was deleted a moment ago: a key
+/// of it would be good for ever, and nobody would see it.
+pub(super) async fn expect_living(
+    transaction: &impl ConnectionTrait,
+    project: &ProjectId,
+) -> Result<(), MetaError> {
+    let found = living().filter(Column::Id.eq(project.clone())).count(transaction).await?;
+    if found == 0 { Err(MetaError::Missing("the project")) } else { Ok(()) }
+}
+
 /// The ids of projects that are not deleted, for statements about what belongs to them.
 pub(super) fn living_ids() -> SelectStatement {
     Query::select()

@@ -4,7 +4,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue, ConnectionTrait, QueryOrder, QuerySelect};
 use serde_json::json;
 
-use super::{AuditAction, Meta, MetaError, audit, users};
+use super::{AuditAction, Meta, MetaError, User, audit, users};
 use crate::event::Timestamp;
 
 mod tokens {
@@ -90,10 +90,10 @@ pub type Session = Model;
 #[derive(Clone, Debug)]
 pub enum Rotation {
     /// It was used up, and the next one stands in its place.
-    Rotated(Session),
+    Rotated { session: Session, user: User },
     /// It was used up before: the session is revoked now.
     Reused(Session),
-    /// Its session was revoked or has expired.
+    /// Its session was revoked or has expired, or its person is let in no more.
     Ended,
     /// There is no such token.
     Unknown,
@@ -164,7 +164,8 @@ impl Sessions<'_> {
     }
 
     /// Uses a refresh token up and puts the next one in its place. One that was used up before ends its session:
-    /// either the client or a thief has an old copy, and nobody can tell which.
+    /// either the client or a thief has an old copy, and nobody can tell which. Whose session it is is read in the same
+    /// transaction: a token is not used up for an answer that cannot be given.
     ///
     /// # Errors
     /// The database does not answer.
@@ -274,6 +275,8 @@ async fn rotate(
         audit::record(meta, transaction, None, AuditAction::TokenReused, &session.user_id, facts).await?;
         return Ok(Rotation::Reused(session));
     }
+    let user = users::Entity::find_by_id(&session.user_id).one(transaction).await?;
+    let Some(user) = user.filter(|user| user.disabled_at.is_none()) else { return Ok(Rotation::Ended) };
     tokens::Entity::update_many()
         .col_expr(tokens::Column::UsedAt, Expr::value(now))
         .col_expr(tokens::Column::UpdatedAt, Expr::value(now))
@@ -281,5 +284,5 @@ async fn rotate(
         .exec(transaction)
         .await?;
     insert_token(transaction, next_sha256, &session.id, now).await?;
-    Ok(Rotation::Rotated(session))
+    Ok(Rotation::Rotated { session, user })
 }

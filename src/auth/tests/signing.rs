@@ -10,6 +10,8 @@ use crate::auth::people::TokenPair;
 on_both! {
     a_configured_key_is_rotated_without_logging_anybody_out,
     an_installation_moves_from_its_own_secrets_to_a_configured_key,
+    a_token_is_good_until_it_expires_whichever_process_signed_it_with_whichever_key,
+    a_refresh_that_cannot_be_answered_uses_no_token_up,
 }
 
 /// An Ed25519 private key as RUNBOOK makes it.
@@ -88,6 +90,51 @@ async fn an_installation_moves_from_its_own_secrets_to_a_configured_key(engine: 
     // And back, within the life of its tokens' session.
     let back = process_of(&place, &none, &none).await;
     assert!(back.knows(&back.refreshed(&new).await).await);
+}
+
+async fn a_token_is_good_until_it_expires_whichever_process_signed_it_with_whichever_key(engine: Engine) {
+    let place = Place::on(engine).await;
+    let (here, there) = (process(&place).await, process(&place).await);
+    let made = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
+    let login = async |process: &Process| {
+        process.keys.0.people.login(&made.email, &made.password, None).await.unwrap()
+    };
+    login(&there).await;
+    here.keys.0.people.tokens.rotate(here.keys.meta()).await.unwrap();
+    // The other process does not know yet, and signs with the key that is retired.
+    let soon = START.plus(config().key_cache_ttl - Duration::from_millis(1));
+    there.clock.set(soon);
+    let late = login(&there).await;
+    here.clock.set(soon);
+    let newest = login(&here).await;
+    let kid = |pair: &TokenPair| jsonwebtoken::decode_header(pair.access_token.expose_secret()).unwrap().kid;
+    assert_ne!(kid(&late), kid(&newest));
+    // Times in a token are whole seconds.
+    let last = Timestamp::from_millis(soon.as_millis() / 1000 * 1000).plus(config().access_ttl);
+    for process in [&here, &there] {
+        process.clock.set(last.minus(Duration::from_millis(1)));
+        assert!(process.knows(&late).await && process.knows(&newest).await);
+        process.clock.set(last);
+        for pair in [&late, &newest] {
+            let token = pair.access_token.expose_secret();
+            let refused = process.keys.0.people.identify(token.as_bytes()).await.err();
+            assert!(matches!(refused, Some(Denied::TokenExpired { at }) if at == last), "{refused:?}");
+        }
+    }
+}
+
+async fn a_refresh_that_cannot_be_answered_uses_no_token_up(engine: Engine) {
+    let place = Place::on(engine).await;
+    let here = process(&place).await;
+    let made = first_run(&here.keys, |_| Ok(())).await.unwrap().unwrap();
+    let pair = here.keys.0.people.login(&made.email, &made.password, None).await.unwrap();
+    // A process that has just begun, and whose database is away: it has nothing to sign with.
+    let fresh = process(&place).await;
+    fresh.keys.meta().close().await;
+    let refused = fresh.keys.0.people.refresh(&pair.refresh_token, None).await;
+    assert!(matches!(&refused, Err(AuthError::Meta(error)) if error.is_unavailable()), "{refused:?}");
+    // The same token, tried again, is no reuse.
+    assert!(here.knows(&here.refreshed(&pair).await).await);
 }
 
 #[tokio::test]

@@ -46,6 +46,23 @@ async fn a_deleted_project_is_hidden_with_all_it_has_and_its_name_is_free(engine
     assert_eq!(bench.meta.members().of_user(&user.id, 10).await.unwrap(), []);
     assert!(bench.meta.api_keys().find(&project, &key.id).await.unwrap().unwrap().revoked_at.is_some());
     assert_eq!(bench.meta.projects().delete(&project).await.unwrap(), None);
+    // Whoever looked a moment ago, when it was there: nothing is made in it any more.
+    let invitation = NewInvitation {
+        email: "bob@example.com",
+        role: Role::Viewer,
+        sha256: "i".to_owned(),
+        expires_at: bench.meta.now().plus(LEASE),
+    };
+    let late = bench.user("late@example.com").await;
+    let refused = [
+        bench.meta.api_keys().create(&project, new_key(&environment), 10).await.unwrap_err(),
+        bench.meta.environments().create(&project, "late", 10).await.unwrap_err(),
+        bench.meta.members().add(&project, &late.id, Role::Owner, 10).await.unwrap_err(),
+        bench.meta.invitations().create(&project, invitation, 10).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, MetaError::Missing("the project")), "{error}");
+    }
     assert_ne!(bench.project("shop").await, project);
 }
 
@@ -126,7 +143,7 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_its_session(engine: 
     )
     .await;
     let count = |is: fn(&Rotation) -> bool| rotations.iter().filter(|one| is(one)).count();
-    assert_eq!(count(|one| matches!(one, Rotation::Rotated(_))), 1);
+    assert_eq!(count(|one| matches!(one, Rotation::Rotated { .. })), 1);
     assert_eq!(count(|one| matches!(one, Rotation::Reused(_))), 1);
     assert_eq!(count(|one| matches!(one, Rotation::Ended)), 18);
     let ended = bench.meta.sessions().find(&session.id).await.unwrap().unwrap();
