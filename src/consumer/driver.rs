@@ -199,7 +199,9 @@ impl<S: Stage> Driver<S> {
                 None
             }
             News::Failed(error) => {
-                let reason = format!("its group does not answer, tried again by itself: {error}");
+                let why =
+                    if matches!(error, LogError::Forbidden(_)) { "refuses it" } else { "does not answer" };
+                let reason = format!("its group {why}, tried again by itself: {error}");
                 self.observer.joined(Err(reason));
                 self.join_failures = self.join_failures.saturating_add(1);
                 let wait = self.jitter.wait(self.backoff.0, self.backoff.1, self.join_failures);

@@ -117,6 +117,8 @@ pub(super) struct Cluster {
     wanted: Mutex<BTreeSet<Arc<str>>>,
     renewal: tokio::sync::Mutex<()>,
     slots: Mutex<HashMap<(Arc<str>, Purpose), Slot>>,
+    /// The broker that answered last: one that hangs is not asked first over and over.
+    answered: Mutex<Option<Arc<str>>>,
 }
 
 impl Cluster {
@@ -129,6 +131,7 @@ impl Cluster {
             wanted: Mutex::default(),
             renewal: tokio::sync::Mutex::default(),
             slots: Mutex::default(),
+            answered: Mutex::default(),
         }
     }
 
@@ -165,16 +168,20 @@ impl Cluster {
         };
         match known {
             Some(Known::There(topic)) => Ok(topic),
-            Some(Known::Forbidden) => Err(LogError::Forbidden(format!(
-                "eventlog.kafka.sasl.username may not see topic {name}: \
-                 `kafka-acls --add --topic {name} --operation Describe --operation Read --operation Write …`"
-            ))),
+            Some(Known::Forbidden) => Err(self.forbidden(name)),
             Some(Known::WithoutId) => Err(LogError::Unavailable(
                 "the brokers give topics no ids: inter.broker.protocol.version has to be 2.8 or newer"
                     .to_owned(),
             )),
             Some(Known::Missing(_)) | None => Err(LogError::TopicMissing(name.into())),
         }
+    }
+
+    /// The login does not see this topic.
+    pub(super) fn forbidden(&self, topic: &str) -> LogError {
+        let rights = self.dialer.rights();
+        let allow = rights.on_topics(&["Describe", "Read", "Write"], [topic]);
+        LogError::Forbidden(format!("{} may not see topic {topic}: {allow}", rights.who()))
     }
 
     /// Keeps track of a topic from the next renewal on.
@@ -276,14 +283,13 @@ impl Cluster {
     /// # Errors
     /// What the last broker said, or why it could not be reached.
     pub(super) async fn ask_any<R: Request>(&self, request: &R) -> Result<R::Response, CallError> {
-        let snapshot = self.snapshot();
-        let mut known: Vec<_> = snapshot.brokers.iter().collect();
-        known.sort_unstable_by_key(|(id, _)| **id);
-        let known = known.into_iter().map(|(_, address)| address);
         let mut last = None;
-        for address in known.chain(&self.bootstrap) {
-            match self.ask_at(address, request).await {
-                Ok(answer) => return Ok(answer),
+        for address in self.anyone() {
+            match self.ask_at(&address, request).await {
+                Ok(answer) => {
+                    *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    return Ok(answer);
+                }
                 Err(error @ CallError::Denied(_)) => return Err(error),
                 Err(error) => last = Some(error),
             }
@@ -298,6 +304,22 @@ impl Cluster {
             Some(other) => other,
             None => CallError::Denied("eventlog.kafka.bootstrap_servers names no broker".to_owned()),
         })
+    }
+
+    /// Every address there is to ask, each once: the broker that answered last, the known ones, those configured.
+    fn anyone(&self) -> Vec<Arc<str>> {
+        let snapshot = self.snapshot();
+        let mut known: Vec<_> = snapshot.brokers.iter().collect();
+        known.sort_unstable_by_key(|(id, _)| **id);
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = known.into_iter().map(|(_, address)| address.clone());
+        let mut all: Vec<Arc<str>> = Vec::new();
+        for address in answered.into_iter().chain(known).chain(self.bootstrap.iter().cloned()) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
     }
 
     /// Makes a call of one broker.

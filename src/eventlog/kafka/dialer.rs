@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::KafkaOptions;
 use super::connection::Connection;
 use super::error::{CallError, code, name};
+use super::rights::Rights;
 use super::sasl::{self, SaslOptions, Scram};
 use super::tls::{Tls, TlsFailure};
 use crate::event::IdSource;
@@ -33,6 +34,7 @@ struct Inner {
     client_id: StrBytes,
     tls: Option<Tls>,
     sasl: Option<SaslOptions>,
+    rights: Rights,
     connect_timeout: Duration,
     ids: Arc<dyn IdSource>,
     tasks: Tasks,
@@ -53,6 +55,7 @@ impl Dialer {
             client_id: StrBytes::from_string(options.client_id.clone()),
             tls,
             sasl: options.sasl.clone(),
+            rights: Rights::new(options),
             connect_timeout: options.connect_timeout,
             ids,
             tasks,
@@ -62,6 +65,11 @@ impl Dialer {
     /// The TLS configuration, for a client that makes its connections itself.
     pub(super) fn tls_config(&self) -> Option<Arc<rustls::ClientConfig>> {
         self.0.tls.as_ref().map(Tls::config)
+    }
+
+    /// Who logs in, for what is told of missing rights.
+    pub(super) fn rights(&self) -> &Rights {
+        &self.0.rights
     }
 
     /// A connection that is ready for any call.

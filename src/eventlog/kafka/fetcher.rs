@@ -38,6 +38,8 @@ const PARTITION_BYTES_MIN: usize = 64 << 10;
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// Answers of more bytes are read on the blocking pool.
 const READ_HERE_BYTES_MAX: usize = 256 << 10;
+/// How often a refusal is told of while other partitions are read.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Idle connections kept to one broker.
 const IDLE_MAX: usize = 16;
 /// Since this version topics are named by their ids, and another incarnation of a topic is refused.
@@ -52,6 +54,8 @@ pub(super) struct Fetcher {
     inflated_bytes_max: usize,
     idle: Mutex<HashMap<Arc<str>, Vec<Connection>>>,
     turns: AtomicUsize,
+    /// When a refusal was told of last that came along with records of other partitions.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// One wanted partition whose leader is known.
@@ -90,7 +94,13 @@ struct Poll {
 
 impl Fetcher {
     pub(super) fn new(cluster: Arc<Cluster>, inflated_bytes_max: usize) -> Self {
-        Self { cluster, inflated_bytes_max, idle: Mutex::default(), turns: AtomicUsize::new(0) }
+        Self {
+            cluster,
+            inflated_bytes_max,
+            idle: Mutex::default(),
+            turns: AtomicUsize::new(0),
+            complained: Mutex::default(),
+        }
     }
 
     /// See [`EventLog::fetch`](crate::eventlog::EventLog::fetch).
@@ -129,6 +139,10 @@ impl Fetcher {
                 }
             }
             if !outcome.found.is_empty() {
+                // The others have records: what one may not read must not go unnoticed for that.
+                if let Some(LogError::Forbidden(reason)) = &outcome.failure {
+                    self.complain(reason);
+                }
                 return Ok(outcome.found);
             }
             if Instant::now() >= deadline {
@@ -144,6 +158,15 @@ impl Fetcher {
             if renew {
                 tokio::time::sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
             }
+        }
+    }
+
+    /// Says what is refused, now and then.
+    fn complain(&self, reason: &str) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            *complained = Some(Instant::now());
+            tracing::error!(error = reason, "a part of what is to be read is refused");
         }
     }
 
@@ -293,10 +316,11 @@ impl Fetcher {
                     outcome: Err(FetchError::Corrupt { offset: target.offset }),
                 }),
                 code::TOPIC_AUTHORIZATION_FAILED => {
-                    let topic = &target.topic.name;
+                    let (topic, rights) = (&*target.topic.name, self.cluster.dialer().rights());
+                    let allow = rights.on_topics(&["Read"], [topic]);
                     poll.failure = Some(LogError::Forbidden(format!(
-                        "eventlog.kafka.sasl.username may not read topic {topic}: \
-                         `kafka-acls --add --topic {topic} --operation Read …`"
+                        "{} may not read topic {topic}: {allow}",
+                        rights.who()
                     )));
                 }
                 // The topic is gone or another one, or its leader moved: the cluster knows.

@@ -23,6 +23,7 @@ mod limits;
 mod log;
 mod offsets;
 mod producer;
+mod rights;
 mod sasl;
 mod settings;
 #[cfg(test)]

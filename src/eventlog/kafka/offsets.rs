@@ -80,7 +80,7 @@ async fn list(cluster: &Cluster, topics: &[Arc<Topic>], at: i64) -> Listed {
                                 code::UNKNOWN_TOPIC_OR_PARTITION => {
                                     LogError::TopicMissing(topic_name.clone())
                                 }
-                                code::TOPIC_AUTHORIZATION_FAILED => LogError::Forbidden(told),
+                                code::TOPIC_AUTHORIZATION_FAILED => cluster.forbidden(&topic_name),
                                 _ => LogError::Unavailable(told),
                             };
                             listed.failures.insert(topic_name.clone(), error);

@@ -21,6 +21,7 @@ use super::cluster::{Cluster, Topic};
 use super::error::{CallError, code, name};
 use super::limits::{BATCH_OVERHEAD_BYTES, MESSAGE_BYTES_KEY};
 use super::offsets;
+use super::rights::Rights;
 use super::sasl::SaslMechanism;
 use crate::eventlog::{LogError, TopicDescription, TopicSpec};
 
@@ -70,7 +71,8 @@ pub(super) async fn create(
                 other => {
                     let said = result.error_message.as_deref().unwrap_or_default();
                     let spec = specs.iter().find(|spec| spec.name == topic);
-                    return Err(not_made(&topic, spec, options, other, said));
+                    let rights = cluster.dialer().rights();
+                    return Err(not_made(&topic, spec, (options, rights), other, said));
                 }
             }
         }
@@ -125,14 +127,23 @@ fn command(spec: &TopicSpec, options: &KafkaOptions) -> String {
 fn not_made(
     topic: &Arc<str>,
     spec: Option<&TopicSpec>,
-    options: &KafkaOptions,
+    (options, rights): (&KafkaOptions, &Rights),
     error_code: i16,
     said: &str,
 ) -> LogError {
     let told = format!("topic {topic} cannot be made: {} {said}", name(error_code));
     let told = told.trim_end();
     match error_code {
-        code::TOPIC_AUTHORIZATION_FAILED | code::CLUSTER_AUTHORIZATION_FAILED | POLICY_VIOLATION => {
+        code::TOPIC_AUTHORIZATION_FAILED | code::CLUSTER_AUTHORIZATION_FAILED => {
+            let command = spec.map(|spec| command(spec, options)).unwrap_or_default();
+            // Who may not see a topic is not told whether it is there.
+            let see = rights.on_topics(&["Describe", "Read", "Write"], [&**topic]);
+            LogError::Forbidden(format!(
+                "{told}: somebody who may has to run `{command}`; if it is there already, {} may not see it: {see}",
+                rights.who()
+            ))
+        }
+        POLICY_VIOLATION => {
             let command = spec.map(|spec| command(spec, options)).unwrap_or_default();
             LogError::Forbidden(format!("{told}: somebody who may has to run `{command}`"))
         }
@@ -333,8 +344,8 @@ mod tests {
             record_bytes_max: 2048,
             required_groups: vec![],
         };
-        let error =
-            not_made(&"events".into(), Some(&spec), &options, 29, "Authorization failed.").to_string();
+        let whose = (&options, &Rights::for_test());
+        let error = not_made(&"events".into(), Some(&spec), whose, 29, "Authorization failed.").to_string();
         assert!(
             error.contains(
                 "`kafka-topics --bootstrap-server k1:9092,k2:9092 --create --topic events --partitions 12 \

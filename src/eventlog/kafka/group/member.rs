@@ -113,7 +113,7 @@ impl GroupMember for Member {
             return Ok(());
         }
         match is_done.await {
-            Ok(Err(failure)) => Err(super::failed(failure)),
+            Ok(Err(failure)) => Err(super::failed(failure, self.handle.wire.whose())),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
@@ -148,7 +148,7 @@ impl Committer for Handle {
                 | ResponseError::UnknownMemberId,
             ) => CommitError::Rebalancing,
             Failure::Lost(reason) => CommitError::Log(LogError::OutcomeUnknown(reason)),
-            other => CommitError::Log(super::failed(other)),
+            other => CommitError::Log(super::failed(other, self.wire.whose())),
         })
     }
 }
@@ -298,15 +298,14 @@ impl Task {
                 self.answers.push(Box::pin(async move {
                     match wire.topics(&topics).await {
                         Ok(topics) => Answer::Input(Input::Topics(topics)),
-                        // The regular look comes soon enough.
-                        Err(_) => Answer::Input(Input::Tick),
+                        Err(failure) => Answer::Input(Input::TopicsUnknown(failure)),
                     }
                 }));
             }
             Effect::Fenced => {
                 if let Some(instance) = wire.instance_id() {
                     let mut fenced = wire.shared().fenced.lock().unwrap_or_else(PoisonError::into_inner);
-                    fenced.insert((wire.group().clone(), instance.clone()));
+                    fenced.insert((wire.whose().group.clone(), instance.clone()));
                 }
             }
             Effect::End(error) => self.end(error),

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::dialer::Dialer;
 use crate::eventlog::{GroupMember, GroupSpec, LogError, TopicPartition};
 use crate::lifecycle::Tasks;
-use core::{Core, Failure, Settings};
+use core::{Core, Failure, Settings, Whose};
 use member::Member;
 use wire::Wire;
 
@@ -82,16 +82,21 @@ impl Groups {
                 )));
             }
         }
-        let wire = Arc::new(Wire::new(self.0.clone(), spec.group.clone(), spec.instance_id.clone()));
-        wire.find_coordinator().await.map_err(failed)?;
+        let whose = self.whose(spec.group, spec.topics);
+        let wire = Arc::new(Wire::new(self.0.clone(), whose.clone(), spec.instance_id.clone()));
+        wire.find_coordinator().await.map_err(|failure| failed(failure, &whose))?;
         let options = &self.0.options;
         let settings = Settings {
-            topics: spec.topics,
+            whose,
             session_timeout: options.session_timeout,
             heartbeat_interval: options.heartbeat_interval,
             retry: RETRY_MIN,
         };
         Ok(Box::new(Member::start(wire, |now| Core::new(settings, now), &self.0.tasks)))
+    }
+
+    fn whose(&self, group: Arc<str>, topics: Vec<Arc<str>>) -> Whose {
+        Whose { group, topics, rights: self.0.dialer.rights().clone() }
     }
 
     /// What a group has committed, for the present incarnation of each topic.
@@ -101,9 +106,10 @@ impl Groups {
     pub(super) async fn committed(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
         let wire = {
             let mut askers = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Wire::new(self.0.clone(), group.into(), None));
+            let new = || Arc::new(Wire::new(self.0.clone(), self.whose(group.into(), Vec::new()), None));
             askers.entry(group.into()).or_insert_with(new).clone()
         };
+        let failed = |failure| failed(failure, wire.whose());
         let committed = match wire.committed(None).await {
             Ok(committed) => committed,
             // The coordinator may have moved since it was asked last.
@@ -123,13 +129,13 @@ impl Groups {
 }
 
 /// A request that changes nothing failed.
-fn failed(failure: Failure) -> LogError {
+fn failed(failure: Failure, whose: &Whose) -> LogError {
     match failure {
         Failure::Denied(reason) => LogError::Forbidden(reason),
         Failure::Lost(reason) => LogError::Unavailable(reason),
         Failure::Code(code) => {
             let reason = format!("Kafka answers {code:?}");
-            match core::cure(code) {
+            match core::cure(code, whose) {
                 Some(cure) => LogError::Forbidden(format!("{reason}: {cure}")),
                 None => LogError::Unavailable(reason),
             }

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::assignor::Assignment;
 use super::blobs::{Subscription, read_assignment, write_assignment};
-use super::core::{Committed, Failure, Input, LookedUp, Place, Topic, Topics};
+use super::core::{Committed, Failure, Input, LookedUp, Place, Topic, Topics, Whose};
 use crate::eventlog::kafka::api::Request;
 use crate::eventlog::kafka::connection::Connection;
 use crate::eventlog::kafka::error::CallError;
@@ -49,7 +49,7 @@ const FIND_COORDINATORS: i16 = 4;
 /// See the [module](self).
 pub(super) struct Wire {
     shared: Arc<Shared>,
-    group: Arc<str>,
+    whose: Whose,
     instance_id: Option<Arc<str>>,
     any: Mutex<Option<Connection>>,
     /// Brokers heard of, besides those configured.
@@ -116,10 +116,10 @@ fn by_topic<T>(
 }
 
 impl Wire {
-    pub(super) fn new(shared: Arc<Shared>, group: Arc<str>, instance_id: Option<Arc<str>>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, whose: Whose, instance_id: Option<Arc<str>>) -> Self {
         Self {
             shared,
-            group,
+            whose,
             instance_id,
             any: Mutex::default(),
             known: std::sync::Mutex::default(),
@@ -131,8 +131,8 @@ impl Wire {
         &self.shared
     }
 
-    pub(super) fn group(&self) -> &Arc<str> {
-        &self.group
+    pub(super) fn whose(&self) -> &Whose {
+        &self.whose
     }
 
     pub(super) fn instance_id(&self) -> Option<&Arc<str>> {
@@ -140,7 +140,7 @@ impl Wire {
     }
 
     fn group_id(&self) -> GroupId {
-        GroupId(text(&self.group))
+        GroupId(text(&self.whose.group))
     }
 
     fn instance(&self) -> Option<StrBytes> {
@@ -196,9 +196,9 @@ impl Wire {
         let version = connection.version::<FindCoordinatorRequest>(i16::MAX).map_err(of_call)?;
         let mut request = FindCoordinatorRequest::default();
         if version >= FIND_COORDINATORS {
-            request.coordinator_keys = vec![text(&self.group)];
+            request.coordinator_keys = vec![text(&self.whose.group)];
         } else {
-            request.key = text(&self.group);
+            request.key = text(&self.whose.group);
         }
         let answer = self.call_version(&connection, &request, version, self.timeout()).await?;
         let (code, host, port) = match answer.coordinators.into_iter().next() {

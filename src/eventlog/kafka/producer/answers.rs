@@ -56,11 +56,14 @@ pub(super) async fn new_producer(cluster: &Cluster) -> Result<ProducerId, LogErr
     let answer = cluster.ask_any(&request).await.map_err(CallError::of_read)?;
     match answer.error_code {
         0 => Ok(ProducerId { id: answer.producer_id.0, epoch: answer.producer_epoch }),
-        code::CLUSTER_AUTHORIZATION_FAILED => Err(LogError::Forbidden(
-            "eventlog.kafka.sasl.username may write to no topic: `kafka-acls --add --topic … --operation Write …` \
-             (brokers before 3.0 ask for `--cluster --operation IdempotentWrite` besides)"
-                .to_owned(),
-        )),
+        code::CLUSTER_AUTHORIZATION_FAILED => {
+            let rights = cluster.dialer().rights();
+            Err(LogError::Forbidden(format!(
+                "{} may write to no topic: {} (brokers before 3.0 ask for `--operation IdempotentWrite --cluster` besides)",
+                rights.who(),
+                rights.on_topics(&["Write"], [])
+            )))
+        }
         other => Err(LogError::Unavailable(format!("no producer id yet: {}", name(other)))),
     }
 }

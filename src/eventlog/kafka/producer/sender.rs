@@ -183,7 +183,11 @@ impl Sender {
                     gone.push(*key);
                     continue;
                 }
-                Some(Known::Forbidden | Known::WithoutId) | None => None,
+                Some(Known::Forbidden) => {
+                    partition.last_error = Some(self.cluster.forbidden(&partition.topic.name));
+                    None
+                }
+                Some(Known::WithoutId) | None => None,
             };
             let Some(leader) = leader else {
                 partition.last_error.get_or_insert_with(|| {
@@ -448,10 +452,9 @@ impl Sender {
         }
         let error = match (found.error_code, answer) {
             (code::TOPIC_AUTHORIZATION_FAILED | code::CLUSTER_AUTHORIZATION_FAILED, _) => {
-                LogError::Forbidden(format!(
-                    "{told}: `kafka-acls --add --topic {} --operation Write …` for eventlog.kafka.sasl.username",
-                    partition.topic.name
-                ))
+                let rights = self.cluster.dialer().rights();
+                let allow = rights.on_topics(&["Write"], [&*partition.topic.name]);
+                LogError::Forbidden(format!("{} may not write: {told}: {allow}", rights.who()))
             }
             (code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE, _) => {
                 LogError::RecordTooLarge { bytes: 0, bytes_max: 0 }

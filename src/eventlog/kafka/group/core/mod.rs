@@ -22,7 +22,7 @@ use super::assignor::{Assignment, Candidate};
 use super::blobs::Subscription;
 use crate::eventlog::{Generation, GroupEvent, LogError, TopicId, TopicPartition};
 
-pub(super) use session::cure;
+pub(super) use session::{Whose, cure};
 
 /// Session time-outs of silence before a membership is given up. More than one: a coordinator that dies is replaced after
 /// some 10 s, and the new one keeps the members that come back to it. Who is out by then hears it from the coordinator,
@@ -34,7 +34,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How a membership behaves.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) topics: Vec<Arc<str>>,
+    pub(super) whose: Whose,
     /// A member not heard of for this long is out.
     pub(super) session_timeout: Duration,
     pub(super) heartbeat_interval: Duration,
@@ -94,6 +94,8 @@ pub(super) enum Input {
     Synced(Result<Vec<TopicPartition>, Failure>),
     Beaten(Result<(), Failure>),
     Topics(Topics),
+    /// How the topics stand cannot be asked.
+    TopicsUnknown(Failure),
     LookedUp {
         lookup: u64,
         found: Result<LookedUp, Failure>,
@@ -230,6 +232,10 @@ impl Core {
                 Input::Synced(answer) => self.on_synced(answer),
                 Input::Beaten(answer) => self.on_beaten(answer),
                 Input::Topics(topics) => self.on_topics(&topics),
+                // Asked again by the regular look, unless asking is of no use.
+                Input::TopicsUnknown(failure) => {
+                    self.refused(&failure);
+                }
                 Input::LookedUp { lookup, found } => self.on_looked_up(lookup, found),
                 Input::CommitRefused { generation, failure } => self.on_commit_refused(generation, &failure),
                 Input::Released(partitions) => self.on_released(&partitions),
@@ -272,7 +278,7 @@ impl Core {
 
     /// The topics to ask the metadata about: for the leader, what any member wants.
     pub(super) fn topics(&self) -> Vec<Arc<str>> {
-        let mut topics: BTreeSet<Arc<str>> = self.settings.topics.iter().cloned().collect();
+        let mut topics: BTreeSet<Arc<str>> = self.settings.whose.topics.iter().cloned().collect();
         if self.leads {
             topics.extend(self.basis.keys().cloned());
         }

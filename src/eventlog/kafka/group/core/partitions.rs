@@ -27,7 +27,7 @@ impl Core {
     }
 
     pub(super) fn on_topics(&mut self, topics: &Topics) {
-        for name in self.settings.topics.clone() {
+        for name in self.settings.whose.topics.clone() {
             let Some(now) = topics.get(&name) else { continue };
             let seen = self.seen.get(&name).copied();
             if let Some(Seen::There(before)) = seen

@@ -1,5 +1,6 @@
 //! Getting and keeping a place: JoinGroup, SyncGroup, heartbeats, and what their refusals mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
@@ -7,6 +8,7 @@ use kafka_protocol::error::ResponseError;
 use super::super::assignor::Assignment;
 use super::super::blobs::Subscription;
 use super::{Candidate, Core, Effect, Failure, Hold, Phase, Place};
+use crate::eventlog::kafka::rights::Rights;
 use crate::eventlog::{GroupEvent, LogError, TopicPartition};
 
 impl Core {
@@ -16,7 +18,7 @@ impl Core {
         self.effects.push(Effect::Join {
             member_id: self.member_id.clone(),
             subscription: Subscription {
-                topics: self.settings.topics.clone(),
+                topics: self.settings.whose.topics.clone(),
                 owned: self.holds.keys().cloned().collect(),
                 generation: if self.holds.is_empty() { -1 } else { self.generation },
             },
@@ -24,19 +26,19 @@ impl Core {
     }
 
     /// What nothing but a change of configuration or rights cures.
-    fn refusal(failure: &Failure) -> Option<LogError> {
+    fn refusal(&self, failure: &Failure) -> Option<LogError> {
         let code = match failure {
             Failure::Denied(reason) => return Some(LogError::Forbidden(reason.clone())),
             Failure::Lost(_) => return None,
             Failure::Code(code) => *code,
         };
-        let cure = cure(code)?;
+        let cure = cure(code, &self.settings.whose)?;
         Some(LogError::Forbidden(format!("Kafka answers {code:?}: {cure}")))
     }
 
     /// Ends the membership if nothing but a change of configuration or rights cures the failure.
     pub(super) fn refused(&mut self, failure: &Failure) -> bool {
-        let Some(error) = Self::refusal(failure) else { return false };
+        let Some(error) = self.refusal(failure) else { return false };
         if *failure == Failure::Code(ResponseError::FencedInstanceId) {
             self.effects.push(Effect::Fenced);
         }
@@ -214,20 +216,35 @@ impl Core {
     }
 }
 
+/// Whose membership it is, for what is told of refusals.
+#[derive(Clone, Debug)]
+pub(in crate::eventlog::kafka::group) struct Whose {
+    pub(in crate::eventlog::kafka::group) group: Arc<str>,
+    pub(in crate::eventlog::kafka::group) topics: Vec<Arc<str>>,
+    pub(in crate::eventlog::kafka::group) rights: Rights,
+}
+
+#[cfg(test)]
+impl Whose {
+    pub(super) fn for_test() -> Self {
+        Self { group: "group".into(), topics: vec!["events".into()], rights: Rights::for_test() }
+    }
+}
+
 /// What cures a refusal that no waiting cures.
-pub(in crate::eventlog::kafka::group) fn cure(code: ResponseError) -> Option<&'static str> {
-    Some(match code {
+pub(in crate::eventlog::kafka::group) fn cure(code: ResponseError, whose: &Whose) -> Option<String> {
+    let Whose { group, topics, rights } = whose;
+    let told = match code {
+        ResponseError::GroupAuthorizationFailed => {
+            return Some(format!("{} may not use group {group}: {}", rights.who(), rights.on_group(group)));
+        }
+        ResponseError::TopicAuthorizationFailed => {
+            let allow = rights.on_topics(&["Describe", "Read"], topics.iter().map(|topic| &**topic));
+            return Some(format!("{} may not read the topics of group {group}: {allow}", rights.who()));
+        }
         ResponseError::FencedInstanceId => {
             "another process took over as this member; give each process a consumer.instance_id of its own, or none, \
              and start this one again"
-        }
-        ResponseError::GroupAuthorizationFailed => {
-            "the login may not use the group of consumer.group_id; kafka-acls --add --allow-principal User:<name> \
-             --operation Read --group <group> allows it"
-        }
-        ResponseError::TopicAuthorizationFailed => {
-            "the login may not read the group's topics; kafka-acls --add --allow-principal User:<name> \
-             --operation Read --operation Describe --topic <topic> allows it"
         }
         ResponseError::InvalidSessionTimeout => {
             "eventlog.kafka.session_timeout is not between the brokers' group.min.session.timeout.ms and \
@@ -241,5 +258,6 @@ pub(in crate::eventlog::kafka::group) fn cure(code: ResponseError) -> Option<&'s
         }
         ResponseError::InvalidGroupId => "set another consumer.group_id",
         _ => return None,
-    })
+    };
+    Some(told.to_owned())
 }

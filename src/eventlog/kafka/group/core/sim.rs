@@ -118,7 +118,7 @@ impl World {
 
     fn start(&mut self) {
         let settings = Settings {
-            topics: vec!["events".into()],
+            whose: Whose::for_test(),
             session_timeout: SESSION,
             heartbeat_interval: Duration::from_secs(1),
             retry: Duration::from_millis(100),

@@ -14,7 +14,7 @@ struct Bench {
 
 fn settings() -> Settings {
     Settings {
-        topics: vec!["events".into()],
+        whose: Whose::for_test(),
         session_timeout: SESSION,
         heartbeat_interval: Duration::from_secs(1),
         retry: Duration::from_millis(100),
@@ -371,6 +371,17 @@ fn leading(skip_assignment: bool, owned: &[i32]) -> Place {
     };
     let members = vec![("me".to_owned(), None, subscription.write())];
     Place { leads: true, skip_assignment, members, ..place(2) }
+}
+
+#[test]
+fn a_leader_that_may_not_see_the_topics_ends_with_the_command_that_lets_it() {
+    let mut bench = Bench::new();
+    bench.input(Input::Joined(Ok(leading(false, &[]))));
+    assert_eq!(bench.input(Input::TopicsUnknown(Failure::Lost("cut".to_owned()))), [], "asked again");
+    let effects = bench.input(Input::TopicsUnknown(Failure::Code(Code::TopicAuthorizationFailed)));
+    let Some(Effect::End(LogError::Forbidden(reason))) = effects.last() else { panic!("{effects:?}") };
+    let allow = "--allow-principal User:ada --operation Describe --operation Read --topic events`";
+    assert!(reason.contains(allow), "{reason}");
 }
 
 #[test]
