@@ -126,6 +126,9 @@ pub async fn run_stage<S: Stage>(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let config = &deps.config.consumer;
+    if stage.accounts() {
+        observer::begin_at_zero(&topics);
+    }
     let setup = Setup {
         log: deps.log.clone(),
         group: GroupSpec {

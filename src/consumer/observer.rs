@@ -236,6 +236,20 @@ impl Observer {
     }
 }
 
+/// The counters that alerts watch begin at zero: the first count is an increase then.
+pub(super) fn begin_at_zero(topics: &[Arc<str>]) {
+    for topic in topics {
+        for kind in ErrorKind::ALL {
+            let labels = [("topic", &**topic), ("error_kind", kind.as_str())];
+            names::CONSUMER_DLQ_MESSAGES.counter(&labels).increment(0);
+        }
+        for reason in crate::event::DropReason::ALL {
+            let labels = [("topic", &**topic), ("reason", reason.as_str())];
+            names::CONSUMER_RECORDS_DROPPED.counter(&labels).increment(0);
+        }
+    }
+}
+
 /// What only one stage a topic may count, or ask for.
 fn is_accounting(notice: &Notice) -> bool {
     !matches!(notice, Notice::Breaker { .. } | Notice::Standstill { .. } | Notice::TopicMissing { .. })

@@ -95,5 +95,20 @@ pub fn recorder() -> anyhow::Result<Recorder> {
             Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
         }
     }
+    begin_at_zero();
     Ok(RECORDER.get_or_init(|| Recorder(handle)).clone())
+}
+
+/// See [`names::FROM_ZERO`].
+fn begin_at_zero() {
+    for metric in names::ALL.iter().filter(|metric| metric.kind == Kind::Counter && metric.labels.is_empty())
+    {
+        metric.counter(&[]).increment(0);
+    }
+    for (metric, values) in names::FROM_ZERO {
+        for value in *values {
+            let labels: Vec<_> = metric.labels.iter().map(|label| (*label, *value)).collect();
+            metric.counter(&labels).increment(0);
+        }
+    }
 }

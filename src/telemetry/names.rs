@@ -127,6 +127,14 @@ metrics! {
     DLQ_DISCARDED = "dlq_discarded_total", Kind::Counter, [], "Dead letters discarded, each with a logged reason.";
 }
 
+/// What these counters' one label says. They begin at zero, as those without labels do: a counter that appears with its
+/// first count is no increase to Prometheus, and no alert would hear of the first of its kind.
+pub const FROM_ZERO: &[(&Metric, &[&str])] = &[
+    (&CONSUMER_INSERT_ERRORS, &["unavailable", "outcome_unknown", "schema", "rejected"]),
+    (&WEBHOOK_ATTEMPTS, &["delivered", "dead", "refused", "unanswered"]),
+    (&REPROCESS_EVENTS, &["found", "published", "dropped", "transform_error", "publish_failed"]),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use flexflow::event::ErrorKind;
 use flexflow::telemetry::names;
 use serde_json::Value;
+
+use crate::support::Process;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -99,4 +102,45 @@ fn every_alert_fires_when_it_should_and_is_silent_when_it_should() {
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+}
+
+/// What stands in `increase(…[` and `rate(…[` of an expression: a counter's name, and the labels it is asked for.
+fn counted(expression: &str) -> Vec<(&str, Vec<&str>)> {
+    let calls = expression.split("increase(").flat_map(|part| part.split("rate(")).skip(1);
+    let selectors = calls.filter_map(|call| call.split_once('[').map(|(selector, _)| selector));
+    selectors
+        .map(|selector| match selector.split_once('{') {
+            Some((name, labels)) => (name, labels.trim_end_matches('}').split(',').collect()),
+            None => (selector, Vec::new()),
+        })
+        .filter(|(name, _)| name.ends_with("_total"))
+        .collect()
+}
+
+/// To `increase` and `rate` a counter that appears with its first count has not changed: an alert would be silent about
+/// the first of its kind, and about a share of which there is none yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_count_is_there_from_the_start_at_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::serve(&dir.path().join("data"), &[]).await;
+    let answer = process.client.http.get(format!("{}/metrics", process.client.url)).send().await.unwrap();
+    let metrics = answer.text().await.unwrap();
+    let is_there = |name: &str, labels: &[&str]| {
+        let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        metrics.lines().filter(named).any(|line| labels.iter().all(|label| line.contains(label)))
+    };
+    let (alerts, mut count) = (read("deploy/prometheus/alerts.yml"), 0);
+    for expression in alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
+        for (name, labels) in counted(expression) {
+            assert!(is_there(name, &labels), "{name}{labels:?} of {expression}");
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "{count} counters");
+    for kind in ErrorKind::ALL {
+        let labels = ["topic=\"events\"".to_owned(), format!("error_kind=\"{kind}\"")];
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        assert!(is_there(names::CONSUMER_DLQ_MESSAGES.name, &labels), "{labels:?}");
+    }
+    assert!(process.terminate().success());
 }
