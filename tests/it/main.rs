@@ -1,6 +1,8 @@
 //! The integration suite: starts the real application (in process, port 0, any split of roles) against real engines.
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod attribution;
 #[cfg(test)]
 mod auth;
