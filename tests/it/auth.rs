@@ -214,7 +214,8 @@ async fn a_restart_keeps_the_first_project_and_its_key() {
 }
 
 async fn events_of_one_environment_are_not_answered_to_another(log: Log) {
-    let installation = Installation::of(Sandbox::on(log).await).await;
+    let sandbox = Sandbox::on_with(log, &[("query.require_api_key", "false")]).await;
+    let installation = Installation::of(sandbox).await;
     let development = installation.key("development", &["ingest", "query"], None).await;
     let development = Client { key: text(&development["api_key"]), ..installation.client().clone() };
     let production = installation.client();
@@ -228,5 +229,13 @@ async fn events_of_one_environment_are_not_answered_to_another(log: Log) {
             "{events:?}"
         );
     }
+    // Without a key it is the default project's production; a wrong one is no key at all.
+    let list = "/api/query/events";
+    let (status, anonymous) = installation.send("GET", list, None, None).await;
+    assert_eq!((status, &anonymous["events"][0]["event"]), (200, &json!("bought")), "{anonymous}");
+    assert_eq!(installation.send("GET", list, Some("wrong"), None).await.0, 401);
+    assert_eq!(installation.send("POST", "/capture", None, None).await.0, 401, "capture asks for one");
+    let stale = installation.send("GET", list, None, Some(&installation.environments["development"])).await;
+    assert_eq!(stale.0, 403, "{}", stale.1);
     installation.sandbox.stop().await;
 }

@@ -148,6 +148,28 @@ async fn who_was_invited_registers_and_does_what_the_role_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_registration_is_closed_only_administrators_make_accounts() {
+    let sandbox =
+        sandbox(false, &[("auth.registration", "closed"), ("auth.login_address_attempts_max", "3")]).await;
+    let client = &sandbox.client;
+    let project = sandbox.running.first_run().unwrap().project_id;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "invitation": "ffi_x" });
+    let (status, refused) = post(client, "/api/auth/register", None, body).await;
+    assert_eq!((status, &refused["code"]), (403, &json!("permission_denied")), "{refused}");
+    let invite = json!({ "email": "ann@example.com", "role": "viewer" });
+    let (status, refused) =
+        client.operator_post(&format!("/api/projects/{project}/invitations"), &invite).await;
+    assert_eq!(status, 403, "an invitation would be good for nothing: {refused}");
+    let account = json!({ "email": "ann@example.com", "password": PASSWORD });
+    assert_eq!(client.operator_post("/api/users", &account).await.0, 201);
+    assert_eq!(login(client, "ann@example.com", PASSWORD).await.0, 200);
+    // The third try from this address, and one too many, whoever it is about.
+    assert_eq!(login(client, "bob@example.com", PASSWORD).await.0, 401);
+    assert_eq!(login(client, "ann@example.com", PASSWORD).await.0, 429);
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_changed_and_reset_and_tries_are_limited_alike_for_everybody() {
     let sandbox = sandbox(false, &[("auth.registration", "open"), ("auth.login_attempts_max", "4")]).await;
     let client = &sandbox.client;

@@ -201,13 +201,21 @@ async fn kafkas_console_consumer_shows_a_dead_letter_and_flexprices_messages_are
     let events = app.client.settled(1).await;
     assert_eq!((&events[0]["event"], &events[0]["distinct_id"]), (&json!("api_call"), &json!("acme")));
     let dlq = app.dlq_topic().to_owned();
+    let print = ["--property", "print.headers=true"];
     let args = ["--topic", &dlq, "--from-beginning", "--max-messages", "1", "--timeout-ms", "30000"];
+    let args = [&args[..], &print].concat();
     let shown = eventually("the console consumer shows it", || async {
         let shown = kafka.tool("console-consumer", &args).await;
         if shown.trim().is_empty() { Err("nothing".to_owned()) } else { Ok(shown) }
     })
     .await;
-    let letter: serde_json::Value = serde_json::from_str(shown.lines().next().unwrap()).unwrap();
+    let (headers, value) = shown.lines().next().unwrap().split_once('\t').unwrap();
+    for header in
+        ["error_kind:missing_field", "error_message:", "dlq_ts:20", "source_offset:", "stage:consumer"]
+    {
+        assert!(headers.contains(header), "{header}: {headers}");
+    }
+    let letter: serde_json::Value = serde_json::from_str(value).unwrap();
     assert_eq!((&letter["raw"], &letter["error_kind"]), (&json!({"id": "x"}), &json!("missing_field")));
     assert!(letter["error_message"].is_string() && letter["dlq_ts"].is_string(), "{letter}");
     assert_eq!(app.client.audit().await["balanced"], true);

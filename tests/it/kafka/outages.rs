@@ -256,6 +256,60 @@ async fn all_brokers_away_for_a_while_under_load_lose_and_double_nothing() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_three_dies_and_comes_back_under_the_load_of_the_whole_product() {
+    let kafka = Kafka::start(3, VERSION, "").await;
+    let log = LogSettings::on(&kafka);
+    let dir = tempfile::tempdir().unwrap();
+    let app = Sandbox::build_on(dir, log, Role::ALL, &[], Options::default()).await;
+    let topic = ["--describe", "--topic", &app.client.events_topic];
+    let described = kafka.tool("topics", &topic).await.replace('\t', " ");
+    assert!(described.contains("ReplicationFactor: 3"), "{described}");
+    let node = ["--describe", "--entity-type", "brokers", "--entity-name", "1", "--all"];
+    let node = kafka.tool("configs", &node).await;
+    assert!(node.contains("min.insync.replicas=2 "), "a record is durable on two brokers at least");
+    let (ledger, stop) = (Arc::new(Mutex::new(Ledger::default())), Arc::new(AtomicBool::new(false)));
+    let mut senders = JoinSet::new();
+    for name in ["s", "t"] {
+        senders.spawn(send_until(app.client.clone(), ledger.clone(), stop.clone(), name.to_owned()));
+    }
+    let more = async |what: &str| {
+        let before = ledger.lock().await.acknowledged.len();
+        eventually_for(HEALED, what, || async {
+            let taken = ledger.lock().await.acknowledged.len();
+            if taken > before + 500 { Ok(()) } else { Err(taken.to_string()) }
+        })
+        .await;
+    };
+    more("events are taken").await;
+    for signal in ["KILL", "STOP"] {
+        // A broker that is stopped still has its connections: it is left at the time-outs.
+        if signal == "KILL" {
+            kafka.kill(2).await;
+        } else {
+            kafka.signal(1, signal);
+        }
+        more("events are taken by the two that are left").await;
+        if signal == "KILL" {
+            kafka.restart(2).await;
+        } else {
+            kafka.signal(1, "CONT");
+        }
+        more("events are taken by all three").await;
+    }
+    eventually_for(HEALED, "everything is well", || async {
+        let (status, ready) = app.client.operator_get("/ready").await;
+        if status == 200 && ready["status"] == "ready" { Ok(()) } else { Err(ready.to_string()) }
+    })
+    .await;
+    stop.store(true, Ordering::SeqCst);
+    senders.join_all().await;
+    check(&app.client, &*ledger.lock().await).await;
+    let (_, letters) = app.client.operator_get("/api/dlq?limit=10").await;
+    assert_eq!(letters["dead_letters"], json!([]), "the infrastructure makes no dead letter");
+    app.stop().await;
+}
+
 async fn refused_with_a_time(client: &Client) {
     // The first that was sent, once more: whatever becomes of it, it is there once.
     let event = json!({"event": "load", "distinct_id": "person-0", "event_id": "s-0-0"});

@@ -4,24 +4,26 @@
 use std::time::Duration;
 
 use flexflow::config::Config;
-use flexflow::eventlog::{EventLog, LogError};
+use flexflow::eventlog::{
+    EventLog, FetchFrom, FetchLimits, GroupEvent, GroupSpec, KafkaLog, LogError, TopicPartition,
+};
 
-use super::logs::{open, produce_one, spec};
+use super::logs::{describe, open, produce_one, spec};
 use crate::support::kafka::{Kafka, VERSION};
 
 /// A password that SASLprep would turn into `paffword`: Kafka keeps it as it is, and so has whoever logs in.
 const LIGATURE: &str = "pa\u{fb00}word";
 
 /// A broker that also listens with TLS and a login, and lets `writer` do little.
-struct Guarded {
-    kafka: Kafka,
+pub(super) struct Guarded {
+    pub(super) kafka: Kafka,
     /// `host:port` of the port with TLS and login.
-    address: String,
-    ca_file: String,
+    pub(super) address: String,
+    pub(super) ca_file: String,
     _dir: tempfile::TempDir,
 }
 
-async fn guarded() -> Guarded {
+pub(super) async fn guarded() -> Guarded {
     let dir = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate =
@@ -76,7 +78,8 @@ fn says(error: &str, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_and_certificates_are_checked_and_each_mistake_is_named() {
-    let Guarded { kafka, address, ca_file, _dir } = &guarded().await;
+    let guarded = guarded().await;
+    let Guarded { kafka, address, ca_file, .. } = &guarded;
     let login = |mechanism: &'static str, user: &'static str, password: &'static str| {
         vec![
             ("eventlog.kafka.tls", "true"),
@@ -133,6 +136,61 @@ async fn logins_and_certificates_are_checked_and_each_mistake_is_named() {
         answer.map(drop).map_err(|error| error.to_string())
     })
     .await;
+    groups_are_refused_and_allowed(&log, kafka).await;
+}
+
+/// The same login in a group: it may do nothing with the group, then read none of the records, then all of it.
+async fn groups_are_refused_and_allowed(log: &KafkaLog, kafka: &Kafka) {
+    let workers = GroupSpec {
+        group: "workers".into(),
+        topics: vec!["events".into()],
+        client_id: "test".into(),
+        instance_id: None,
+    };
+    let lacking = [
+        "eventlog.kafka.sasl.username (writer)",
+        "group workers",
+        "--allow-principal User:writer --operation Read --group workers`",
+    ];
+    says(&log.join(workers.clone()).await.err().expect("refused").to_string(), &lacking);
+    says(&log.committed("workers").await.unwrap_err().to_string(), &lacking);
+    let allow = |kind: &'static str, name: &'static str| {
+        ["--add", "--allow-principal", "User:writer", kind, name, "--operation", "Read"]
+    };
+    kafka.tool("acls", &allow("--group", "workers")).await;
+    let mut member = crate::support::eventually("it may join", || async {
+        log.join(workers.clone()).await.map_err(|error| error.to_string())
+    })
+    .await;
+    let GroupEvent::Assigned { generation, partitions } = member.next().await.unwrap() else { panic!() };
+    assert_eq!(partitions.len(), 3);
+    let from: Vec<FetchFrom> = partitions
+        .iter()
+        .map(|one| FetchFrom {
+            topic_partition: one.topic_partition.clone(),
+            topic_id: one.topic_id,
+            offset: 0,
+        })
+        .collect();
+    let limits = FetchLimits {
+        wait_max: Duration::from_millis(500),
+        partition_bytes_max: 1 << 16,
+        bytes_max: 1 << 20,
+    };
+    let unread = ["may not read topic events", "--operation Read --topic events`"];
+    says(&log.fetch(&from, limits).await.unwrap_err().to_string(), &unread);
+    let at = [(TopicPartition::new("events", 0), 0)].into();
+    let refused = member.committer().commit(generation, &at).await.unwrap_err().to_string();
+    says(&refused, &["group workers", "--operation Read --topic events`"]);
+    kafka.tool("acls", &allow("--topic", "events")).await;
+    crate::support::eventually("it reads and commits", || async {
+        let found = log.fetch(&from, limits).await.map_err(|error| error.to_string())?;
+        let commit = member.committer().commit(generation, &at).await;
+        if found.is_empty() { Err("nothing".to_owned()) } else { commit.map_err(|error| error.to_string()) }
+    })
+    .await;
+    assert_eq!(describe(log, "events").await.partitions.len(), 3);
+    member.leave().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
