@@ -199,8 +199,8 @@ mod tests {
     }
 
     /// Changes that are told of, of states that are known from then on.
-    fn told(known: &mut BTreeSet<String>, changes: Vec<Change>) -> usize {
-        for change in &changes {
+    fn told(known: &mut BTreeSet<String>, changes: &[Change]) -> usize {
+        for change in changes {
             let changed =
                 if change.begins { known.insert(change.name.clone()) } else { known.remove(&change.name) };
             assert!(changed, "{change:?}");
@@ -222,7 +222,7 @@ mod tests {
         };
         let mut look = |lag: i64| {
             let changes = lag_changes(&known, &[row(lag), row(0)], 10);
-            told(&mut known, changes)
+            told(&mut known, &changes)
         };
         assert_eq!([10, 11, 20, 9, 11, 5, 5].map(&mut look), [0, 1, 0, 0, 0, 1, 0]);
     }
@@ -242,10 +242,10 @@ mod tests {
         let mut known = BTreeSet::from([name([LAG, "g", "t"])]);
         let mut look = |count| {
             let changes = dead_letter_changes(&known, vec![(Scope::new("p", "e"), count)], 4);
-            told(&mut known, changes)
+            told(&mut known, &changes)
         };
         assert_eq!([4, 5, 6, 3, 5, 1, 5].map(&mut look), [0, 1, 0, 0, 0, 0, 1]);
         let changes = dead_letter_changes(&known, Vec::new(), 4);
-        assert_eq!((told(&mut known, changes), known.len()), (0, 1), "all of them were seen to");
+        assert_eq!((told(&mut known, &changes), known.len()), (0, 1), "all of them were seen to");
     }
 }
