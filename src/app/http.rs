@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub control: Option<Control>,
     /// The page.
     pages: Option<web::Data<Pages>>,
+    /// How far behind the consumer groups were; kept where the page is.
+    pub lags: Option<lag::History>,
 }
 
 impl Shared {
@@ -90,6 +92,7 @@ impl Shared {
             query,
             metering,
             control,
+            lags: pages.is_some().then(lag::History::default),
             pages,
         })
     }
@@ -279,10 +282,22 @@ async fn grow_topic(
     Ok(HttpResponse::Ok().json(json!({"topic": grow.topic, "partitions": grow.partitions, "before": now})))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LagQuery {
+    #[serde(default)]
+    history: bool,
+}
+
 async fn list_lag(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
+    let asked: LagQuery = query_string(request.query_string())?;
     let rows = lag::all(&*shared.pools.log, &shared.config).await.map_err(|error| unavailable(&error))?;
-    Ok(HttpResponse::Ok().json(json!({"groups": rows})))
+    let mut body = json!({"groups": rows});
+    if asked.history {
+        body["history"] = json!(shared.lags.as_ref().map(lag::History::looks).unwrap_or_default());
+    }
+    Ok(HttpResponse::Ok().json(body))
 }
 
 async fn run_doctor(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {

@@ -225,6 +225,12 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
             schema::watch(store.clone(), migrate, component.clone())
         });
     }
+    if let Some(lags) = &shared.lags {
+        let (lags, config, pools) = (lags.clone(), config.clone(), pools.clone());
+        work.spawn_until_stop("lag history", restart, move || {
+            lags.clone().follow(config.clone(), pools.clone())
+        });
+    }
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
     }

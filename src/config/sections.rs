@@ -77,6 +77,9 @@ pub struct Server {
     pub connections_max: usize,
     pub trusted_proxies: Vec<IpAddr>,
     pub web: bool,
+    #[serde(with = "humantime_serde")]
+    pub lag_history_interval: Duration,
+    pub lag_history_looks_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

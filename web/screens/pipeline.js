@@ -1,5 +1,5 @@
 // How the pipeline does: /pipeline, /pipeline/topics, /pipeline/jobs, /pipeline/checks.
-import { Badge, Card, Code, Dialog, Empty, Fault, get, Head, html, Loaded, Loading, number, place, post, pretty, request, Select, setQuery, Table, Tabs, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Dialog, Empty, Fault, get, Head, html, Loaded, Loading, number, place, post, pretty, request, Select, setQuery, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
 import { perMinute, sum, useMetrics } from "../lib/metrics.js";
 
@@ -45,7 +45,6 @@ function Rates() {
   const x = moments.slice(1).map((one) => one.at);
   const series = RATES.map(([label, name]) => ({ label, values: perMinute(moments, name) }));
   const breakers = last.samples.filter((one) => one.name === "breaker_state");
-  const lag = moments.map((one) => sum(one.samples, "consumer_lag_messages"));
   return html`<div class="split">
       <${Card} title="A minute, since this page was opened">
         ${x.length > 1 ? html`<${Chart} label="Rates a minute" x=${x} series=${series} height=${220} />` : html`<p class="muted">The chart begins with the third look, in a few seconds.</p>`}
@@ -55,14 +54,25 @@ function Rates() {
         ]} />
       <//>
       <div>
-        <${Card} title="Lag since this page was opened, records"><${Chart} label="Lag" kind="area" x=${moments.map((one) => one.at)} series=${[{ label: "Lag", values: lag }]} height=${140} /><p class="muted small">${number(lag.at(-1))} records are accepted and not stored yet.</p><//>
+        <${Card} title="Lag, records"><${Lags} /><//>
         <${Card} title="Circuit breakers"><${Table} label="Circuit breakers" rows=${breakers} columns=${[
           { key: "dependency", title: "Around", cell: (one) => html`<code>${one.labels.dependency}</code>` },
           { key: "value", title: "State", cell: (one) => html`<${Badge} kind=${one.value === 0 ? "good" : one.value === 1 ? "warning" : "bad"}>${["closed", "half-open", "open"][one.value] ?? one.value}<//>` },
         ]} /><//>
-        <p class="muted small">This page keeps no history: the lines begin when it is opened. Counters are those of the process that serves it; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
+        <p class="muted small">The rates begin when this page is opened. Counters are those of the process that serves it; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
       </div>
     </div>`;
+}
+
+/** How far each group was behind; the server looks whether this page is open or not. */
+function Lags() {
+  const load = useLoad((signal) => get("/api/ops/lag", { history: true }, { signal }), [], { every: 5000 });
+  return html`<${Loaded} of=${load} what="the lag">${({ history }) => {
+    const groups = [...new Set(history.flatMap((/** @type {any} */ one) => Object.keys(one.groups)))];
+    const series = (groups.length > 0 ? groups : ["Lag"]).map((label) => ({ label, values: history.map((/** @type {any} */ one) => one.groups[label] ?? 0) }));
+    return html`<div data-testid="lag-history" data-looks=${history.length}><${Chart} label="Lag" x=${history.map((/** @type {any} */ one) => Date.parse(one.at))} series=${series} height=${140} /></div>
+      <p class="muted small">${number(history.at(-1)?.lag)} records wait for a group that reads them; looked at since <${Time} at=${history[0]?.at} />.</p>`;
+  }}<//>`;
 }
 
 function Topics() {
@@ -80,8 +90,8 @@ function Topics() {
       <${Card} title="Topics"><${Table} label="Topics" testid="topics" rows=${found.topics} columns=${[
         { key: "name", title: "Topic", as: "code" },
         { key: "partitions", title: "Partitions", right: true, cell: (one) => number(one.partitions.length) },
-        { key: "records", title: "Records kept", right: true, cell: (one) => number(one.partitions.reduce((/** @type {number} */ total, part) => total + part.end - part.log_start, 0)) },
-        { key: "end", title: "Records ever", right: true, cell: (one) => number(one.partitions.reduce((/** @type {number} */ total, part) => total + part.end, 0)) },
+        { key: "records", title: "Records kept", right: true, cell: (one) => number(one.partitions.reduce((/** @type {number} */ total, /** @type {any} */ part) => total + part.end - part.log_start, 0)) },
+        { key: "end", title: "Records ever", right: true, cell: (one) => number(one.partitions.reduce((/** @type {number} */ total, /** @type {any} */ part) => total + part.end, 0)) },
       ]} /><//>`}<//>
     <${Loaded} of=${lag} what="lag">${(found) => html`
       <${Card} title="Lag: how far each group is behind, by partition"><${Table} label="Lag" testid="lag" rows=${found.groups} columns=${[
@@ -100,11 +110,12 @@ function JobList() {
   const state = place.value.query.get("state") ?? "";
   const [open, setOpen] = useState(/** @type {any} */ (null));
   const jobs = useLoad((signal) => get("/api/jobs", { state, limit: 100 }, { signal }), [state], { every: 3000 });
-  const act = useAction(async (job, /** @type {string} */ what) => {
+  const act = useAction(async (job, what) => {
     await post(`/api/jobs/${encodeURIComponent(job.id)}/${what}`);
     toast(what === "cancel" ? "The job was asked to end" : "The job goes on");
     jobs.reload();
   });
+  /** @type {Column[]} */
   const columns = [
     { key: "kind", title: "Job", cell: (one) => html`<button class="quiet small" onClick=${() => setOpen(one)}>${one.kind}</button>` },
     { key: "state", title: "State", cell: (one) => html`<${Badge} kind=${KINDS[one.state] ?? "plain"}>${one.cancel_requested && one.state === "running" ? "ending" : one.state}<//>` },
