@@ -219,7 +219,7 @@ type FormDialogProps = {title: string, action: string, save: string, onSave: (fo
 type ConfirmProps = {title: string, children: any, action: string, onYes: () => void, onClose: () => void, busy?: boolean, danger?: boolean};
 type HeadProps = {title: any, children?: any, about?: any};
 type CopyProps = {text: string, label?: string, what?: string};
-type SecretProps = {text: string, onClose: () => void, children: any};
+type SecretProps = {text: string, onClose: () => void, children: any, testid?: string};
 
 // lib/shell.js
 type EntryProps = {name: string, words: string, letter: string, current: string};

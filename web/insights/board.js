@@ -40,7 +40,7 @@ function useChanges(at, saved, show) {
   useEffect(() => {
     known.current = saved;
   }, [saved]);
-  const send = async (changes) => {
+  const send = async (/** @type {any} */ changes) => {
     // One was refused before this one's turn came, and with it what this one stands on.
     if (waiting.current === 0) return;
     try {
@@ -52,9 +52,9 @@ function useChanges(at, saved, show) {
       setError(refused);
     }
   };
-  const run = (changes) => {
+  const run = (/** @type {any} */ changes) => {
     setError(null);
-    show((now) => ({ ...now, ...changes }));
+    show((/** @type {any} */ now) => ({ ...now, ...changes }));
     waiting.current++;
     turn.current = turn.current.then(() => send(changes));
     return turn.current;
@@ -79,7 +79,7 @@ export function Board({ saved, reload }) {
     const { tiles } = await post(`${at}/refresh`);
     const when = Date.now();
     const key = (/** @type {number} */ index) => JSON.stringify([dashboard.tiles[index]?.kind, dashboard.tiles[index]?.question]);
-    setTold(new Map(tiles.map((tile, /** @type {number} */ index) => [key(index), { answer: tile.answer, error: tile.error, at: when }])));
+    setTold(new Map(tiles.map((/** @type {any} */ tile, /** @type {number} */ index) => [key(index), { answer: tile.answer, error: tile.error, at: when }])));
   });
   const remove = useAction(async () => {
     await del(at);

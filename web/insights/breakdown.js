@@ -75,7 +75,7 @@ function Cohorts({ value, types, onChange }) {
   return html`<div class="condition">
     <${Choice} label="Break down by" value="cohort" choices=${types} onChange=${(type) => onChange({ property: "", type })} />
     <${Chips} label="Cohort" placeholder="cohort" values=${list(value?.property).filter(Boolean)} source=${source} nameOf=${(id) => names.get(id) ?? id}
-      onChange=${(/** @type {string[]} */ property) => onChange({ property, type: "cohort" })} />
+      onChange=${(property) => onChange({ property, type: "cohort" })} />
     <${Remove} what="breakdown" onClick=${() => onChange(undefined)} />
   </div>`;
 }

@@ -46,7 +46,7 @@ function CohortValue({ filter, onChange }) {
     suggestions.cohorts().then((all) => setNames(new Map(all.map(({ id, name }) => [id, name]))), () => {});
   }, []);
   return html`<${Chips} label="Cohort" values=${list(filter.value).map(String)} source=${() => suggestions.properties("cohort")} placeholder="cohort"
-    nameOf=${(id) => names.get(id) ?? id} onChange=${(/** @type {string[]} */ value) => onChange({ ...filter, value })} />`;
+    nameOf=${(id) => names.get(id) ?? id} onChange=${(value) => onChange({ ...filter, value })} />`;
 }
 
 /** @param {ConditionProps} props */
@@ -89,7 +89,7 @@ function Group({ group, event, depth, onChange, onRemove }) {
       <${Choice} label="Joined by" value=${group.type} choices=${[["AND", "All of"], ["OR", "Any of"]]} onChange=${(type) => onChange({ ...group, type })} />
       <${Remove} what="group" onClick=${onRemove} />
     </div>
-    <${Members} filters=${filterList(group.values)} joined=${group.type ?? "AND"} event=${event} depth=${depth} onChange=${(/** @type {Filter[]} */ values) => onChange({ ...group, values })} />
+    <${Members} filters=${filterList(group.values)} joined=${group.type ?? "AND"} event=${event} depth=${depth} onChange=${(values) => onChange({ ...group, values })} />
   </div>`;
 }
 
@@ -97,5 +97,5 @@ function Group({ group, event, depth, onChange, onRemove }) {
  * @param {FiltersProps} props `event`: whose values are suggested
  */
 export function Filters({ value, event, onChange }) {
-  return html`<div class="filter-list"><${Members} filters=${filterList(value)} joined="AND" event=${event} depth=${1} onChange=${(/** @type {Filter[]} */ filters) => onChange(filters.length > 0 ? filters : undefined)} /></div>`;
+  return html`<div class="filter-list"><${Members} filters=${filterList(value)} joined="AND" event=${event} depth=${1} onChange=${(filters) => onChange(filters.length > 0 ? filters : undefined)} /></div>`;
 }

@@ -63,8 +63,9 @@ function SeriesList({ question, onChange, max, math = false }) {
 }
 
 /** Filters that hold for the whole question. @param {FormProps} props */
-export function Shared({ question, onChange }) {
-  return html`<${Part} name="Filters for everything"><${Filters} value=${question.filters} onChange=${(filters) => onChange({ filters })} /><//>`;
+function Shared({ question, onChange }) {
+  return html`<${Part} name="Filters for everything"><${Filters} value=${question.filters} onChange=${(filters) => onChange({ filters })} />
+    <${Check} label="Leave test accounts out" testid="test-accounts" checked=${question.filter_test_accounts === true} onChange=${(on) => onChange({ filter_test_accounts: on || undefined })} /><//>`;
 }
 
 /** @param {FormProps} props */
@@ -196,7 +197,7 @@ function FunnelForm({ question, onChange }) {
       ${exclusions.length < EXCLUSIONS_MAX && html`<button type="button" class="quiet" onClick=${() => onChange({ exclusions: [...exclusions, { event: "" }] })}>+ Exclusion</button>`}
     <//>
     <${Part} name="Breakdown"><${Breakdown} kind="funnel" steps=${steps.length} value=${question.breakdown} onChange=${(breakdown) => onChange({ breakdown })} /><//>
-    <${Part} name="Filters for everything"><${Filters} value=${question.filters} onChange=${(filters) => onChange({ filters })} /><//>
+    <${Shared} question=${question} onChange=${onChange} />
     <${Part} name="Show"><div class="row">
       <${Choice} label="What is shown" testid="viz" value=${question.viz ?? "steps"} choices=${VIZES} onChange=${(viz) => onChange({ viz: viz === "steps" ? undefined : viz, interval: viz === "trends" ? (question.interval ?? "day") : undefined })} />
       ${question.viz && question.viz !== "steps" && html`<span>from</span>
@@ -222,8 +223,8 @@ function PathsForm({ question, onChange }) {
     <${Part} name="A path is made of">
       <div class="row">${INCLUDES.map(([value, name]) => html`<${Check} key=${value} label=${name} checked=${include.includes(value)} onChange=${(on) => onChange({ include: on ? [...include, value] : include.filter((one) => one !== value) })} />`)}
         <span class="muted">${include.length === 0 ? "everything" : ""}</span></div>
-      <${Labelled} label="Leave out"><${Chips} label="Left out" placeholder="page or event" values=${list(question.exclude)} source=${nodes} onChange=${(/** @type {string[]} */ exclude) => onChange({ exclude })} /><//>
-      <${Labelled} label="Take together"><${Chips} label="Wildcard" placeholder="/product/*" values=${list(question.path_groups)} source=${none} onChange=${(/** @type {string[]} */ path_groups) => onChange({ path_groups })} /><//>
+      <${Labelled} label="Leave out"><${Chips} label="Left out" placeholder="page or event" values=${list(question.exclude)} source=${nodes} onChange=${(exclude) => onChange({ exclude })} /><//>
+      <${Labelled} label="Take together"><${Chips} label="Wildcard" placeholder="/product/*" values=${list(question.path_groups)} source=${none} onChange=${(path_groups) => onChange({ path_groups })} /><//>
       ${cleaning.map(
         (rule, index) => html`<div class="condition" key=${index}>
           <${Text} label="Regex" value=${rule.regex} placeholder="[0-9]+" onChange=${(regex) => onChange({ cleaning: replaced(cleaning, index, { ...rule, regex }) })} /> <span aria-hidden="true">→</span>
@@ -246,12 +247,12 @@ function PathsForm({ question, onChange }) {
       </div>
     <//>
     <${Around} question=${question} onChange=${onChange} />
-    <${Part} name="Filters for everything"><${Filters} value=${question.filters} onChange=${(filters) => onChange({ filters })} /><//>`;
+    <${Shared} question=${question} onChange=${onChange} />`;
 }
 
 /** @param {NodeNameProps} props */
 function NodeName({ label, value, testid, onChange }) {
-  return html`<${Chips} label=${label} testid=${testid} placeholder="any" values=${value ? [value] : []} source=${nodes} onChange=${(/** @type {string[]} */ values) => onChange(values.at(-1))} />`;
+  return html`<${Chips} label=${label} testid=${testid} placeholder="any" values=${value ? [value] : []} source=${nodes} onChange=${(values) => onChange(values.at(-1))} />`;
 }
 
 /** Paths around a funnel come from the funnel's page; here they can be let go. @param {AroundProps} props */

@@ -64,7 +64,7 @@ function trends(question, answer) {
     trendPeople(question, lines[at], day, day === undefined ? (names[at] ?? "") : `${names[at]}, ${bucketName(day, interval, zone)}`);
   const whole = lines[0]?.aggregated_value !== undefined;
   if (whole) {
-    const rows = lines.map((line, /** @type {number} */ at) => [text(names[at] ?? ""), cell(line.aggregated_value, people(at, undefined))]);
+    const rows = lines.map((/** @type {any} */ line, /** @type {number} */ at) => [text(names[at] ?? ""), cell(line.aggregated_value, people(at, undefined))]);
     return { heads: [{ title: "Series" }, { title: "Number", right: true }], rows };
   }
   const days = lines[0]?.days ?? [];
@@ -72,16 +72,16 @@ function trends(question, answer) {
   const at = (/** @type {number} */ line, /** @type {number} */ bucket) => cell(lines[line].data[bucket], people(line, lines[line].days[bucket]));
   if (lines.length <= 12) {
     const heads = [{ title: capital(interval) }, ...names.map((title) => ({ title, right: true }))];
-    const rows = days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(bucketName(day, interval, zone), utc(day, zone)), ...lines.map((_, /** @type {number} */ line) => at(line, bucket))]);
-    rows.unshift([text("Sum"), ...lines.map((line) => cell(line.count))]);
+    const rows = days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(bucketName(day, interval, zone), utc(day, zone)), ...lines.map((/** @type {any} */ _, /** @type {number} */ line) => at(line, bucket))]);
+    rows.unshift([text("Sum"), ...lines.map((/** @type {any} */ line) => cell(line.count))]);
     return { heads, rows };
   }
   if (days.length <= 60) {
     const heads = [{ title: "Series" }, { title: "Sum", right: true }, ...days.map((/** @type {string} */ day) => ({ title: bucketName(day, interval, zone), hover: utc(day, zone), right: true }))];
-    const rows = lines.map((line, /** @type {number} */ index) => [text(names[index] ?? ""), cell(line.count), ...days.map((/** @type {string} */ _, /** @type {number} */ bucket) => at(index, bucket))]);
+    const rows = lines.map((/** @type {any} */ line, /** @type {number} */ index) => [text(names[index] ?? ""), cell(line.count), ...days.map((/** @type {string} */ _, /** @type {number} */ bucket) => at(index, bucket))]);
     return { heads, rows };
   }
-  const rows = lines.flatMap((line, /** @type {number} */ index) =>
+  const rows = lines.flatMap((/** @type {any} */ line, /** @type {number} */ index) =>
     line.days.map((/** @type {string} */ day, /** @type {number} */ bucket) => [text(names[index] ?? ""), text(bucketName(day, interval, zone), utc(day, zone)), at(index, bucket)]));
   return { heads: [{ title: "Series" }, { title: capital(interval) }, { title: "Number", right: true }], rows };
 }
@@ -106,7 +106,7 @@ function funnel(question, answer) {
   const { results, meta } = answer;
   const rows = funnelRows(results);
   const split = rows[0]?.breakdown !== undefined || results.rows !== undefined;
-  const lead = (row) => (split ? [text(funnelRowName(row))] : []);
+  const lead = (/** @type {any} */ row) => (split ? [text(funnelRowName(row))] : []);
   const value = split ? [{ title: "Value" }] : [];
   const right = (/** @type {string} */ title) => ({ title, right: true });
   if (question.viz === "trends") {
@@ -179,18 +179,18 @@ export const stickinessName = (line, index) => `${String.fromCharCode(65 + index
 /** Which series of the question each line is of. @param {any} results */
 export const stickinessSeries = (results) => {
   const periods = results.series[0]?.compare_label ? 2 : 1;
-  return results.series.map((_, /** @type {number} */ at) => Math.floor(at / periods));
+  return results.series.map((/** @type {any} */ _, /** @type {number} */ at) => Math.floor(at / periods));
 };
 
 /** @param {any} question @param {any} answer @returns {Grid} */
 function stickiness(question, answer) {
   const { results, meta } = answer;
   const of = stickinessSeries(results);
-  const names = results.series.map((line, /** @type {number} */ at) => stickinessName(line, of[at]));
-  const length = Math.max(0, ...results.series.map((line) => line.data.length));
+  const names = results.series.map((/** @type {any} */ line, /** @type {number} */ at) => stickinessName(line, of[at]));
+  const length = Math.max(0, ...results.series.map((/** @type {any} */ line) => line.data.length));
   const rows = Array.from({ length }, (_, at) => [
     cell(at + 1),
-    ...results.series.map((line, /** @type {number} */ index) => cell(line.data[at] ?? null, line.compare_label === "previous" ? null : stickinessPeople(question, of[index], at + 1, names[index]))),
+    ...results.series.map((/** @type {any} */ line, /** @type {number} */ index) => cell(line.data[at] ?? null, line.compare_label === "previous" ? null : stickinessPeople(question, of[index], at + 1, names[index]))),
   ]);
   return { heads: [{ title: `${capital(meta.interval)}s`, right: true }, ...names.map((/** @type {string} */ title) => ({ title, right: true }))], rows };
 }
@@ -205,7 +205,7 @@ export const pathPeople = (question, link) => ({ path: "/api/query/paths/people"
 
 /** @param {any} question @param {any} answer @returns {Grid} */
 function paths(question, answer) {
-  const rows = answer.results.links.map((link) => [
+  const rows = answer.results.links.map((/** @type {any} */ link) => [
     cell(nodePlace(link.source)), text(nodeName(link.source)), text(nodeName(link.target)), cell(link.value, pathPeople(question, link)),
     { value: link.average_conversion_ms / 1000, as: /** @type {const} */ ("seconds") },
   ]);
@@ -223,15 +223,15 @@ export function isEmpty(kind, answer) {
   const zero = (/** @type {any[]} */ all) => all.every((one) => float(one) === 0);
   switch (kind) {
     case "trends":
-      return results.every((line) => zero(line.data) && float(line.aggregated_value ?? 0) === 0);
+      return results.every((/** @type {any} */ line) => zero(line.data) && float(line.aggregated_value ?? 0) === 0);
     case "funnel":
-      return funnelRows(results).every((row) => zero(row.counts ?? row.reached_from_step ?? (row.bins ?? []).map((bin) => bin[1])));
+      return funnelRows(results).every((row) => zero(row.counts ?? row.reached_from_step ?? (row.bins ?? []).map((/** @type {any} */ bin) => bin[1])));
     case "retention":
       return retentionTables(results).every((table) => table.rows.every(zero));
     case "lifecycle":
       return STATES.every((state) => zero(results[state]));
     case "stickiness":
-      return results.series.every((line) => zero(line.data));
+      return results.series.every((/** @type {any} */ line) => zero(line.data));
     case "paths":
       return results.links.length === 0;
   }

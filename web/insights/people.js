@@ -1,5 +1,5 @@
 // The people behind a number, in pages; each with properties and newest events.
-import { copy, Empty, Fault, FormDialog, get, html, Link, Loading, number, path, post, pretty, save, TextField, textOf, Time, toast, useLayoutEffect, useLoad, useRef, useState } from "../lib/page.js";
+import { copy, Empty, Fault, FormDialog, get, html, Link, Loading, number, path, post, pretty, save, TextField, textOf, Time, toast, useAction, useLayoutEffect, useLoad, useRef, useState } from "../lib/page.js";
 import { curl } from "./share.js";
 import { forget } from "./suggestions.js";
 
@@ -21,7 +21,7 @@ function PersonFacts({ id }) {
   return html`<div class="person-facts">
     <p class="muted">${number(events_total)} events, from <${Time} at=${first_seen} /> to <${Time} at=${last_seen} /></p>
     ${Object.keys(properties).length > 0 && html`<dl class="facts">${Object.entries(properties).map(([key, value]) => html`<dt><bdi>${key}</bdi></dt><dd><bdi>${typeof value === "string" ? value : pretty(value)}</bdi></dd>`)}</dl>`}
-    <ul class="events">${events.slice(0, 10).map((event) => html`<li key=${event.event_id}><${Link} href=${path(["events", event.event_id])}><bdi>${event.event}</bdi><//> <${Time} at=${event.timestamp} /></li>`)}</ul>
+    <ul class="events">${events.slice(0, 10).map((/** @type {any} */ event) => html`<li key=${event.event_id}><${Link} href=${path(["events", event.event_id])}><bdi>${event.event}</bdi><//> <${Time} at=${event.timestamp} /></li>`)}</ul>
   </div>`;
 }
 
@@ -42,11 +42,11 @@ export function PeoplePanel({ asked, onClose }) {
   const page = load.data?.key === key && load.data.cursor === cursor ? load.data.page : undefined;
   const people = [...earlier, ...(page?.people ?? [])];
   const more = () => setBefore({ key, people, cursor: page?.next_cursor ?? null });
-  const csv = async () => save("people.csv", await post(asked.path, { ...asked.body, limit: 500 }, { query: { format: "csv" }, as: "text" }));
+  const csv = useAction(async () => save("people.csv", await post(asked.path, { ...asked.body, limit: 500 }, { query: { format: "csv" }, as: "text" })));
   return html`<aside class="people" aria-label=${`People: ${asked.title}`} tabindex="-1" ref=${panel} data-testid="people" onKeyDown=${(event) => event.key === "Escape" && !event.target.closest("dialog") && onClose()}>
     <header><div><h2>People</h2><bdi class="muted">${asked.title}</bdi></div><button class="quiet icon" aria-label="Close the people" onClick=${onClose}>×</button></header>
-    <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" onClick=${csv}>CSV</button><button class="small" data-testid="keep-people" onClick=${() => setKeeping(true)}>Keep as cohort</button></div>
-    <${Fault} error=${load.error} retry=${load.reload} />
+    <div class="row"><button class="small" onClick=${() => copy(curl(asked.path, asked.body))}>Copy as request</button><button class="small" data-testid="people-csv" disabled=${csv.busy} onClick=${csv.run}>CSV</button><button class="small" data-testid="keep-people" onClick=${() => setKeeping(true)}>Keep as cohort</button></div>
+    <${Fault} error=${csv.error} /><${Fault} error=${load.error} retry=${load.reload} />
     ${people.length === 0 && load.loading && html`<${Loading} what="the people" />`}
     ${people.length === 0 && !load.loading && !load.error && html`<${Empty} title="Nobody">The number is of events that no person of this list has, or the events changed meanwhile.<//>`}
     <ul class="list">${people.map(
@@ -73,7 +73,7 @@ async function everybody(asked) {
   do {
     /** @type {any} */
     const page = await post(asked.path, { ...asked.body, limit: 500, ...(cursor ? { cursor } : {}) });
-    ids.push(...page.people.flatMap((person) => person.distinct_ids.slice(0, 1)));
+    ids.push(...page.people.flatMap((/** @type {any} */ person) => person.distinct_ids.slice(0, 1)));
     cursor = page.next_cursor;
   } while (cursor && ids.length < COHORT_MAX);
   return ids.slice(0, COHORT_MAX);

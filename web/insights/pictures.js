@@ -24,19 +24,19 @@ function Trends({ question, answer, onPeople, height }) {
   const { display } = question;
   const whole = lines[0]?.aggregated_value !== undefined;
   if (whole) {
-    const items = lines.map((line, /** @type {number} */ at) => {
+    const items = lines.map((/** @type {any} */ line, /** @type {number} */ at) => {
       const people = trendPeople(question, line, undefined, names[at] ?? "");
       return { name: names[at] ?? "", value: float(line.aggregated_value), cell: { value: line.aggregated_value, as: "number", people } };
     });
     if (display === "bold_number" && items.length <= 8) {
-      return html`<div class="tiles">${items.map((item) => html`<div class="tile"><div class="value"><${Value} cell=${item.cell} onPeople=${onPeople} /></div><bdi class="what">${item.name}</bdi></div>`)}</div>`;
+      return html`<div class="tiles">${items.map((/** @type {any} */ item) => html`<div class="tile"><div class="value"><${Value} cell=${item.cell} onPeople=${onPeople} /></div><bdi class="what">${item.name}</bdi></div>`)}</div>`;
     }
     return display === "table" ? null : html`<${Bars} items=${items.slice(0, 100)} shares=${display === "pie"} onPeople=${onPeople} />`;
   }
   const { interval, timezone: zone } = answer.meta;
   const days = lines[0]?.days ?? [];
   const drawn = lines.slice(0, LINES_MAX);
-  const series = drawn.map((line, /** @type {number} */ at) => ({ label: names[at] ?? "", values: line.data.map(float), dashed: line.compare_label === "previous" }));
+  const series = drawn.map((/** @type {any} */ line, /** @type {number} */ at) => ({ label: names[at] ?? "", values: line.data.map(float), dashed: line.compare_label === "previous" }));
   const point = (/** @type {number} */ at, /** @type {number} */ bucket) => {
     const line = drawn[at];
     const day = line?.days[bucket];
@@ -63,9 +63,9 @@ function Funnel({ question, answer, onPeople, height }) {
   }
   if (question.viz === "time_to_convert") {
     const bins = rows[0]?.bins ?? [];
-    const series = rows.map((row) => ({ label: funnelRowName(row) || "People", values: row.bins.map((bin) => bin[1]) }));
+    const series = rows.map((row) => ({ label: funnelRowName(row) || "People", values: row.bins.map((/** @type {any} */ bin) => bin[1]) }));
     const average = rows[0]?.average;
-    return html`<${Chart} label="Time to convert" kind="bar" x=${bins.map((bin) => duration(bin[0]))} series=${series} height=${height ?? 300} />
+    return html`<${Chart} label="Time to convert" kind="bar" x=${bins.map((/** @type {any} */ bin) => duration(bin[0]))} series=${series} height=${height ?? 300} />
       ${average !== null && average !== undefined && rows.length === 1 && html`<p class="muted">Mean: ${duration(float(average))}</p>`}`;
   }
   return html`<ol class="funnel" data-testid="funnel">${results.steps.map(
@@ -170,8 +170,8 @@ function Lifecycle({ question, answer, onPeople, height }) {
 function Stickiness({ question, answer, onPeople, height }) {
   const { results, meta } = answer;
   const of = stickinessSeries(results);
-  const series = results.series.map((line, /** @type {number} */ at) => ({ label: stickinessName(line, of[at]), values: line.data, dashed: line.compare_label === "previous" }));
-  const length = Math.max(0, ...series.map((one) => one.values.length));
+  const series = results.series.map((/** @type {any} */ line, /** @type {number} */ at) => ({ label: stickinessName(line, of[at]), values: line.data, dashed: line.compare_label === "previous" }));
+  const length = Math.max(0, ...series.map((/** @type {any} */ one) => one.values.length));
   const point = (/** @type {number} */ at, /** @type {number} */ place) => {
     const line = results.series[at];
     if (line && line.compare_label !== "previous") onPeople?.(stickinessPeople(question, of[at], place + 1, series[at]?.label ?? ""));

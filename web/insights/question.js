@@ -45,7 +45,7 @@ export function shaped(kind, given) {
 /** What of one kind of question makes sense in another. @param {Kind} from @param {Question} question @param {Kind} to */
 export function carried(from, question, to) {
   const next = fresh(to);
-  for (const name of ["date_from", "date_to", "timezone", "week_start", "filters", "interval"]) {
+  for (const name of ["date_from", "date_to", "timezone", "week_start", "filters", "filter_test_accounts", "interval"]) {
     if (question[name] === undefined) continue;
     if (to === "retention" && (name === "date_from" || name === "interval")) continue;
     if (to === "paths" && name === "interval") continue;

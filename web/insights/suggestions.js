@@ -34,7 +34,7 @@ export const events = async () => noted((await names()).events);
 /** @returns {Promise<Suggestion[]>} */
 async function personProperties() {
   const { persons } = await once("persons", () => get("/api/persons", { limit: 100 }));
-  const keys = new Set(persons.flatMap((person) => Object.keys(person.properties ?? {})));
+  const keys = new Set(persons.flatMap((/** @type {any} */ person) => Object.keys(person.properties ?? {})));
   return [...keys].sort().map((value) => ({ value: String(value) }));
 }
 

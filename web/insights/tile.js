@@ -61,9 +61,9 @@ export function Tile({ tile, index, count, now, dropping, told, onChange, onRemo
   const width = String(tile.layout?.width ?? 6);
   const height = Number(tile.layout?.height ?? 260);
   const view = tile.layout?.view ?? "picture";
-  const layout = (next) => onChange({ ...tile, layout: { ...tile.layout, ...next } });
+  const layout = (/** @type {any} */ next) => onChange({ ...tile, layout: { ...tile.layout, ...next } });
   /** What a button of the menu does, and the menu closes. @param {() => void} run */
-  const act = (run) => (event) => {
+  const act = (run) => (/** @type {any} */ event) => {
     event.currentTarget.closest("details").open = false;
     run();
   };
@@ -93,8 +93,8 @@ function Rows({ load, height }) {
   if (load.error) return html`<${Fault} error=${load.error} retry=${load.reload} />`;
   const answer = load.data?.answer;
   if (!answer) return html`<${Loading} what="the answer" />`;
-  const heads = answer.columns.map((column) => ({ title: column.name }));
-  const text = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : value);
+  const heads = answer.columns.map((/** @type {any} */ column) => ({ title: column.name }));
+  const text = (/** @type {any} */ value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : value);
   const rows = answer.results.map((/** @type {any[]} */ row) => row.map((value) => ({ value: text(value), as: typeof value === "number" ? "number" : "text" })));
   return html`<${GridTable} grid=${{ heads, rows }} label="The rows" height=${height} />`;
 }

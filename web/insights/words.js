@@ -118,6 +118,4 @@ export const RETENTION_TYPES = [["recurring", "Every time"], ["first_time", "Fir
 export const COMPARISONS = [["gte", "at least"], ["lte", "at most"], ["exact", "exactly"]];
 /** @type {Choices} */
 export const INCLUDES = [["$pageview", "Pages"], ["$screen", "Screens"], ["custom_event", "Own events"]];
-/** @type {Choices} */
-export const PARTS = [["before", "before the step"], ["after", "after the step"], ["between", "between it and the step before"]];
 export const STATES = /** @type {const} */ (["new", "returning", "resurrecting", "dormant"]);

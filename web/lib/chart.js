@@ -1,6 +1,7 @@
 // Charts on uPlot. A chart never stands alone: the table beside it says the same in words.
 import uPlot from "../vendor/uplot/uplot.js";
 import { number, short, time } from "./format.js";
+import { theme } from "./theme.js";
 import { html, useLayoutEffect, useRef } from "./ui.js";
 
 export const PALETTE = 10;
@@ -19,7 +20,7 @@ export function Chart({ x, series, kind = "line", height = 280, label, onPoint, 
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const call = useRef(onPoint);
   call.current = onPoint;
-  const shape = JSON.stringify([x, series, kind, height, partial]);
+  const shape = JSON.stringify([x, series, kind, height, partial, theme.value]);
   useLayoutEffect(() => {
     const element = box.current;
     if (!element) return undefined;
@@ -50,7 +51,7 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
   const style = getComputedStyle(document.documentElement);
   const [ink, grid] = [style.getPropertyValue("--muted").trim(), style.getPropertyValue("--line").trim()];
   const bars = kind === "bar" || kind === "stacked";
-  const across = x.map((one, /** @type {number} */ index) => (moments ? one / 1000 : index));
+  const across = x.map((/** @type {any} */ one, /** @type {number} */ index) => (moments ? one / 1000 : index));
   // Stacked: the tallest is drawn first, so that each shows its own part.
   const order = series.map((/** @type {Series} */ _, /** @type {number} */ at) => (kind === "stacked" ? series.length - 1 - at : at));
   const columns = kind === "stacked" ? stack(series) : series.map((/** @type {Series} */ one) => one.values);
@@ -69,7 +70,7 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
       fill: bars ? `${stroke}cc` : kind === "area" ? `${stroke}33` : undefined,
       paths: bars ? uPlot.paths.bars({ size: [0.7, 60] }) : partial > 0 && !one.dashed ? unfinished(partial) : undefined,
       points: { show: !bars && across.length < 60, size: 5 },
-      value: (_, /** @type {number | null} */ value, /** @type {number} */ _at, /** @type {number | null} */ at) =>
+      value: (/** @type {any} */ _, /** @type {number | null} */ value, /** @type {number} */ _at, /** @type {number | null} */ at) =>
         number(at === null || at === undefined ? value : one.values[at]),
     };
   });
@@ -78,18 +79,18 @@ function draw(element, { x, series, kind, height, axis, partial }, call) {
     height,
     legend: { show: series.length <= 12, live: true },
     cursor: { focus: { prox: 24 }, points: { size: 8 }, drag: { x: false, y: false } },
-    scales: { x: { time: moments, range: bars ? (_, /** @type {number} */ low, /** @type {number} */ high) => pad(across, low, high) : undefined }, y: { range: (_, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
+    scales: { x: { time: moments, range: bars ? (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => pad(across, low, high) : undefined }, y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
     axes: [
-      { stroke: ink, grid: { show: false }, ticks: { stroke: grid }, space: moments ? 60 : 24 + 6.5 * Math.max(3, ...x.map((one) => String(one).length)), values: (_, /** @type {number[]} */ splits) => splits.map((at) => (moments ? axis ? axis(at * 1000) : time(at * 1000, tick(across)) : Number.isInteger(at) ? words(at) : "")) },
-      { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 56, values: (_, /** @type {number[]} */ splits) => splits.map(short) },
+      { stroke: ink, grid: { show: false }, ticks: { stroke: grid }, space: moments ? 60 : 24 + 6.5 * Math.max(3, ...x.map((/** @type {any} */ one) => String(one).length)), values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (moments ? axis ? axis(at * 1000) : time(at * 1000, tick(across)) : Number.isInteger(at) ? words(at) : "")) },
+      { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 56, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(short) },
     ],
-    series: [{ label: moments || axis ? "Time" : "At", value: (_, /** @type {number | null} */ at) => (at === null ? "–" : words(at)) }, ...lines],
+    series: [{ label: moments || axis ? "Time" : "At", value: (/** @type {any} */ _, /** @type {number | null} */ at) => (at === null ? "–" : words(at)) }, ...lines],
   };
   const plot = new uPlot(options, [across, ...order.map((/** @type {number} */ at) => columns[at])], element);
   const follow = () => {
     const { idx } = plot.cursor;
     if (idx === null || idx === undefined || !call.current) return;
-    const focused = plot.series.findIndex((one, /** @type {number} */ at) => at > 0 && one._focus);
+    const focused = plot.series.findIndex((/** @type {any} */ one, /** @type {number} */ at) => at > 0 && one._focus);
     call.current(order[Math.max(0, focused - 1)] ?? 0, idx);
   };
   element.addEventListener("click", follow);
@@ -124,7 +125,7 @@ function tick(across) {
  */
 function unfinished(count) {
   const linear = uPlot.paths.linear();
-  return (plot, /** @type {number} */ index, /** @type {number} */ from, /** @type {number} */ to) => {
+  return (/** @type {any} */ plot, /** @type {number} */ index, /** @type {number} */ from, /** @type {number} */ to) => {
     const split = Math.max(from, to - count);
     const whole = split > from ? linear(plot, index, from, split) : null;
     const { ctx } = plot;

@@ -16,6 +16,9 @@ const OPERATORS = [
 /** The names of events and properties there are. */
 export const useNames = () => useLoad((signal) => get("/api/query/names", { limit: 200 }, { signal }), []);
 
+/** What fields suggest that name one of them. @param {{names: any}} props */
+export const Known = ({ names }) => html`${["events", "properties"].map((what) => html`<datalist key=${what} id=${`known-${what}`}>${(names?.[what] ?? []).map((/** @type {any} */ one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`)}`;
+
 /** The filters that the address holds, as the API takes them. @param {URLSearchParams} query */
 export function eventFilters(query) {
   const [key, operator] = [query.get("key") ?? "", query.get("operator") ?? "exact"];
@@ -39,7 +42,6 @@ export function EventFilters({ children }) {
   const { query } = place.value;
   const names = useNames();
   const operator = query.get("operator") ?? "exact";
-  const list = (/** @type {string} */ id, /** @type {any[]} */ all) => html`<datalist id=${id}>${all.map((one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`;
   return html`<div class="filters" role="search" aria-label="Filters">
     <${Field} label="Event"><${Input} value=${query.get("event") ?? ""} placeholder="any" list="known-events" data-testid="filter-event"
       onChange=${(event) => setQuery({ event, cursor: null })} /><//>
@@ -55,7 +57,7 @@ export function EventFilters({ children }) {
       ? html`<${Field} label="Value"><${Input} value=${query.get("value") ?? ""} data-testid="filter-value"
           onChange=${(value) => setQuery({ value, cursor: null })} /><//>`
       : null}
-    ${list("known-events", names.data?.events ?? [])}${list("known-properties", names.data?.properties ?? [])}
+    <${Known} names=${names.data} />
     ${["event", "distinct_id", "person_id", "key"].some((name) => query.get(name))
       ? html`<button class="quiet" onClick=${() => setQuery({ event: null, distinct_id: null, person_id: null, key: null, value: null, operator: null, cursor: null })}>Clear</button>`
       : null}
@@ -71,6 +73,7 @@ export function brief(properties) {
 
 /** @param {EventTableProps} props */
 export function EventTable({ events, label, height, testid }) {
+  /** @type {Column[]} */
   const columns = [
     { key: "timestamp", title: "Time", width: "170px", cell: (one) => html`<span class="nowrap"><${Time} at=${one.timestamp} millis /></span>` },
     { key: "event", title: "Event", width: "220px", cell: (one) => html`<${Link} class="clip" href=${path(["events", one.event_id])}><bdi>${one.event}</bdi><//>` },

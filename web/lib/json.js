@@ -37,7 +37,7 @@ function survives(source) {
  * @returns {any}
  */
 export function parse(text) {
-  return JSON.parse(text, /** @type {any} */ (function (/** @type {string} */ _key, value, /** @type {{source?: string}} */ context) {
+  return JSON.parse(text, /** @type {any} */ (function (/** @type {string} */ _key, /** @type {any} */ value, /** @type {{source?: string}} */ context) {
     if (typeof value === "number" && context && context.source !== undefined && !survives(context.source)) {
       return new Exact(context.source);
     }

@@ -21,29 +21,35 @@ export function useLoad(ask, inputs, how = {}) {
   const current = useRef(ask);
   current.current = ask;
   const stop = useRef(/** @type {() => void} */ (() => {}));
+  const waits = useRef(false);
   useEffect(() => {
     const abort = new AbortController();
-    stop.current = () => {
-      abort.abort();
-      const error = new ApiError({ status: 0, code: "cancelled", message: "You cancelled this before it was answered." });
-      setState((before) => (before.loading ? { ...before, error, loading: false } : before));
+    const done = (/** @type {any} */ next) => {
+      if (abort.signal.aborted) return;
+      waits.current = false;
+      setState(next);
     };
-    setState((before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
+    stop.current = () => {
+      const error = new ApiError({ status: 0, code: "cancelled", message: "You cancelled this before it was answered." });
+      done((/** @type {any} */ before) => (before.loading ? { ...before, error, loading: false } : before));
+      abort.abort();
+    };
+    waits.current = true;
+    setState((/** @type {any} */ before) => ({ ...before, data: before.where === where ? before.data : undefined, where, loading: true }));
     current.current(abort.signal).then(
-      (data) => abort.signal.aborted || setState({ data, error: null, loading: false, at: Date.now(), where }),
-      (error) => {
-        if (!abort.signal.aborted) setState((before) => ({ ...before, error, loading: false }));
-      },
+      (data) => done({ data, error: null, loading: false, at: Date.now(), where }),
+      (error) => done((/** @type {any} */ before) => ({ ...before, error, loading: false })),
     );
     return () => abort.abort();
   }, [...inputs, where, turn]);
   useEffect(() => {
     if (!how.every) return undefined;
-    const timer = setInterval(() => document.hidden || setTurn((turn) => turn + 1), how.every);
+    // An answer that takes longer than that is waited for.
+    const timer = setInterval(() => document.hidden || waits.current || setTurn((turn) => turn + 1), how.every);
     return () => clearInterval(timer);
   }, [how.every]);
   const reload = useCallback(() => {
-    setState((before) => ({ ...before, error: null, loading: true }));
+    setState((/** @type {any} */ before) => ({ ...before, error: null, loading: true }));
     setTurn((turn) => turn + 1);
   }, []);
   const cancel = useCallback(() => stop.current(), []);

@@ -35,7 +35,7 @@ export function useMetrics() {
     if (now.data === undefined || now.at === last.current) return;
     last.current = now.at;
     const moment = { at: now.at, samples: read(now.data) };
-    setMoments((/** @type {Moment[]} */ before) => [...before, moment].slice(-360));
+    setMoments((before) => [...before, moment].slice(-360));
   }, [now.at]);
   return { moments, error: now.error, reload: now.reload };
 }

@@ -33,7 +33,7 @@ export function Field({ label, hint, children, inline }) {
  */
 export function Select({ value, options, onChange, ...rest }) {
   return html`<select ...${rest} value=${value} onChange=${(event) => onChange(event.currentTarget.value)}>
-    ${options.map((one) => {
+    ${options.map((/** @type {any} */ one) => {
       const [key, words] = Array.isArray(one) ? one : [one, one];
       return html`<option key=${key} value=${key} selected=${key === value}>${words}</option>`;
     })}
@@ -44,9 +44,16 @@ export function Select({ value, options, onChange, ...rest }) {
 export function Input({ value, onChange, wait = 300, ...rest }) {
   const [text, setText] = useState(value ?? "");
   const timer = useRef(/** @type {any} */ (null));
-  useEffect(() => setText(value ?? ""), [value]);
+  const taken = useRef(value);
+  useEffect(() => {
+    // What was typed since it was taken over stays.
+    if (value !== taken.current) setText(value ?? "");
+    taken.current = value;
+  }, [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
   const take = (/** @type {string} */ next) => {
     clearTimeout(timer.current);
+    taken.current = next;
     if (next !== value) onChange(next);
   };
   return html`<input
@@ -83,8 +90,8 @@ export function Copy({ text, label = "Copy", what }) {
 }
 
 /** Something that is shown this once. @param {SecretProps} props */
-export function Secret({ text, onClose, children }) {
-  return html`<div class="note good"><p><strong>${children}</strong></p><div class="row"><code class="secret" data-testid="secret">${text}</code><${Copy} text=${text} what="Copied" /><button onClick=${onClose}>I have it</button></div></div>`;
+export function Secret({ text, onClose, children, testid = "secret" }) {
+  return html`<div class="note good"><p><strong>${children}</strong></p><div class="row"><code class="secret" data-testid=${testid}>${text}</code><${Copy} text=${text} what="Copied" /><button onClick=${onClose}>I have it</button></div></div>`;
 }
 
 /** Longer text is shown cut, and copied whole. */

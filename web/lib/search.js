@@ -44,8 +44,8 @@ function results(text, names) {
   const low = text.toLowerCase();
   const screens = SCREENS.filter(([name, words]) => `${name} ${words}`.toLowerCase().includes(low)).map(([name, words]) => ({ kind: "Screen", words, href: name === "start" ? "/" : `/${name}` }));
   if (!text) return screens;
-  const events = (names?.events ?? []).filter((one) => one.name.toLowerCase().includes(low)).slice(0, 8)
-    .map((one) => ({ kind: "Events named", words: one.name, href: path(["events"], { event: one.name }) }));
+  const events = (names?.events ?? []).filter((/** @type {any} */ one) => one.name.toLowerCase().includes(low)).slice(0, 8)
+    .map((/** @type {any} */ one) => ({ kind: "Events named", words: one.name, href: path(["events"], { event: one.name }) }));
   return [
     ...screens, ...events,
     { kind: "Event with the id", words: text, href: path(["events", text]) },

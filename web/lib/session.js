@@ -28,7 +28,7 @@ const state = signal("unknown");
 /** @returns {Scope} */
 function stored() {
   try {
-    const { project, environment } = JSON.parse(localStorage.getItem(SCOPE) ?? "");
+    const { project, environment } = JSON.parse(sessionStorage.getItem(SCOPE) ?? localStorage.getItem(SCOPE) ?? "");
     return { project: String(project ?? ""), environment: String(environment ?? "") };
   } catch {
     return { project: "", environment: "" };
@@ -39,7 +39,8 @@ function stored() {
 function choose(next) {
   const now = scope.peek();
   if (now.project === next.project && now.environment === next.environment) return;
-  localStorage.setItem(SCOPE, JSON.stringify(next));
+  // The tab keeps its own over a reload; a new one begins with the last that was chosen.
+  for (const kept of [sessionStorage, localStorage]) kept.setItem(SCOPE, JSON.stringify(next));
   scope.value = next;
 }
 
@@ -220,7 +221,7 @@ export const session = {
 
 // The link of the first start, in a tab that is open already.
 addEventListener("hashchange", () => location.hash.startsWith("#login=") && location.reload());
-// Another tab chose another place, or logged out.
+// Another tab logged out.
 addEventListener("storage", (event) => {
   if (event.key === REFRESH && event.newValue === null && state.peek() === "in") ended();
 });

@@ -1,6 +1,6 @@
 // What stands around every screen: where one can go, where one is, who one is; search and help.
 import { go, Link, place } from "./router.js";
-import { Dialog, Select } from "./parts.js";
+import { Dialog, Field, Select } from "./parts.js";
 import { Search } from "./search.js";
 import { session } from "./session.js";
 import { setTheme, theme } from "./theme.js";
@@ -104,16 +104,17 @@ function Person({ onHelp }) {
     <summary aria-label="You and the page's settings" data-testid="person">${(user?.name || user?.email || "?").slice(0, 1).toUpperCase()}</summary>
     <div class="panel">
       <div><strong>${user?.name}</strong><div class="muted small">${user?.email}</div></div>
-      <label class="field"><span class="label">Theme</span>
-        <${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} data-testid="theme" /></label>
-      <label class="field"><span class="label">Time zone</span>
-        <${Select} value=${zone.value} options=${zones()} onChange=${setZone} data-testid="zone" /></label>
+      <${Habits} />
       <button onClick=${onHelp}>Keys <kbd>?</kbd></button>
       <a href="/api/docs" target="_blank" rel="noopener">API reference</a>
       <button onClick=${session.logout} data-testid="logout">Log out</button>
     </div>
   </details>`;
 }
+
+/** How the page is read: its colours and its clocks. */
+export const Habits = () => html`<${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} data-testid="theme" /><//>
+  <${Field} label="Time zone" hint="Times are shown and questions are asked in it; UTC stands in each time's hint."><${Select} value=${zone.value} options=${zones()} onChange=${setZone} data-testid="zone" /><//>`;
 
 /** @param {{onClose: () => void}} props */
 function Help({ onClose }) {

@@ -24,7 +24,7 @@ export function useStream(query, how = {}) {
   useEffect(() => setState({ events: [], arrived: 0, dropped: 0, state: "opening", error: null }), [asked, project, environment, turn]);
   useEffect(() => {
     if (paused) {
-      setState((now) => ({ ...now, state: "paused" }));
+      setState((/** @type {any} */ now) => ({ ...now, state: "paused" }));
       return undefined;
     }
     const abort = new AbortController();
@@ -38,12 +38,12 @@ export function useStream(query, how = {}) {
       frame = 0;
       const [fresh, arrived, lost] = [waiting, counted, dropped];
       [waiting, counted, dropped] = [[], 0, 0];
-      setState((now) => ({ ...now, events: merged(fresh, now.events, keep), arrived: now.arrived + arrived, dropped: now.dropped + lost }));
+      setState((/** @type {any} */ now) => ({ ...now, events: merged(fresh, now.events, keep), arrived: now.arrived + arrived, dropped: now.dropped + lost }));
     };
     const soon = () => {
       frame ||= setTimeout(draw, 250);
     };
-    const each = (/** @type {string} */ kind, data) => {
+    const each = (/** @type {string} */ kind, /** @type {any} */ data) => {
       if (kind === "event") {
         waiting.unshift(data);
         counted += 1;
@@ -52,20 +52,21 @@ export function useStream(query, how = {}) {
         dropped += data.dropped;
         soon();
       } else if (kind === "open") {
-        setState((now) => ({ ...now, state: "open", error: null }));
+        setState((/** @type {any} */ now) => ({ ...now, state: "open", error: null }));
         before.current?.(abort.signal).then((old) => {
-          if (!abort.signal.aborted) setState((now) => ({ ...now, events: merged(now.events, old, keep) }));
+          if (!abort.signal.aborted) setState((/** @type {any} */ now) => ({ ...now, events: merged(now.events, old, keep) }));
         }, () => null);
       } else if (kind === "fault") {
-        setState((now) => ({ ...now, state: "fault", error: new ApiError({ status: 503, ...data }) }));
+        setState((/** @type {any} */ now) => ({ ...now, state: "fault", error: new ApiError({ status: 503, ...data }) }));
       } else if (kind === "heartbeat") {
-        setState((now) => (now.state === "open" ? now : { ...now, state: "open", error: null }));
+        setState((/** @type {any} */ now) => (now.state === "open" ? now : { ...now, state: "open", error: null }));
       }
     };
-    void run(abort.signal, JSON.parse(asked), each, (error) => setState((now) => ({ ...now, state: error ? "fault" : "opening", error })));
+    void run(abort.signal, JSON.parse(asked), each, (error) => setState((/** @type {any} */ now) => ({ ...now, state: error ? "fault" : "opening", error })));
     return () => {
       abort.abort();
       clearTimeout(frame);
+      if (frame) draw();
     };
   }, [asked, project, environment, paused, turn]);
   return { ...state, clear: () => setTurn((turn) => turn + 1) };

@@ -29,7 +29,7 @@ export function Table({ columns, rows, label, rowKey, onRow, height = 560, testi
   }, [long]);
   const first = long ? Math.max(0, Math.floor(top / ROW) - AHEAD) : 0;
   const last = long ? Math.min(rows.length, Math.ceil((top + height) / ROW) + AHEAD) : rows.length;
-  const open = (event, row) => {
+  const open = (/** @type {any} */ event, /** @type {any} */ row) => {
     if (!onRow || event.target.closest("a, button, input, select, label")) return;
     if (String(getSelection() ?? "") !== "") return;
     onRow(row);

@@ -6,7 +6,9 @@ export type Component<P = any> = (props: P) => Child;
 export function h(type: string | Component, props: object | null, ...children: Child[]): VNode;
 export function render(what: Child, parent: Element): void;
 export const Fragment: Component;
-export function html(strings: TemplateStringsArray, ...values: any[]): VNode;
+/** What stands in a template. Its shape gives a function written there its types: what it is given may be anything. */
+export type Given = ((...given: any[]) => any) | readonly Given[] | { [name: string]: Given } | object | string | number | bigint | boolean | symbol | null | undefined;
+export function html(strings: TemplateStringsArray, ...values: Given[]): VNode;
 
 export function useState<T>(initial: T | (() => T)): [T, (next: T | ((before: T) => T)) => void];
 export function useEffect(run: () => void | (() => void), inputs?: unknown[]): void;

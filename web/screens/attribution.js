@@ -41,7 +41,7 @@ function Editing({ title, of, onSave, onClose }) {
     const join = by === "property" ? { by, source: text("join-source"), target: text("join-target") } : { by };
     return onSave({ name: text("name"), sources: text("sources").split(",").map((one) => one.trim()).filter(Boolean), target: text("target"), join, look_back: text("look_back"), model: text("model"), dimension: text("dimension") || null, value: text("value") || null });
   };
-  const field = (/** @type {string} */ name, /** @type {string} */ label, value, more = {}) => html`<div class="grow"><${TextField} name=${name} label=${label} value=${value} data-testid=${`rule-${name}`} maxlength="2000" ...${more} /></div>`;
+  const field = (/** @type {string} */ name, /** @type {string} */ label, /** @type {any} */ value, more = {}) => html`<div class="grow"><${TextField} name=${name} label=${label} value=${value} data-testid=${`rule-${name}`} maxlength="2000" ...${more} /></div>`;
   const needed = { required: true };
   return html`<${FormDialog} title=${title} action=${of ? "Save: another version" : "Make it"} save="save-rule" onSave=${save} onClose=${onClose} wide>
     ${field("name", "Name", of?.name, needed)}
@@ -89,7 +89,7 @@ function One({ id, query }) {
     <${Card} title="Newest conversions" class="card spaced"><${Loaded} of=${newest} what="conversions">${(found) => found.conversions.length === 0 ? html`<p class="muted">None yet.</p>` : html`<${Table} label="Conversions" testid="conversions" rows=${found.conversions} columns=${[
       { key: "target_at", title: "When", cell: (row) => html`<${Link} href=${path(["events", row.target_event_id])}><${Time} at=${row.target_at} /><//>` },
       { key: "distinct_id", title: "Person" },
-      { key: "credited", title: "Credited to", cell: (row) => row.credited.length === 0 ? "nothing" : row.credited.map((one) => html`<${Link} key=${one.event_id} href=${path(["events", one.event_id])}><bdi>${one.event}</bdi> ${number(one.credit)}<//> `) },
+      { key: "credited", title: "Credited to", cell: (row) => row.credited.length === 0 ? "nothing" : row.credited.map((/** @type {any} */ one) => html`<${Link} key=${one.event_id} href=${path(["events", one.event_id])}><bdi>${one.event}</bdi> ${number(one.credit)}<//> `) },
     ]} />`}<//><//>
     <${Versions} key=${one.version} at=${at} />
     ${dialog === "edit" ? html`<${Editing} title="Change the rule" of=${one} onClose=${() => setDialog("")} onSave=${async (next) => { await patch(at, next); setDialog(""); toast("Its past is computed anew"); reload(); }} />` : null}
@@ -99,5 +99,5 @@ function One({ id, query }) {
 /** @param {{at: string}} props */
 function Versions({ at }) {
   const all = useLoad((signal) => get(`${at}/versions`, {}, { signal }), [at]);
-  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => found.versions.slice().reverse().map((one) => html`<details key=${one.version} data-testid="version"><summary>Version ${String(one.version)} <span class="muted small"><${Time} at=${one.created_at} /> by <bdi>${one.created_by}</bdi></span></summary><${Code} text=${pretty(one.definition)} label=${`Version ${one.version}`} /></details>`)}<//><//>`;
+  return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => found.versions.slice().reverse().map((/** @type {any} */ one) => html`<details key=${one.version} data-testid="version"><summary>Version ${String(one.version)} <span class="muted small"><${Time} at=${one.created_at} /> by <bdi>${one.created_by}</bdi></span></summary><${Code} text=${pretty(one.definition)} label=${`Version ${one.version}`} /></details>`)}<//><//>`;
 }

@@ -11,6 +11,7 @@ export default function Dashboards({ parts }) {
 function All() {
   const load = useLoad((signal) => get("/api/dashboards", {}, { signal }), []);
   const [making, setMaking] = useState(false);
+  /** @type {Column[]} */
   const columns = [
     { key: "name", title: "Name", cell: (one) => html`<${Link} href=${path(["dashboards", one.id])}><bdi>${one.name}</bdi><//>` },
     { key: "description", title: "Description", cell: (one) => html`<bdi class="clip">${one.description}</bdi>` },

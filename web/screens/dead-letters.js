@@ -36,6 +36,7 @@ function List({ query }) {
   };
   const pick = (/** @type {string} */ id) => setChosen(chosen.includes(id) ? chosen.filter((one) => one !== id) : [...chosen, id]);
   const selection = chosen.length > 0 ? { ids: chosen } : kind ? { error_kind: kind } : { all: true };
+  /** @type {Column[]} */
   const columns = [
     { key: "pick", title: html`<span class="visually-hidden">Choose</span>`, width: "34px", cell: (one) => html`<input type="checkbox" aria-label=${`Choose ${one.id}`} checked=${chosen.includes(one.id)} onChange=${() => pick(one.id)} />` },
     { key: "dlq_ts", title: "Refused", cell: (one) => html`<span class="nowrap"><${Time} at=${one.dlq_ts} /></span>` },
@@ -50,7 +51,7 @@ function List({ query }) {
       <button class="primary" disabled=${!letters.data?.dead_letters.length} onClick=${() => setAct("replay")} data-testid="replay">Replay…</button>
     <//>
     <${Loaded} of=${stats} what="counts">${(found) => html`<div class="filters" role="group" aria-label="State">
-        ${STATES.map(([key, words]) => html`<button key=${key} aria-pressed=${status === (key || "all")} onClick=${() => setQuery({ status: key || "all" })} data-testid=${`status-${key || "all"}`}>${words} ${number(key ? found.totals[key] : Object.values(found.totals).reduce((/** @type {number} */ sum, one) => sum + Number(one), 0))}</button>`)}
+        ${STATES.map(([key, words]) => html`<button key=${key} aria-pressed=${status === (key || "all")} onClick=${() => setQuery({ status: key || "all" })} data-testid=${`status-${key || "all"}`}>${words} ${number(key ? found.totals[key] : Object.values(found.totals).reduce((sum, one) => sum + Number(one), 0))}</button>`)}
         <${Field} label="Reason" inline><${Select} value=${kind} options=${[["", "any"], ...Object.keys(REASONS)]} onChange=${(next) => setQuery({ kind: next })} data-testid="filter-kind" /><//>
       </div>`}<//>
     ${kind ? html`<div class="note">${REASONS[kind]}</div>` : null}
@@ -80,7 +81,7 @@ function Act({ action, selection, onClose, start = "" }) {
   const [fix, setFix] = useState(start);
   const [reason, setReason] = useState("");
   const [job, setJob] = useState(/** @type {{id: string, dry: boolean} | null} */ (null));
-  const run = useAction(async (/** @type {boolean} */ dry) => {
+  const run = useAction(async (dry) => {
     const body = /** @type {any} */ ({ selection, dry_run: dry });
     if (action === "discard") body.reason = reason;
     else if (fix.trim()) body.fix = patch(fix);
@@ -120,7 +121,7 @@ function Progress({ id, dry }) {
         ${Object.entries(found.progress?.outcomes ?? {}).map(([outcome, count]) => html`<span key=${outcome}> · ${outcome.replaceAll("_", " ")} <strong>${number(/** @type {any} */ (count))}</strong></span>`)}
         ${found.state === "succeeded" && Object.keys(found.progress?.outcomes ?? {}).length === 0 ? " · nothing fits any more" : ""}</p>
       ${found.error ? html`<p>${found.error}</p>` : null}
-      ${(found.progress?.samples ?? []).slice(0, 5).map((one) => html`<div key=${one.id} class="sample"><div class="small"><code>${one.id}</code> ${one.error_kind} → <strong>${one.outcome.replaceAll("_", " ")}</strong></div>
+      ${(found.progress?.samples ?? []).slice(0, 5).map((/** @type {any} */ one) => html`<div key=${one.id} class="sample"><div class="small"><code>${one.id}</code> ${one.error_kind} → <strong>${one.outcome.replaceAll("_", " ")}</strong></div>
         <pre class="before"><bdi>${one.before}</bdi></pre>${one.after ? html`<pre class="after"><bdi>${one.after}</bdi></pre>` : null}</div>`)}
       ${dry ? html`<p class="muted small">Nothing was changed: this is what would happen.</p>` : html`<p class="muted small"><${Link} href="/pipeline/jobs">All jobs<//></p>`}
     </div>`}<//>`;

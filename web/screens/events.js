@@ -1,5 +1,5 @@
 // The list of events, and the page of one: /events, /events/{event id}.
-import { Badge, Card, Code, copy, duration, Empty, Field, get, Head, html, Link, Loaded, number, path, pretty, Select, session, setQuery, Table, Time, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, copy, duration, Empty, Fault, Field, get, Head, html, Link, Loaded, number, path, pretty, Select, session, setQuery, Table, Time, useAction, useLoad, useState } from "../lib/page.js";
 import { eventFilters, EventFilters, EventTable } from "../lib/events.js";
 
 /** @param {EventsProps} props */
@@ -17,11 +17,11 @@ function List({ query }) {
   const [more, setMore] = useState(/** @type {{of: string, events: any[], cursor: string | null} | null} */ (null));
   const first = useLoad((signal) => get("/api/query/events", { ...filters, limit: 100 }, { signal }), [asked]);
   const mine = more && more.of === `${asked} ${first.at}` ? more : null;
-  const next = async (page) => {
+  const next = useAction(async (/** @type {any} */ page) => {
     const cursor = mine ? mine.cursor : page.next_cursor;
     const found = await get("/api/query/events", { ...filters, limit: 500, cursor });
     setMore({ of: `${asked} ${first.at}`, events: [...(mine?.events ?? []), ...found.events], cursor: found.next_cursor });
-  };
+  });
   return html`<${Head} title="Events" about="What was sent, newest first. Every event counts once, however often it was sent.">
       <button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button>
       <button onClick=${first.reload}>Refresh</button>
@@ -33,7 +33,7 @@ function List({ query }) {
       const cursor = mine ? mine.cursor : page.next_cursor;
       if (events.length === 0) return html`<${Empty} title="No events">Nothing fits. Take a filter away, or <${Link} href="/?connect=1">send an event<//>.<//>`;
       return html`<${EventTable} events=${events} label="Events" height=${680} testid="events-table" />
-        <p class="muted">${number(events.length)} events shown${cursor ? html` · <button class="small" onClick=${() => next(page)} data-testid="more">Show more</button>` : ", all of them"}</p>`;
+        <p class="muted">${number(events.length)} events shown${cursor ? html` · <button class="small" disabled=${next.busy} onClick=${() => next.run(page)} data-testid="more">Show more</button>` : ", all of them"}</p><${Fault} error=${next.error} />`;
     }}<//>`;
 }
 
@@ -57,13 +57,13 @@ function One({ id }) {
 /** @param {{trace: any}} props */
 function Traced({ trace }) {
   const [kind, words] = STATUS[trace.status] ?? ["plain", trace.status];
-  const counts = trace.rows.filter((row) => row.counts && !row.is_deleted);
+  const counts = trace.rows.filter((/** @type {any} */ row) => row.counts && !row.is_deleted);
   return html`<div class="note ${kind === "good" ? "good" : kind === "bad" || kind === "warning" ? "warning" : ""}" data-testid="trace-status" data-status=${trace.status}>
       <${Badge} kind=${kind}>${words}<//> ${trace.message}
     </div>
     <div class="split">
       <div>
-        ${counts.map((row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
+        ${counts.map((/** @type {any} */ row) => html`<${Fields} key=${`${row.event} ${row.distinct_id} ${row.timestamp}`} id=${trace.event_id} row=${row} />`)}
         ${trace.dead_letters.length > 0 ? html`<${Letters} letters=${trace.dead_letters} />` : null}
         ${trace.rows.length > counts.length ? html`<${Versions} rows=${trace.rows} />` : null}
       </div>
@@ -77,7 +77,7 @@ function Fields({ id, row }) {
   const found = useLoad(
     async (signal) => {
       const { events } = await get("/api/query/events", { event: row.event, distinct_id: row.distinct_id, date_from: moment, date_to: moment, limit: 500 }, { signal });
-      return events.find((one) => one.event_id === id) ?? null;
+      return events.find((/** @type {any} */ one) => one.event_id === id) ?? null;
     },
     [id, row.event, row.distinct_id, moment],
   );
@@ -104,9 +104,9 @@ const HOOKS_MAX = 20;
 /** Who was told of an event. @param {string} id @param {AbortSignal} signal */
 async function toldOf(id, signal) {
   const { webhooks } = await get("/api/webhooks", {}, { signal });
-  const each = webhooks.slice(0, HOOKS_MAX).map(async (hook) => {
+  const each = webhooks.slice(0, HOOKS_MAX).map(async (/** @type {any} */ hook) => {
     const { deliveries } = await get(`/api/webhooks/${encodeURIComponent(hook.id)}/deliveries`, { about: id, limit: 20 }, { signal });
-    return deliveries.map((one) => ({ ...one, hook }));
+    return deliveries.map((/** @type {any} */ one) => ({ ...one, hook }));
   });
   return (await Promise.all(each)).flat().sort((one, other) => one.created_at.localeCompare(other.created_at));
 }
@@ -135,13 +135,13 @@ function Timeline({ trace }) {
   const meters = useLoad(async (signal) => (status === "stored" ? (await get("/v1/events/lookup", { id }, { signal })).meters : []), [id, status]);
   const told = useLoad(async (signal) => (session.role() === "owner" ? toldOf(id, signal) : []), [id, status]);
   const first = new Date(steps[0]?.at).getTime();
-  const step = (/** @type {string} */ name, title, at, detail) => html`<li class=${name} data-step=${name}>
+  const step = (/** @type {string} */ name, /** @type {any} */ title, /** @type {any} */ at, /** @type {any} */ detail) => html`<li class=${name} data-step=${name}>
     <strong>${title}</strong> ${at ? html`<span class="muted small"><${Time} at=${at} millis />${at === steps[0]?.at ? "" : ` · +${duration((new Date(at).getTime() - first) / 1000)}`}</span>` : null}
     <div class="small">${detail}</div></li>`;
   return html`<${Card} title="What became of it">
     ${steps.length === 0 ? html`<p class="muted">Nothing is known of this id.</p>` : null}
-    <ol class="timeline" data-testid="timeline">${steps.map((one) => step(one.step, STEPS[one.step] ?? one.step, one.at, html`<bdi>${one.detail}</bdi>`))}
-      ${(meters.data ?? []).map((one) => step(one.matched ? "counted" : "uncounted",
+    <ol class="timeline" data-testid="timeline">${steps.map((/** @type {any} */ one) => step(one.step, STEPS[one.step] ?? one.step, one.at, html`<bdi>${one.detail}</bdi>`))}
+      ${(meters.data ?? []).map((/** @type {any} */ one) => step(one.matched ? "counted" : "uncounted",
         html`${one.matched ? "Counted by" : "Not counted by"} <${Link} href=${path(["usage", "meters", one.meter_id])}><bdi>${one.name}</bdi><//>`, null,
         one.matched ? html`as ${one.quantity === null ? "one more" : number(one.quantity)}` : html`<bdi>${because(one.why)}</bdi>`))}
       ${(told.data ?? []).map((one) => step("told", html`Told: <code>${one.event_name}</code>`, one.created_at,

@@ -37,7 +37,7 @@ function Insight({ kind, query }) {
   const load = useAnswer(kind, question, anew.key === key ? anew.count : 0);
   const again = useCallback(() => setAnew((before) => ({ key, count: (before.key === key ? before.count : 0) + 1 })), [key]);
   useShortcut("r", "Ask the question anew", again);
-  const change = (changes) => go(address(kind, { ...question, ...changes }));
+  const change = (/** @type {any} */ changes) => go(address(kind, { ...question, ...changes }));
   const people = drilled(kind, sent, query.get("people"));
   /** @param {People} asked */
   const show = ({ body, title }) => {

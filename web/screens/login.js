@@ -1,5 +1,5 @@
 // Log in, or make an account with an invitation. What was open before comes up again afterwards: the address stays.
-import { Fault, html, place, session, useAction, useEffect, useRef, useState } from "../lib/page.js";
+import { Fault, html, place, session, setQuery, useAction, useEffect, useRef, useState } from "../lib/page.js";
 
 export default function Login() {
   const invitation = place.value.query.get("invitation") ?? "";
@@ -9,12 +9,12 @@ export default function Login() {
   useEffect(() => {
     document.title = "Log in · FlexFlow";
   }, []);
-  const enter = useAction(async (/** @type {FormData} */ form) => {
+  const enter = useAction(async (form) => {
     const text = (/** @type {string} */ name) => String(form.get(name) ?? "");
-    if (making) await session.register({ email: text("email"), password: text("password"), name: text("name") || undefined, invitation: text("invitation") || undefined });
+    if (making) await session.register({ email: text("email"), password: text("password"), name: text("name") || undefined, invitation: text("invitation") || undefined }).then(() => setQuery({ invitation: null }));
     else await session.login(text("email"), text("password"));
   });
-  const submit = (event) => {
+  const submit = (/** @type {any} */ event) => {
     event.preventDefault();
     void enter.run(new FormData(event.currentTarget));
   };

@@ -1,5 +1,5 @@
 // People: the list, and one of them: /persons, /persons/{person id}.
-import { Card, Code, copy, Empty, Field, get, go, Head, html, Input, Link, Loaded, number, path, pretty, session, setQuery, Table, Time, useEffect, useLoad, useState } from "../lib/page.js";
+import { Card, Code, copy, Empty, Fault, Field, get, go, Head, html, Input, Link, Loaded, number, path, pretty, session, setQuery, Table, Time, useAction, useEffect, useLoad, useState } from "../lib/page.js";
 import { EventTable } from "../lib/events.js";
 
 /** @param {PersonsProps} props */
@@ -14,10 +14,11 @@ function List({ query }) {
   const first = useLoad((signal) => get("/api/persons", { distinct_id: distinct, limit: 100 }, { signal }), [distinct]);
   const [more, setMore] = useState(/** @type {{at: number, persons: any[], cursor: string | null} | null} */ (null));
   const mine = more && more.at === first.at ? more : null;
-  const next = async () => {
+  const next = useAction(async () => {
     const found = await get("/api/persons", { distinct_id: distinct, limit: 500, cursor: mine ? mine.cursor : first.data?.next_cursor });
     setMore({ at: first.at, persons: [...(mine?.persons ?? []), ...found.persons], cursor: found.next_cursor });
-  };
+  });
+  /** @type {Column[]} */
   const columns = [
     { key: "ids", title: "Distinct ids", cell: (one) => html`<${Link} class="clip" href=${path(["persons", one.id])}><bdi>${one.distinct_ids.slice(0, 3).join(", ")}${one.distinct_ids.length > 3 ? ` and ${one.distinct_ids.length - 3} more` : ""}</bdi><//>` },
     { key: "properties", title: "Properties", cell: (one) => html`<code class="clip"><bdi>${Object.keys(one.properties).length > 0 ? pretty(one.properties).replace(/\s*\n\s*/g, " ") : ""}</bdi></code>` },
@@ -32,7 +33,7 @@ function List({ query }) {
       const cursor = mine ? mine.cursor : page.next_cursor;
       if (persons.length === 0) return html`<${Empty} title="Nobody">${distinct ? "No event has this distinct id." : "People appear with their first event."}<//>`;
       return html`<${Table} columns=${columns} rows=${persons} label="People" testid="persons-table" rowKey=${(one) => one.id} onRow=${(one) => go(path(["persons", one.id]))} />
-        <p class="muted">${number(persons.length)} people shown${cursor ? html` · <button class="small" onClick=${next}>Show more</button>` : ", all of them"}</p>`;
+        <p class="muted">${number(persons.length)} people shown${cursor ? html` · <button class="small" disabled=${next.busy} onClick=${next.run} data-testid="more">Show more</button>` : ", all of them"}</p><${Fault} error=${next.error} />`;
     }}<//>`;
 }
 

@@ -17,6 +17,7 @@ export default function Schemas({ parts }) {
 function All() {
   const schemas = useLoad((signal) => get("/api/schemas", {}, { signal }), []);
   const [making, setMaking] = useState(false);
+  /** @type {Column[]} */
   const columns = [
     { key: "event", title: "Event", cell: (one) => html`<${Link} href=${path(["schemas", one.id])}><bdi>${one.event}</bdi><//>` },
     { key: "policy", title: "What does not fit", cell: (one) => words(POLICIES, one.policy) },
@@ -55,7 +56,7 @@ function Making({ onClose }) {
   const [event, setEvent] = useState("");
   const [text, setText] = useState(pretty({ type: "object", properties: {}, required: [] }));
   const drafting = useAction(async () => setText(pretty(await draft(event.trim()))));
-  const make = useAction(async (/** @type {FormData} */ form) => {
+  const make = useAction(async (form) => {
     const made = await post("/api/schemas", { event: event.trim(), definition: jsonOf(text, "The definition"), policy: form.get("policy"), compatibility: form.get("compatibility") });
     go(path(["schemas", made.id]));
   });
@@ -101,7 +102,7 @@ function One({ id }) {
     <//>
     <${Fault} error=${change.error} />
     <div class="split"><div>
-      <${Card} title="Versions">${one.versions.slice().reverse().map((version, /** @type {number} */ index) => html`<details key=${version.version} open=${index === 0} data-testid="version">
+      <${Card} title="Versions">${one.versions.slice().reverse().map((/** @type {any} */ version, /** @type {number} */ index) => html`<details key=${version.version} open=${index === 0} data-testid="version">
         <summary>Version ${String(version.version)} <span class="muted small"><${Time} at=${version.created_at} />${version.created_by ? html` by <bdi>${version.created_by}</bdi>` : ""}</span></summary><${Code} text=${pretty(version.definition)} label=${`Version ${version.version}`} /></details>`)}<//>
     </div><div>
       <${Card} title="Rules"><div class="form">

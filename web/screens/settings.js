@@ -1,6 +1,8 @@
 // Settings: /settings (you), /settings/project, /settings/members, /settings/keys, /settings/audit, /settings/people.
-import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, request, Select, session, setZone, Table, Tabs, Time, toast, useAction, useLoad, useState, zone, zones } from "../lib/page.js";
-import { setTheme, theme } from "../lib/theme.js";
+import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, put, request, Secret, Select, session, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Habits } from "../lib/shell.js";
+import { Filters } from "../insights/filters.js";
+import { saidFilters } from "../insights/question.js";
 
 const ROLES = [["owner", "Owner: everything"], ["editor", "Editor: asks and sends"], ["viewer", "Viewer: asks"]];
 
@@ -28,7 +30,7 @@ function fields(event) {
 
 function You() {
   const user = session.user.value;
-  const change = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+  const change = useAction(async (form, element) => {
     await post("/api/auth/password", { current_password: form.current, new_password: form.next }, { unscoped: true, guess: true });
     element.reset();
     toast("The password was changed; every other session of yours ended");
@@ -36,8 +38,7 @@ function You() {
   return html`<div class="grid">
     <${Card} title="You"><dl class="facts"><dt>Name</dt><dd><bdi>${user?.name}</bdi></dd><dt>Email</dt><dd><bdi>${user?.email}</bdi></dd><dt>Administrator</dt><dd>${user?.is_admin ? "yes" : "no"}</dd><dt>In this project</dt><dd>${session.role()}</dd></dl><//>
     <${Card} title="This page"><div class="form">
-      <${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} /><//>
-      <${Field} label="Time zone" hint="Times are shown and questions are asked in it; UTC stands in each time's hint."><${Select} value=${zone.value} options=${zones()} onChange=${setZone} /><//>
+      <${Habits} />
     </div><//>
     <${Card} title="Password"><form class="form" onSubmit=${(event) => change.run(fields(event), event.currentTarget)}>
       <${Fault} error=${change.error} />
@@ -51,13 +52,13 @@ function You() {
 
 /** A form of one name. @param {NameFormProps} props */
 function NameForm({ label, action, value = "", onSave, testid }) {
-  const save = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+  const save = useAction(async (form, element) => {
     await onSave(form.name ?? "");
     if (!value) element.reset();
   });
   return html`<form class="form" data-testid=${testid} onSubmit=${(event) => save.run(fields(event), event.currentTarget)}>
     <${Fault} error=${save.error} />
-    <div class="row"><div class="grow"><${Field} label=${label}><input type="text" name="name" required maxlength="200" defaultValue=${value} value=${value || undefined} /><//></div><button class="primary" disabled=${save.busy}>${action}</button></div>
+    <div class="row"><div class="grow"><${Field} label=${label}><input type="text" name="name" required maxlength="200" defaultValue=${value} /><//></div><button class="primary" disabled=${save.busy}>${action}</button></div>
   </form>`;
 }
 
@@ -98,6 +99,7 @@ function Project({ project, owner }) {
       session.choose({ project: made.id, environment: made.environments[0].id });
       toast(`Project ${name} was made; you are in it now`);
     }} /><//>` : null}
+    <${TestAccounts} key=${session.scope.value.environment} owner=${owner} />
   </div>
   ${renaming ? html`<${Dialog} title=${`Rename ${renaming.name}`} onClose=${() => setRenaming(null)}><${NameForm} label="Name" action="Rename" value=${renaming.name} testid="rename-environment" onSave=${async (name) => { await patch(`${at}/environments/${encodeURIComponent(renaming.id)}`, { name }, { unscoped: true }); setRenaming(null); toast("Renamed"); await again(); }} /><//>` : null}
   ${gone ? html`<${Confirm} title="Delete the project?" action="Delete it" busy=${remove.busy} onClose=${() => setGone(false)} onYes=${remove.run}>
@@ -105,12 +107,26 @@ function Project({ project, owner }) {
     <p>It is hidden everywhere, and every key of it stops working at once. Programs that still send to it are refused.</p><//>` : null}`;
 }
 
+/** Whom questions count that leave test accounts out, in the chosen environment. @param {{owner: boolean}} props */
+function TestAccounts({ owner }) {
+  const kept = useLoad((signal) => get("/api/test-accounts", {}, { signal }), []);
+  const [changed, setChanged] = useState(/** @type {any} */ (null));
+  const save = useAction(async () => {
+    await put("/api/test-accounts", { filters: saidFilters(changed ?? []) });
+    toast("Saved");
+    kept.reload();
+  });
+  return html`<${Card} title="Test accounts"><p>A question that leaves them out counts in ${session.place().environment?.name} only what fits all of this.</p>
+    <${Loaded} of=${kept}>${(found) => html`<fieldset class="form" disabled=${!owner}><${Filters} value=${changed ?? found.filters} onChange=${(filters) => setChanged(filters ?? [])} />
+      <${Fault} error=${save.error} /><div><button class="primary" disabled=${save.busy} onClick=${save.run} data-testid="save-test-accounts">Save</button></div></fieldset>`}<//><//>`;
+}
+
 /** @param {{project: string, owner: boolean}} props */
 function Members({ project, owner }) {
   const at = `/api/projects/${encodeURIComponent(project)}`;
   const members = useLoad((signal) => get(`${at}/members`, {}, { signal, unscoped: true }), [project]);
   const [token, setToken] = useState("");
-  const change = useAction(async (member, /** @type {string} */ role) => {
+  const change = useAction(async (member, role) => {
     await patch(`${at}/members/${encodeURIComponent(member.user_id)}`, { role }, { unscoped: true });
     toast(`${member.name} is ${role} now`);
     members.reload();
@@ -121,7 +137,7 @@ function Members({ project, owner }) {
     members.reload();
   });
   const invitations = useLoad(async (signal) => (owner ? get(`${at}/invitations`, {}, { signal, unscoped: true }) : { invitations: [] }), [project, owner]);
-  const add = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+  const add = useAction(async (form, element) => {
     const body = { email: form.email, role: form.role };
     if (form.how === "add") {
       await post(`${at}/members`, body, { unscoped: true });
@@ -137,13 +153,14 @@ function Members({ project, owner }) {
     await del(`${at}/invitations/${encodeURIComponent(one.id)}`, { unscoped: true });
     invitations.reload();
   });
+  /** @type {Column[]} */
   const columns = [
     { key: "name", title: "Name" },
     { key: "email", title: "Email" },
     { key: "role", title: "Role", cell: (one) => owner ? html`<${Select} aria-label=${`Role of ${one.name}`} value=${one.role} options=${ROLES} onChange=${(role) => change.run(one, role)} />` : one.role },
     { key: "act", title: "", cell: (one) => owner ? html`<button class="small danger" onClick=${() => remove.run(one)}>Remove</button>` : null },
   ];
-  const open = (invitations.data?.invitations ?? []).filter((one) => !one.accepted_at && !one.revoked_at);
+  const open = (invitations.data?.invitations ?? []).filter((/** @type {any} */ one) => !one.accepted_at && !one.revoked_at);
   return html`${[change, remove, back].map((one, index) => (one.error ? html`<${Fault} key=${index} error=${one.error} />` : null))}
     <${Card} title="Members"><${Loaded} of=${members} what="members">${(found) => found.members.length === 0 ? html`<${Empty} title="No members">Administrators see every project without being a member.<//>` : html`<${Table} label="Members" testid="members" columns=${columns} rows=${found.members} rowKey=${(one) => one.user_id} />`}<//><//>
     ${owner ? html`<${Card} title="Somebody new"><form class="form" data-testid="add-member" onSubmit=${(event) => add.run(fields(event), event.currentTarget)}>
@@ -153,7 +170,7 @@ function Members({ project, owner }) {
         <${Field} label="How"><select name="how"><option value="invite">Invite: they make an account</option><option value="add">Add: they have an account</option></select><//>
         <button class="primary" disabled=${add.busy}>Do it</button></div>
     </form>
-    ${token ? html`<div class="note good"><p>Bring them this link; it is shown this once.</p><div class="row"><code class="secret">${`${location.origin}/?invitation=${token}`}</code><${Copy} text=${`${location.origin}/?invitation=${token}`} label="Copy link" /></div></div>` : null}
+    ${token ? html`<${Secret} text=${`${location.origin}/?invitation=${token}`} onClose=${() => setToken("")}>Bring them this link; it is shown this once.<//>` : null}
     ${open.length > 0 ? html`<h3 class="spaced">Open invitations</h3><${Table} label="Open invitations" rows=${open} columns=${[
       { key: "email", title: "Email" }, { key: "role", title: "Role" },
       { key: "expires_at", title: "Until", as: "time" },
@@ -171,7 +188,7 @@ function Keys({ project }) {
   const [made, setMade] = useState("");
   const [gone, setGone] = useState(/** @type {any} */ (null));
   const [old, setOld] = useState(false);
-  const make = useAction(async (/** @type {HTMLFormElement} */ element) => {
+  const make = useAction(async (element) => {
     const form = new FormData(element);
     const body = /** @type {any} */ ({ name: String(form.get("name") ?? ""), environment_id: form.get("environment"), scopes: form.getAll("scope") });
     if (form.get("expires")) body.expires_at = new Date(`${form.get("expires")}T00:00:00Z`).toISOString();
@@ -185,7 +202,8 @@ function Keys({ project }) {
     setGone(null);
     keys.reload();
   });
-  const state = (one) => one.revoked_at ? html`<${Badge} kind="plain">revoked<//>` : one.expires_at && new Date(one.expires_at) < new Date() ? html`<${Badge} kind="warning">expired<//>` : html`<${Badge} kind="good">good<//>`;
+  const state = (/** @type {any} */ one) => one.revoked_at ? html`<${Badge} kind="plain">revoked<//>` : one.expires_at && new Date(one.expires_at) < new Date() ? html`<${Badge} kind="warning">expired<//>` : html`<${Badge} kind="good">good<//>`;
+  /** @type {Column[]} */
   const columns = [
     { key: "name", title: "Name" },
     { key: "prefix", title: "Begins", cell: (one) => html`<code>${one.prefix}…</code>` },
@@ -196,7 +214,7 @@ function Keys({ project }) {
     { key: "state", title: "State", cell: state },
     { key: "act", title: "", cell: (one) => one.revoked_at ? null : html`<button class="small danger" onClick=${() => setGone(one)}>Revoke…</button>` },
   ];
-  return html`${made ? html`<div class="note good" data-testid="made-key"><p><strong>The new key, shown this once:</strong></p><div class="row"><code class="secret" data-testid="new-key">${made}</code><${Copy} text=${made} label="Copy key" what="Key copied" /><button onClick=${() => setMade("")}>I have it</button></div></div>` : null}
+  return html`${made ? html`<${Secret} text=${made} testid="new-key" onClose=${() => setMade("")}>The new key, shown this once:<//>` : null}
     <${Card} title="Make a key"><form class="form" data-testid="make-key" onSubmit=${(event) => { event.preventDefault(); void make.run(event.currentTarget); }}>
       <${Fault} error=${make.error} />
       <div class="row"><div class="grow"><${Field} label="Name"><input type="text" name="name" required maxlength="200" placeholder="What will use it" /><//></div>
@@ -207,7 +225,7 @@ function Keys({ project }) {
     </form><//>
     <${Card} title="API keys" actions=${html`<label class="field inline"><input type="checkbox" checked=${old} onChange=${() => setOld(!old)} />show revoked</label>`}>
       <${Loaded} of=${keys} what="keys">${(found) => {
-        const rows = found.api_keys.filter((one) => old || !one.revoked_at);
+        const rows = found.api_keys.filter((/** @type {any} */ one) => old || !one.revoked_at);
         return rows.length === 0 ? html`<${Empty} title="No keys">Make one above: programs send it as <code>X-API-Key</code>.<//>` : html`<${Table} label="API keys" testid="keys" columns=${columns} rows=${rows} rowKey=${(one) => one.id} />`;
       }}<//><//>
     ${gone ? html`<${Confirm} title=${`Revoke ${gone.name}?`} action="Revoke it" busy=${revoke.busy} onClose=${() => setGone(null)} onYes=${revoke.run}>
@@ -229,18 +247,18 @@ function Audit({ project }) {
 function People() {
   const people = useLoad((signal) => get("/api/users", {}, { signal, unscoped: true }), []);
   const [made, setMade] = useState(/** @type {any} */ (null));
-  const set = useAction(async (one, /** @type {string} */ what) => {
+  const set = useAction(async (one, what) => {
     const answer = await request(`/api/users/${encodeURIComponent(one.id)}/${what}`, { method: "POST", body: what === "reset-password" ? {} : undefined, unscoped: true });
     if (answer.password) setMade(answer);
     people.reload();
   });
-  const add = useAction(async (/** @type {Record<string, string>} */ form, /** @type {HTMLFormElement} */ element) => {
+  const add = useAction(async (form, element) => {
     setMade(await post("/api/users", { email: form.email, name: form.name || undefined, is_admin: form.admin === "on" }, { unscoped: true }));
     element.reset();
     people.reload();
   });
   return html`<${Fault} error=${set.error} />
-    ${made?.password ? html`<div class="note good"><p>Password of <bdi>${made.email}</bdi>, shown this once:</p><div class="row"><code class="secret">${made.password}</code><${Copy} text=${made.password} /><button onClick=${() => setMade(null)}>I have it</button></div></div>` : null}
+    ${made?.password ? html`<${Secret} text=${made.password} onClose=${() => setMade(null)}>Password of <bdi>${made.email}</bdi>, shown this once:<//>` : null}
     <${Card} title="A new account"><form class="form" onSubmit=${(event) => add.run(fields(event), event.currentTarget)}>
       <${Fault} error=${add.error} />
       <div class="row"><div class="grow"><${Field} label="Email"><input type="email" name="email" required /><//></div><div class="grow"><${Field} label="Name"><input type="text" name="name" /><//></div><label class="field inline"><input type="checkbox" name="admin" />administrator</label><button class="primary" disabled=${add.busy}>Make it</button></div></form><//>

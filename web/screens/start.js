@@ -117,7 +117,7 @@ function Overview({ names }) {
           <div class="tile"><div class="value" data-testid="events-today">${number(events.count)}</div><div class="what">events</div></div>
           <div class="tile"><div class="value">${number(Math.max(0, ...people.data))}</div><div class="what">people in the busiest hour</div></div>
           <div class="tile"><div class="value">${number(names.events.length)}${names.meta.truncated ? "+" : ""}</div><div class="what">event names in 30 days</div></div>
-          <div class="tile"><div class="value small"><${Time} at=${names.events.map((one) => one.last_seen).sort().at(-1)} relative /></div><div class="what">newest event</div></div>
+          <div class="tile"><div class="value small"><${Time} at=${names.events.map((/** @type {any} */ one) => one.last_seen).sort().at(-1)} relative /></div><div class="what">newest event</div></div>
         </div>
         <div class="split">
           <${Card} title="Events an hour"><${Chart} label="Events an hour" kind="area" x=${moments} series=${[{ label: "Events", values: events.data }]} partial=${1} axis=${(one) => one.slice(11, 16)} height=${260} /><//>

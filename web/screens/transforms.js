@@ -98,7 +98,7 @@ function Raws({ query }) {
       ${session.role() === "owner" ? html`<button class="primary" onClick=${() => setAsking(true)} data-testid="reprocess">Reprocess…</button>` : null}</div>
     <${Loaded} of=${all} what="raw events">${(found) => found.raw_events.length === 0
       ? html`<${Empty} title="No raw events">Programs send them to <code>POST /v1/events/raw/bulk</code>.<//>`
-      : html`<div class="tiles" data-testid="raw-counts">${found.counts.map((one) => html`<div class="tile" key=${`${one.outcome} ${one.reason}`}><div class="value">${number(one.raw_events)}</div><div class="what">${one.outcome} ${one.reason}</div></div>`)}</div>
+      : html`<div class="tiles" data-testid="raw-counts">${found.counts.map((/** @type {any} */ one) => html`<div class="tile" key=${`${one.outcome} ${one.reason}`}><div class="value">${number(one.raw_events)}</div><div class="what">${one.outcome} ${one.reason}</div></div>`)}</div>
         <${Table} label="Raw events" testid="raws" rows=${found.raw_events} rowKey=${(one) => `${one.id} ${one.timestamp} ${one.external_customer_id}`} columns=${[
           { key: "timestamp", title: "Happened", as: "time" },
           { key: "id", title: "Id" },

@@ -64,6 +64,7 @@ function Meters({ meters, more, state, span }) {
   const href = (/** @type {Meter} */ meter) => kept(["meters", meter.id], state, state.customer ? { customer: state.customer } : {});
   return html`<${Loaded} of=${load} what="the totals">${(/** @type {any[]} */ answers) => {
     const rows = meters.map((meter, at) => ({ meter, answer: answers[at] }));
+    /** @type {Column[]} */
     const columns = [
       { key: "name", title: "Meter", cell: (row) => html`<${Link} href=${href(row.meter)}><bdi>${row.meter.name}</bdi><//>${row.meter.status === "archived" ? html` <${Badge} kind="plain">archived<//>` : null}` },
       { key: "measures", title: "Counts", cell: (row) => html`<bdi class="muted">${measures(row.meter)}</bdi>` },
@@ -92,9 +93,10 @@ function Customers({ meters, more, state, span }) {
     });
     const rows = [...customers].sort(([a], [b]) => a.localeCompare(b)).map(([name, cells]) => ({ name, cells }));
     if (rows.length === 0) return html`<${Empty} title="No customer has usage in this range">Take a longer range.<//>`;
+    /** @type {Column[]} */
     const columns = [
       { key: "name", title: "Customer", cell: (row) => html`<${Link} href=${kept(["customers", row.name], state)}><bdi>${row.name || "(none)"}</bdi><//>` },
-      ...meters.map((meter, at) => ({ key: meter.id, title: html`<bdi title=${measures(meter)}>${meter.name}</bdi>`, right: true, cell: (row) => (row.cells[at]?.has_value ? html`<${Link} href=${kept(["meters", meter.id], state, { customer: row.name })}>${digits(row.cells[at].exact_value)}<//>` : "–") })),
+      ...meters.map((meter, at) => ({ key: meter.id, title: html`<bdi title=${measures(meter)}>${meter.name}</bdi>`, right: true, cell: (/** @type {any} */ row) => (row.cells[at]?.has_value ? html`<${Link} href=${kept(["meters", meter.id], state, { customer: row.name })}>${digits(row.cells[at].exact_value)}<//>` : "–") })),
     ];
     const file = () => save("customers.csv", csv(["customer", ...meters.map(({ name }) => name)], rows.map(({ name, cells }) => [{ text: name }, ...cells.map((cell) => ({ number: cell?.has_value ? cell.exact_value : "" }))])));
     return html`<div class="row"><button data-testid="csv" onClick=${file}>CSV</button><span class="muted small">${number(rows.length)} customers</span></div>
@@ -107,15 +109,16 @@ function Features({ meters, state, span, again }) {
   const load = useLoad((signal) => post("/v1/events/analytics", { start_time: span.start, end_time: span.end, timezone: state.zone }, { signal }), [JSON.stringify(span)]);
   return html`<${Loaded} of=${load} what="the features">${({ items }) => {
     if (items.length === 0) return html`<${Empty} title="No feature yet">A feature is what customers know a meter by.<//>`;
+    /** @type {Column[]} */
     const columns = [
       { key: "name", title: "Feature" },
       { key: "meter", title: "Counts", cell: (item) => html`<${Link} href=${kept(["meters", item.meter_id], state)}><bdi>${item.aggregation_type} over ${item.event_name}</bdi><//>` },
       { key: "total", title: "Total", right: true, cell: (item) => html`<span data-testid="feature-total">${item.has_value ? digits(item.total_usage) : "–"}</span>` },
       { key: "unit", title: "Unit", cell: (item) => html`<bdi>${item.unit_plural || item.unit}</bdi>` },
       { key: "events", title: "Events", right: true, cell: (item) => number(item.event_count) },
-      ...(again ? [{ key: "act", title: "", cell: (item) => html`<${FeatureActions} id=${item.feature_id} name=${item.name} meters=${meters} again=${again} />` }] : []),
+      ...(again ? [{ key: "act", title: "", cell: (/** @type {any} */ item) => html`<${FeatureActions} id=${item.feature_id} name=${item.name} meters=${meters} again=${again} />` }] : []),
     ];
-    const file = () => save("features.csv", csv(["feature", "total", "unit", "events"], items.map((item) => [{ text: item.name }, { number: item.has_value ? item.total_usage : "" }, { text: item.unit_plural || item.unit }, { number: item.event_count }])));
+    const file = () => save("features.csv", csv(["feature", "total", "unit", "events"], items.map((/** @type {any} */ item) => [{ text: item.name }, { number: item.has_value ? item.total_usage : "" }, { text: item.unit_plural || item.unit }, { number: item.event_count }])));
     return html`<div class="row"><button data-testid="csv" onClick=${file}>CSV</button></div><${Table} label="Totals by feature" columns=${columns} rows=${items} rowKey=${(item) => item.feature_id} testid="features" />`;
   }}<//>`;
 }

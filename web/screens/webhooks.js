@@ -24,6 +24,7 @@ function All() {
   const hooks = useLoad((signal) => get("/api/webhooks", {}, { signal }), []);
   const [making, setMaking] = useState(false);
   const [secret, setSecret] = useState("");
+  /** @type {Column[]} */
   const columns = [
     { key: "url", title: "Address", cell: (one) => html`<${Link} class="clip" href=${path(["webhooks", one.id])}><bdi>${one.url}</bdi><//>` },
     { key: "description", title: "What it is for" },
@@ -70,7 +71,7 @@ function One({ id, query }) {
   const [dialog, setDialog] = useState("");
   const [secret, setSecret] = useState("");
   const [sent, setSent] = useState(0);
-  const act = useAction(async (/** @type {() => Promise<any>} */ run, /** @type {string} */ said) => {
+  const act = useAction(async (run, said) => {
     const answer = await run();
     toast(said);
     setDialog("");
@@ -115,6 +116,7 @@ const outcome = (attempt) => (attempt ? (attempt.status ? `answered ${attempt.st
 function Deliveries({ at, state, sent, onReplay }) {
   const all = useLoad((signal) => get(`${at}/deliveries`, { state, limit: 100 }, { signal }), [at, state, sent], { every: 3000 });
   const [open, setOpen] = useState("");
+  /** @type {Column[]} */
   const columns = [
     { key: "created_at", title: "When", as: "time" },
     { key: "event_name", title: "Told of", cell: (one) => html`<button class="quiet small" onClick=${() => setOpen(one.id)}>${one.event_name}</button>` },

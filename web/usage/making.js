@@ -1,6 +1,6 @@
 // Meters and features: made, changed, archived.
 import { Confirm, del, Fault, Field, FormDialog, get, go, html, Loaded, patch, post, Select, textOf, TextField, toast, useAction, useLoad, useState } from "../lib/page.js";
-import { useNames } from "../lib/events.js";
+import { Known, useNames } from "../lib/events.js";
 
 const KINDS = [
   ["COUNT", "How many events"], ["SUM", "The sum of a property"], ["SUM_WITH_MULTIPLIER", "The sum of a property, times a number"], ["AVG", "The mean of a property"],
@@ -36,17 +36,16 @@ export function MeterForm({ of, onClose, onDone }) {
     toast(of ? "It counts so from now on" : "It counts what is there already, too");
     onDone(meter);
   };
-  const known = (/** @type {string} */ id, all = []) => html`<datalist id=${id}>${all.map((one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`;
   return html`<${FormDialog} title=${of ? "Change the meter" : "New meter"} action=${of ? "Save: another version" : "Make it"} save="save-meter" onSave=${save} onClose=${onClose} wide>
     <div class="row"><div class="grow"><${TextField} name="name" label="Name" required value=${of?.name} /></div><${TextField} name="unit" label="Unit" value=${of?.unit} placeholder="tokens" /></div>
-    <div class="row"><div class="grow"><${TextField} name="event" label="Of the event" required value=${of?.event_name} list="meter-events" /></div>
+    <div class="row"><div class="grow"><${TextField} name="event" label="Of the event" required value=${of?.event_name} list="known-events" /></div>
       <${Field} label="It counts"><${Select} value=${type} options=${KINDS} onChange=${setType} disabled=${!!of} data-testid="kind" /><//></div>
     ${spec.expression ? html`<p class="muted">It counts <code>${spec.expression}</code>; the API changes that.</p>` : null}
-    <div class="row">${reads ? html`<div class="grow"><${TextField} name="field" label="Property" required value=${spec.field} list="meter-fields" /></div>` : null}
+    <div class="row">${reads ? html`<div class="grow"><${TextField} name="field" label="Property" required value=${spec.field} list="known-properties" /></div>` : null}
       ${type === "SUM_WITH_MULTIPLIER" ? html`<${TextField} name="multiplier" label="Times" required inputmode="decimal" value=${spec.multiplier} />` : null}
       <${Field} label="Over time"><${Select} value=${reset} options=${RESETS} onChange=${setReset} data-testid="reset" /><//></div>
     <${TextField} name="filters" label="Only events of which (optional)" hint="One condition a line: a property, =, and its values with commas between." rows="2" maxlength="4000" value=${written(of?.filters ?? [])} placeholder="plan = pro, team" />
-    ${known("meter-events", names.data?.events)}${known("meter-fields", names.data?.properties)}
+    <${Known} names=${names.data} />
   <//>`;
 }
 

@@ -93,11 +93,12 @@ function Windows({ answer, state, by, onShow }) {
   if (results.length === 0) return null;
   const interval = intervalOf(state.window);
   const named = (/** @type {Bucket} */ bucket) => bucketName(bucket.window_size, interval, state.zone);
+  /** @type {Column[]} */
   const columns = [
     ...(state.window ? [{ key: "window", title: "Window", cell: (/** @type {Bucket} */ bucket) => html`<span title=${utc(bucket.window_size, state.zone)}>${named(bucket)}</span>` }] : []),
     ...(by ? [{ key: "group", title: by, cell: (/** @type {Bucket} */ bucket) => html`<bdi>${bucket.group[by] || "(none)"}</bdi>` }] : []),
-    { key: "value", title: "Value", right: true, cell: (/** @type {Bucket} */ bucket, /** @type {number} */ at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.has_value ? digits(bucket.exact_value) : "–"}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
-    { key: "events", title: "Events", right: true, cell: (/** @type {Bucket} */ bucket) => number(bucket.event_count) },
+    { key: "value", title: "Value", right: true, cell: (bucket, at) => html`<button class="quiet value" data-testid="drill" aria-label=${`${bucket.has_value ? digits(bucket.exact_value) : "–"}: show the events`} onClick=${() => onShow(bucket, at)}>${bucket.has_value ? digits(bucket.exact_value) : "–"}</button>` },
+    { key: "events", title: "Events", right: true, cell: (bucket) => number(bucket.event_count) },
   ];
   return html`<div class="split answer">
     <section class="card" aria-label="Picture">${state.window ? html`<${Picture} results=${results} by=${by} named=${named} />` : html`<p class="muted">Choose a window to see usage over time.</p>`}</section>
@@ -128,7 +129,7 @@ function EventsPanel({ meter, drill, onClose }) {
   const page = load.data?.cursor === cursor ? load.data.page : undefined;
   const events = [...before.events, ...(page?.events ?? [])];
   const key = meter.aggregation?.field;
-  const said = (event) => (key && event.properties[key] !== undefined ? html`<code>${key} = ${typeof event.properties[key] === "string" ? `"${event.properties[key]}"` : String(event.properties[key])}</code>` : null);
+  const said = (/** @type {any} */ event) => (key && event.properties[key] !== undefined ? html`<code>${key} = ${typeof event.properties[key] === "string" ? `"${event.properties[key]}"` : String(event.properties[key])}</code>` : null);
   return html`<aside class="people" tabindex="-1" ref=${panel} aria-label=${`Events: ${drill.title}`} data-testid="events-panel" onKeyDown=${(event) => event.key === "Escape" && onClose()}>
     <header><div><h2>Events</h2><bdi class="muted">${drill.title}</bdi><p class="muted small"><span data-testid="listed">${number(events.length)}</span> of ${number(drill.count)} shown, newest first</p></div><button class="quiet icon" aria-label="Close the events" onClick=${onClose}>×</button></header>
     ${meter.version > 1 && html`<p class="muted small">The meter was changed: what is listed fits its newest version, from <${Time} at=${meter.effective_from} /> on.</p>`}
