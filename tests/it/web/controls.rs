@@ -163,7 +163,14 @@ async fn names(stage: &Stage) {
             "return document.querySelector('[data-testid=project]').innerText.includes('The shop')",
         )
         .await;
-    browser.click_on("[data-testid=environments] tbody tr:last-child button").await;
+    browser.pick("(//*[@data-testid='environments']//button[.='Rename'])[last()]").await;
+    // A name that is taken is refused, and what was typed stays.
+    browser.fill_in("[data-testid=rename-environment] input", "production").await;
+    browser.click_on("[data-testid=rename-environment] button").await;
+    browser.see("fault").await;
+    let typed =
+        "return document.querySelector('[data-testid=rename-environment] input').value === 'production'";
+    browser.until("what was typed stays", typed).await;
     browser.fill_in("[data-testid=rename-environment] input", "trial").await;
     browser.click_on("[data-testid=rename-environment] button").await;
     browser.reads("environments", "trial").await;
@@ -201,10 +208,16 @@ async fn members(stage: &Stage) {
         move |found: &Value| found["members"].as_array().unwrap().iter().any(|one| one["role"] == role)
     };
     told(stage, &format!("{at}/members"), "vera is an editor", has("editor")).await;
-    browser.pick(&format!("{row}//button")).await;
+    browser.pick(&format!("{row}//button[.='Remove']")).await;
     told(stage, &format!("{at}/members"), "vera is gone", |found| !has("editor")(found)).await;
+    browser.fill_in("[data-testid=add-member] input[name=email]", "vera@example.com").await;
+    browser.pick("//select[@name='role']/option[@value='editor']").await;
+    browser.pick("//select[@name='how']/option[@value='add']").await;
+    browser.press("Do it").await;
+    told(stage, &format!("{at}/members"), "vera is an editor again", has("editor")).await;
     browser.fill_in("[data-testid=add-member] input[name=email]", "new@example.com").await;
-    browser.click_on("[data-testid=add-member] button").await;
+    browser.pick("//select[@name='how']/option[@value='invite']").await;
+    browser.press("Do it").await;
     browser.press("Take back").await;
     told(stage, &format!("{at}/invitations"), "the invitation is taken back", |found| {
         found["invitations"].as_array().unwrap().iter().all(|one| !one["revoked_at"].is_null())
@@ -222,6 +235,9 @@ async fn accounts(stage: &Stage) {
     browser.goto("/settings/people").await;
     browser.fill_in("input[name=email]", "max@example.com").await;
     browser.fill_in("input[name=name]", "Max").await;
+    for twice in ["admin", "admin"] {
+        browser.click_on(&format!("input[name={twice}]")).await;
+    }
     browser.press("Make it").await;
     browser.reads("people", "max@example.com").await;
     let first = browser.run("return document.querySelector('.secret').innerText", vec![]).await;
@@ -243,15 +259,19 @@ async fn keys(stage: &Stage) {
     let browser = &stage.browser;
     browser.goto("/settings/keys").await;
     browser.fill_in("[data-testid=make-key] input[name=name]", "to be revoked").await;
-    browser.click_on("[data-testid=make-key] input[value=query]").await;
-    browser.click_on("[data-testid=make-key] button.primary").await;
+    browser.click_on("[data-testid=make-key] input[name=scope][value=query]").await;
+    browser.pick("(//select[@name='environment']/option)[2]").await;
+    browser.run("document.querySelector('input[name=expires]').value = '2030-02-01'", vec![]).await;
+    browser.press("Make a key").await;
     browser.see("new-key").await;
     let at = format!("/api/projects/{}/api-keys", stage.project);
     let found = operator(stage, &at).await;
     let made =
         found["api_keys"].as_array().unwrap().iter().find(|one| one["name"] == "to be revoked").unwrap();
     assert_eq!(made["scopes"], json!(["ingest", "query"]));
-    browser.pick("//*[@data-testid='keys']//tr[contains(., 'to be revoked')]//button").await;
+    assert_eq!(made["expires_at"].as_str().map(|at| &at[..10]), Some("2030-02-01"));
+    assert_ne!(made["environment_id"], json!(stage.environment), "it is of the other environment");
+    browser.pick("//*[@data-testid='keys']//tr[contains(., 'to be revoked')]//button[.='Revoke…']").await;
     browser.click("confirm").await;
     browser
         .until(
@@ -316,10 +336,24 @@ async fn jobs_are_cancelled_and_resumed_and_dead_letters_chosen() {
     browser.fill("reason", "chosen").await;
     browser.click("act").await;
     browser.find("[data-testid=job][data-dry=false][data-state=succeeded]").await;
-    browser.press("Close").await;
+    browser.press("All jobs").await;
+    count(browser, "[data-testid=jobs] tbody tr", 1).await;
+    browser.goto("/events/e39").await;
+    browser.press("Open").await;
+    browser.see("replay").await;
     told(&stage, "/api/dlq/stats", "two are given up", open(39)).await;
+    browser.goto("/dead-letters").await;
     browser.click("status-all").await;
     count(browser, "[data-testid=letters] tbody tr", 41).await;
+    for (status, many) in [("discarded", 2), ("replayed", 0), ("open", 39), ("all", 41)] {
+        browser.click(&format!("status-{status}")).await;
+        browser.press("Refresh").await;
+        count(browser, "[data-testid=letters] tbody tr", many).await;
+    }
+    browser.run("document.querySelector('[data-testid=letters] tbody tr').focus()", vec![]).await;
+    browser.keys("\u{e007}").await;
+    browser.press("All dead letters").await;
+    browser.see("letters").await;
 
     a_slow_job(&stage).await;
     stage.close().await;

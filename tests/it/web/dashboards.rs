@@ -71,6 +71,12 @@ async fn a_dashboard_keeps_answers_in_order_and_asks_them_anew() {
     browser.click("tile-menu").await;
     browser.click("tile-later").await;
     has(&stage, &["Views", "Sales <b>"]).await;
+    for order in [["Sales <b>", "Views"], ["Views", "Sales <b>"]] {
+        for control in ["tile-menu", "tile-earlier"] {
+            browser.click_on(&format!("[data-testid=tile]:nth-child(2) [data-testid={control}]")).await;
+        }
+        has(&stage, &order).await;
+    }
     browser.click("tile-menu").await;
     browser.choose("tile-width", "12").await;
     browser

@@ -27,6 +27,10 @@ async fn meters_and_features_are_made_changed_and_archived() {
     browser.fill("unit", "tokens").await;
     browser.fill("event", "call").await;
     assert!(!browser.has("[data-testid=field]").await, "who counts events reads no property");
+    browser.choose("kind", "SUM_WITH_MULTIPLIER").await;
+    browser.fill("multiplier", "2").await;
+    browser.choose("reset", "NEVER").await;
+    browser.choose("reset", "BILLING_PERIOD").await;
     browser.choose("kind", "SUM").await;
     browser.fill("field", "tokens").await;
     browser.fill("filters", "plan: pro").await;
@@ -87,6 +91,7 @@ async fn features(stage: &Stage, meter: &Value, total: &Value) {
     browser.reads("empty", "No feature yet").await;
     browser.click("new-feature").await;
     browser.fill("name", "Speech").await;
+    browser.choose("meter", meter.as_str().unwrap()).await;
     browser.fill("one", "token").await;
     browser.fill("many", "tokens").await;
     browser.is_clean("the form of a feature").await;

@@ -1,17 +1,20 @@
 //! The page, in a real browser against the real application: each screen opened, its controls used, and what it shows
 //! held against what the API answers.
 
+mod builder;
 mod controls;
 mod dashboards;
 mod form;
 mod hostile;
 mod insights;
 mod making;
+mod named;
 mod screens;
 mod sessions;
 mod setup;
 mod speed;
 mod usage;
+mod walks;
 
 use serde_json::{Value, json};
 

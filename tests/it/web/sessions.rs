@@ -21,7 +21,9 @@ async fn a_stale_environment_is_replaced_in_sight_and_never_shows_an_empty_list(
 
     // The project is right, the environment is another's; and it goes stale while the page is open.
     let stale = json!({ "project": stage.project, "environment": "env_gone" }).to_string();
-    browser.run("localStorage.setItem('flexflow.scope', arguments[0])", vec![json!(stale)]).await;
+    let everywhere =
+        "for (const kept of [localStorage, sessionStorage]) kept.setItem('flexflow.scope', arguments[0])";
+    browser.run(everywhere, vec![json!(stale)]).await;
     browser.reload().await;
     browser.reads("notices", "The environment you looked at before").await;
     browser.reads("events-table", "kept").await;
