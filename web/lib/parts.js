@@ -50,8 +50,13 @@ export function Input({ value, onChange, wait = 300, ...rest }) {
     if (value !== taken.current) setText(value ?? "");
     taken.current = value;
   }, [value]);
-  useEffect(() => () => clearTimeout(timer.current), []);
+  // A field that goes, which the browser blurs, takes nothing over.
+  useLayoutEffect(() => () => {
+    clearTimeout(timer.current);
+    timer.current = -1;
+  }, []);
   const take = (/** @type {string} */ next) => {
+    if (timer.current === -1) return;
     clearTimeout(timer.current);
     taken.current = next;
     if (next !== value) onChange(next);

@@ -44,6 +44,17 @@ async fn save(stage: &Stage, event: &str, name: &str, dashboard: Option<&str>) {
     browser.reads("notices", "Saved to").await;
 }
 
+/// The second tile goes before the first, and back again.
+async fn earlier(stage: &Stage) {
+    let browser = &stage.browser;
+    for order in [["Sales <b>", "Views"], ["Views", "Sales <b>"]] {
+        for control in ["tile-menu", "tile-earlier"] {
+            browser.click_on(&format!("[data-testid=tile]:nth-child(2) [data-testid={control}]")).await;
+        }
+        has(stage, &order).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dashboard_keeps_answers_in_order_and_asks_them_anew() {
     let stage = Stage::logged_in(&[]).await;
@@ -71,12 +82,7 @@ async fn a_dashboard_keeps_answers_in_order_and_asks_them_anew() {
     browser.click("tile-menu").await;
     browser.click("tile-later").await;
     has(&stage, &["Views", "Sales <b>"]).await;
-    for order in [["Sales <b>", "Views"], ["Views", "Sales <b>"]] {
-        for control in ["tile-menu", "tile-earlier"] {
-            browser.click_on(&format!("[data-testid=tile]:nth-child(2) [data-testid={control}]")).await;
-        }
-        has(&stage, &order).await;
-    }
+    earlier(&stage).await;
     browser.click("tile-menu").await;
     browser.choose("tile-width", "12").await;
     browser

@@ -78,14 +78,7 @@ async fn a_webhook_is_made_tried_paused_and_says_what_it_delivered() {
     receiver.gets("webhook.test", 2).await;
     browser.reads("deliveries", "delivered").await;
     browser.is_clean("a webhook").await;
-    browser.press("All webhooks").await;
-    browser.press(&url).await;
-    browser.choose("delivery-state", "dead").await;
-    browser.reads("empty", "Nothing was delivered yet").await;
-    browser.click("replay-dead").await;
-    browser.reads("notices", "On its way again").await;
-    browser.choose("delivery-state", "delivered").await;
-    browser.reads("deliveries", "webhook.test").await;
+    deliveries_are_chosen(&stage, &url).await;
     an_event_names_its_webhooks_and_duplicates(&stage).await;
 
     browser.goto(&format!("/webhooks/{}", made["id"].as_str().unwrap())).await;
@@ -108,6 +101,19 @@ async fn a_webhook_is_made_tried_paused_and_says_what_it_delivered() {
     browser.click("confirm").await;
     browser.reads("empty", "Nobody is told yet").await;
     stage.close().await;
+}
+
+/// Deliveries by what became of them.
+async fn deliveries_are_chosen(stage: &Stage, url: &str) {
+    let browser = &stage.browser;
+    browser.press("All webhooks").await;
+    browser.press(url).await;
+    browser.choose("delivery-state", "dead").await;
+    browser.reads("empty", "Nothing was delivered yet").await;
+    browser.click("replay-dead").await;
+    browser.reads("notices", "On its way again").await;
+    browser.choose("delivery-state", "delivered").await;
+    browser.reads("deliveries", "webhook.test").await;
 }
 
 /// An event that was sent twice, and that no meter counts.

@@ -131,6 +131,27 @@ async fn totals_have_every_digit_and_lead_to_their_events() {
     stage.close().await;
 }
 
+/// Usage by a property of the events.
+async fn regions(stage: &Stage, id: &str) {
+    let browser = &stage.browser;
+    browser.choose("by", "properties.").await;
+    browser.fill("by-property", "region").await;
+    browser.keys("\u{e007}").await;
+    let regions = usage(stage, json!({"meter_id": id, "group_by": ["properties.region"]})).await;
+    let regions: Vec<&str> = regions["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["exact_value"].as_str().unwrap())
+        .collect();
+    let script = format!(
+        "const rows = [...document.querySelectorAll('[data-testid=usage-table] tbody tr[data-row]')]; \
+         return JSON.stringify(rows.map((row) => row.querySelector('td.right').innerText.trim().replaceAll(',', ''))) === JSON.stringify({})",
+        json!(regions)
+    );
+    browser.until("the usage of each region", &script).await;
+}
+
 /// Windows, groups, a customer, zones; the events behind a number are as many as it says.
 async fn one_meter(stage: &Stage, id: &str) {
     let browser = &stage.browser;
@@ -177,22 +198,7 @@ async fn one_meter(stage: &Stage, id: &str) {
     browser.click("drill-total").await;
     browser.reads("listed", "30").await;
     browser.click_on("[aria-label='Close the events']").await;
-    browser.choose("by", "properties.").await;
-    browser.fill("by-property", "region").await;
-    browser.keys("\u{e007}").await;
-    let regions = usage(stage, json!({"meter_id": id, "group_by": ["properties.region"]})).await;
-    let regions: Vec<&str> = regions["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["exact_value"].as_str().unwrap())
-        .collect();
-    let script = format!(
-        "const rows = [...document.querySelectorAll('[data-testid=usage-table] tbody tr[data-row]')]; \
-         return JSON.stringify(rows.map((row) => row.querySelector('td.right').innerText.trim().replaceAll(',', ''))) === JSON.stringify({})",
-        json!(regions)
-    );
-    browser.until("the usage of each region", &script).await;
+    regions(stage, id).await;
     browser.choose("by", "").await;
     browser.fill("customer", "ada").await;
     browser.keys("\u{e007}").await;

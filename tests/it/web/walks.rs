@@ -26,7 +26,10 @@ async fn copies(browser: &Browser, words: &str) -> String {
 async fn every_screen_and_list_is_reached_by_what_leads_to_it() {
     let stage = Stage::logged_in(&[("server.lag_history_interval", "100ms")]).await;
     let client = &stage.app.client;
-    let event = |n: usize| json!({"event": ["seen", "paid"][n % 2], "distinct_id": format!("p{n}"), "event_id": format!("e{n}")});
+    let event = |n: usize| {
+        let name = ["seen", "paid"][n % 2];
+        json!({"event": name, "distinct_id": format!("p{n}"), "event_id": format!("e{n}")})
+    };
     let call = |n: usize| json!({"event": "call", "distinct_id": format!("p{n}")});
     let all: Vec<Value> = (0..120).map(event).chain((0..110).map(call)).collect();
     client.accept(&json!({ "batch": all })).await;
