@@ -172,7 +172,6 @@ async fn schemas_transforms_and_rules_are_made_tried_and_changed() {
     let stage = Stage::logged_in(&settings).await;
     a_schema(&stage).await;
     a_transform(&stage).await;
-    a_transform_is_deleted(&stage).await;
     a_rule(&stage).await;
     stage.close().await;
 }
@@ -223,17 +222,6 @@ async fn a_schema(stage: &Stage) {
     browser.goto("/schemas").await;
     browser.reads("schemas", "Refuse what does not fit").await;
     browser.is_clean("schemas").await;
-    browser.press("it's a \\ buy").await;
-    browser.pick("(//summary[starts-with(normalize-space(.), 'Version')])[last()]").await;
-    browser.press("All schemas").await;
-    browser.press("it's a \\ buy").await;
-    browser.choose("compatibility", "none").await;
-    only(stage, "/api/schemas", "schemas", "the next may be anything", |one| one["compatibility"] == "none")
-        .await;
-    browser.press("Delete…").await;
-    browser.click("confirm").await;
-    browser.reads("empty", "No schema yet").await;
-    assert_eq!(operator(stage, "/api/schemas").await["schemas"], json!([]));
 }
 
 async fn a_transform(stage: &Stage) {
@@ -244,11 +232,6 @@ async fn a_transform(stage: &Stage) {
     browser.press("raw").await;
     browser.click("try").await;
     browser.reads("tried", "1 become events").await;
-    browser.fill("samples", "[{}, {}]").await;
-    browser.click("try").await;
-    browser.reads("tried", "0 become events").await;
-    let payload = json!({"id": "call-1", "orgId": "org-1", "createdAt": "2026-01-31T12:00:00Z"});
-    browser.fill("samples", &payload.to_string()).await;
     browser.fill("spec", "{no").await;
     browser.click("try").await;
     browser.reads("fault", "The transform is not JSON").await;
@@ -276,19 +259,10 @@ async fn a_transform(stage: &Stage) {
     browser.goto("/transforms/raw").await;
     browser.reads("raws", "raw-1").await;
     browser.reads("raw-counts", "published").await;
-    browser.choose("outcome", "dropped").await;
-    browser.reads("empty", "No raw events").await;
-    browser.choose("outcome", "published").await;
-    browser.press("Refresh").await;
-    browser.reads("raws", "raw-1").await;
     browser.is_clean("raw events").await;
     browser.click("reprocess").await;
     browser.see("from").await;
     browser.run("document.querySelector('[data-testid=from]').value = '2026-01-01'", vec![]).await;
-    browser.run("document.querySelector('[data-testid=to]').value = '2026-01-31'", vec![]).await;
-    for twice in ["pending", "pending", "dry", "dry"] {
-        browser.click(twice).await;
-    }
     browser.is_clean("the form of a reprocess").await;
     browser.click("start").await;
     browser.reads("jobs", "succeeded").await;
@@ -301,43 +275,6 @@ async fn a_transform(stage: &Stage) {
         }
     })
     .await;
-}
-
-/// What a version said is looked at; a transform that is deleted leaves the one that is built in.
-async fn a_transform_is_deleted(stage: &Stage) {
-    let browser = &stage.browser;
-    browser.goto("/transforms").await;
-    browser.press("raw").await;
-    browser.press("All transforms").await;
-    browser.press("raw").await;
-    browser.pick("(//*[@data-testid='versions']//button[.='Look at it'])[last()]").await;
-    browser
-        .until(
-            "version 1 is shown",
-            "return document.querySelector('[data-testid=spec]').value.includes('called')",
-        )
-        .await;
-    browser.press("Delete…").await;
-    browser.press("Keep it").await;
-    browser.press("Delete…").await;
-    browser.click("confirm").await;
-    browser.reads("transforms", "built in").await;
-}
-
-/// Waits until the table of credit has the names and numbers that the API answers.
-async fn credited(stage: &Stage, rule: &Value, mut asked: Value) {
-    asked["rule_id"] = rule.clone();
-    let (status, answer) = stage.app.client.post("/api/query/attribution", &asked).await;
-    assert_eq!(status, 200, "{answer}");
-    let rows = answer["results"].as_array().unwrap().iter();
-    let rows: Vec<Value> = rows.map(|row| json!([row["name"], row["conversions"].to_string()])).collect();
-    let script = format!(
-        "const rows = [...document.querySelectorAll('[data-testid=credit] tbody tr')] \
-         .map((row) => [row.cells[0].innerText.trim(), row.cells[1].innerText.trim()]); \
-         return JSON.stringify(rows) === JSON.stringify({}) || JSON.stringify(rows)",
-        json!(rows)
-    );
-    stage.browser.until(&format!("{asked} is shown"), &script).await;
 }
 
 async fn a_rule(stage: &Stage) {
@@ -379,33 +316,17 @@ async fn a_rule(stage: &Stage) {
     browser.reads("credit", "12.5").await;
     browser.reads("conversions", "ad clicked").await;
     browser.is_clean("a rule").await;
-    for (control, value, asked) in [
-        ("by", "source", json!({"by": "source", "date_from": "-30d"})),
-        ("range", "-7d", json!({"by": "source", "date_from": "-7d"})),
-        ("by", "day", json!({"by": "day", "date_from": "-7d"})),
-        ("range", "all", json!({"by": "day", "date_from": "all"})),
-    ] {
-        browser.choose(control, value).await;
-        credited(stage, &rule["id"], asked).await;
-    }
     browser.click("edit").await;
     browser.fill("rule-name", "Clicks").await;
     browser.fill("rule-look_back", "2d").await;
-    browser.pick("//select[@name='model']/option[@value='linear']").await;
     browser.click("save-rule").await;
     count(browser, "[data-testid=version]", 2).await;
-    only(stage, "/api/attribution/rules", "rules", "it is changed", |one| {
-        one["name"] == "Clicks" && one["model"] == "linear"
-    })
-    .await;
+    only(stage, "/api/attribution/rules", "rules", "it is changed", |one| one["name"] == "Clicks").await;
     browser.click("recompute").await;
     browser.reads("notices", "computed anew").await;
     browser.goto("/attribution").await;
     browser.reads("rules", "Clicks").await;
     browser.is_clean("rules").await;
-    browser.press("Clicks").await;
-    browser.pick("(//summary[starts-with(normalize-space(.), 'Version')])[1]").await;
-    browser.press("All rules").await;
     browser.press("Clicks").await;
     browser.click("delete").await;
     browser.click("confirm").await;

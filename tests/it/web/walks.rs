@@ -272,7 +272,12 @@ async fn nothing_yet(stage: &Stage) {
         browser.find(&format!("main[data-screen={to}]")).await;
     }
     let key = stage.key(&stage.project, &json!(other)).await;
-    stage.send(&key, &json!({"event": "first", "distinct_id": "ada"})).await;
+    // What is sent before the page listens is not of those that arrive in its sight.
+    crate::support::eventually("one arrives", || async {
+        stage.send(&key, &json!({"event": "first", "distinct_id": "ada"})).await;
+        if browser.has("[data-testid=arrived]").await { Ok(()) } else { Err("none arrived".to_owned()) }
+    })
+    .await;
     browser.reads("arrived", "first").await;
     browser.press("Watch live").await;
     browser.reads("live-table", "first").await;
