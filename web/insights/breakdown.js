@@ -30,7 +30,7 @@ function written(chosen, oneType) {
  */
 export function Breakdown({ value, onChange, kind, steps = 0 }) {
   const chosen = entries(value);
-  const cohorts = chosen[0]?.type === "cohort";
+  const cohorts = list(value?.type)[0] === "cohort";
   const types = kind === "trends" ? BREAKDOWN_TYPES : BREAKDOWN_TYPES.filter(([type]) => type !== "cohort");
   const several = kind === "retention" ? 1 : PROPERTIES_MAX;
   /** @param {{key: string, type: string}[]} next */
