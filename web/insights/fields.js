@@ -1,6 +1,6 @@
 // Small fields that every form is made of. Each commits when it is left or Enter is pressed, so one change is one step
 // back in the history.
-import { html, Select } from "../lib/page.js";
+import { html, Select, useEffect, useState } from "../lib/page.js";
 import { Combobox } from "./combobox.js";
 import * as suggestions from "./suggestions.js";
 
@@ -16,12 +16,19 @@ export function Choice({ label, value, choices, onChange, testid }) {
 /** @param {any} event */
 const blurOnEnter = (event) => event.key === "Enter" && event.currentTarget.blur();
 
+/** What is typed stays when the form is drawn anew meanwhile. @param {any} value */
+function useTyped(value) {
+  const [text, setText] = useState(value ?? "");
+  useEffect(() => setText(value ?? ""), [value]);
+  return { value: text, onKeyDown: blurOnEnter, onInput: (/** @type {any} */ event) => setText(event.currentTarget.value) };
+}
+
 /**
  * @param {TextProps} props
  */
 export function Text({ label, value, onChange, placeholder, wide, testid }) {
-  return html`<input type="text" class=${wide ? "wide" : ""} aria-label=${label} data-testid=${testid} placeholder=${placeholder} value=${value ?? ""} spellcheck=${false}
-    onKeyDown=${blurOnEnter} onChange=${(event) => onChange(event.currentTarget.value.trim())} />`;
+  return html`<input type="text" class=${wide ? "wide" : ""} aria-label=${label} data-testid=${testid} placeholder=${placeholder} spellcheck=${false} ...${useTyped(value)}
+    onChange=${(event) => onChange(event.currentTarget.value.trim())} />`;
 }
 
 /**
@@ -29,7 +36,7 @@ export function Text({ label, value, onChange, placeholder, wide, testid }) {
  * @param {WholeProps} props
  */
 export function Whole({ label, value, onChange, min = 1, max, placeholder, testid }) {
-  return html`<input type="number" class="number" aria-label=${label} data-testid=${testid} min=${min} max=${max} step="1" placeholder=${placeholder} value=${value ?? ""} onKeyDown=${blurOnEnter}
+  return html`<input type="number" class="number" aria-label=${label} data-testid=${testid} min=${min} max=${max} step="1" placeholder=${placeholder} ...${useTyped(value)}
     onChange=${(event) => {
       const text = event.currentTarget.value;
       onChange(text === "" ? undefined : Math.trunc(Number(text)));

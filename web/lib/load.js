@@ -44,7 +44,6 @@ export function useLoad(ask, inputs, how = {}) {
   }, [...inputs, where, turn]);
   useEffect(() => {
     if (!how.every) return undefined;
-    // An answer that takes longer than that is waited for.
     const timer = setInterval(() => document.hidden || waits.current || setTurn((turn) => turn + 1), how.every);
     return () => clearInterval(timer);
   }, [how.every]);

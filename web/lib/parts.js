@@ -46,7 +46,6 @@ export function Input({ value, onChange, wait = 300, ...rest }) {
   const timer = useRef(/** @type {any} */ (null));
   const taken = useRef(value);
   useEffect(() => {
-    // What was typed since it was taken over stays.
     if (value !== taken.current) setText(value ?? "");
     taken.current = value;
   }, [value]);

@@ -39,7 +39,6 @@ function stored() {
 function choose(next) {
   const now = scope.peek();
   if (now.project === next.project && now.environment === next.environment) return;
-  // The tab keeps its own over a reload; a new one begins with the last that was chosen.
   for (const kept of [sessionStorage, localStorage]) kept.setItem(SCOPE, JSON.stringify(next));
   scope.value = next;
 }

@@ -59,12 +59,12 @@ function Rates() {
           { key: "dependency", title: "Around", cell: (one) => html`<code>${one.labels.dependency}</code>` },
           { key: "value", title: "State", cell: (one) => html`<${Badge} kind=${one.value === 0 ? "good" : one.value === 1 ? "warning" : "bad"}>${["closed", "half-open", "open"][one.value] ?? one.value}<//>` },
         ]} /><//>
-        <p class="muted small">The rates begin when this page is opened. Counters are those of the process that serves it; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
+        <p class="muted small">Counters are those of the process that serves it; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
       </div>
     </div>`;
 }
 
-/** How far each group was behind; the server looks whether this page is open or not. */
+/** How far each group was behind. */
 function Lags() {
   const load = useLoad((signal) => get("/api/ops/lag", { history: true }, { signal }), [], { every: 5000 });
   return html`<${Loaded} of=${load} what="the lag">${({ history }) => {

@@ -107,7 +107,7 @@ function Project({ project, owner }) {
     <p>It is hidden everywhere, and every key of it stops working at once. Programs that still send to it are refused.</p><//>` : null}`;
 }
 
-/** Whom questions count that leave test accounts out, in the chosen environment. @param {{owner: boolean}} props */
+/** @param {{owner: boolean}} props */
 function TestAccounts({ owner }) {
   const kept = useLoad((signal) => get("/api/test-accounts", {}, { signal }), []);
   const [changed, setChanged] = useState(/** @type {any} */ (null));
