@@ -16,7 +16,7 @@ export function Choice({ label, value, choices, onChange, testid }) {
 /** @param {any} event */
 const blurOnEnter = (event) => event.key === "Enter" && event.currentTarget.blur();
 
-/** What is typed stays when the form is drawn anew meanwhile. @param {any} value */
+/** What is typed stays. @param {any} value */
 function useTyped(value) {
   const [text, setText] = useState(value ?? "");
   useEffect(() => setText(value ?? ""), [value]);

@@ -16,7 +16,7 @@ const OPERATORS = [
 /** The names of events and properties there are. */
 export const useNames = () => useLoad((signal) => get("/api/query/names", { limit: 200 }, { signal }), []);
 
-/** What fields suggest that name one of them. @param {{names: any}} props */
+/** @param {{names: any}} props */
 export const Known = ({ names }) => html`${["events", "properties"].map((what) => html`<datalist key=${what} id=${`known-${what}`}>${(names?.[what] ?? []).map((/** @type {any} */ one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`)}`;
 
 /** The filters that the address holds, as the API takes them. @param {URLSearchParams} query */

@@ -49,7 +49,6 @@ export function Input({ value, onChange, wait = 300, ...rest }) {
     if (value !== taken.current) setText(value ?? "");
     taken.current = value;
   }, [value]);
-  // A field that goes, which the browser blurs, takes nothing over.
   useLayoutEffect(() => () => {
     clearTimeout(timer.current);
     timer.current = -1;

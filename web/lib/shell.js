@@ -112,9 +112,8 @@ function Person({ onHelp }) {
   </details>`;
 }
 
-/** How the page is read: its colours and its clocks. */
 export const Habits = () => html`<${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} data-testid="theme" /><//>
-  <${Field} label="Time zone" hint="Times are shown and questions are asked in it; UTC stands in each time's hint."><${Select} value=${zone.value} options=${zones()} onChange=${setZone} data-testid="zone" /><//>`;
+  <${Field} label="Time zone"><${Select} value=${zone.value} options=${zones()} onChange=${setZone} data-testid="zone" /><//>`;
 
 /** @param {{onClose: () => void}} props */
 function Help({ onClose }) {

@@ -1,5 +1,5 @@
 // The first page: how to send a first event, and that it arrived; later, how things stand.
-import { Badge, Card, Code, Copy, Empty, Fault, get, go, Head, html, Link, Loaded, number, path, post, session, setQuery, Table, Time, time, toast, useAction, useLoad, useState, zone } from "../lib/page.js";
+import { Badge, Card, Code, Copy, Empty, Fault, get, go, Head, html, Link, Loaded, number, path, post, session, setQuery, Table, Time, toast, useAction, useLoad, useState, zone } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
 import { eventKey, useStream } from "../lib/stream.js";
 import { useNames } from "../lib/events.js";
@@ -124,7 +124,7 @@ function Overview({ names }) {
           <${Card} title="Most frequent"><${Table} label="Most frequent events" rows=${names.events.slice(0, 8)} onRow=${(one) => go(path(["events"], { event: one.name }))} columns=${[
             { key: "name", title: "Event", cell: (one) => html`<${Link} class="clip" href=${path(["events"], { event: one.name })}><bdi>${one.name}</bdi><//>` },
             { key: "volume", title: "In 30 days", right: true },
-            { key: "last_seen", title: "Last", cell: (one) => html`<span title=${time(one.last_seen)}><${Time} at=${one.last_seen} relative /></span>` },
+            { key: "last_seen", title: "Last", as: "ago" },
           ]} /><//>
         </div>`;
     }}<//>`;
