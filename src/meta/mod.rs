@@ -68,7 +68,7 @@ pub use jobs::{Job, JobEnd, JobFilter, JobState, Jobs, NewJob};
 pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
-pub use notices::{NewNotice, Notices};
+pub use notices::{NewNotice, Notices, lost as notices_lost};
 pub use projects::{Project, Projects};
 pub use schemas::{NewSchemaVersion, SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};

@@ -6,6 +6,7 @@ use sea_orm::{ActiveValue, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::{Meta, MetaError};
 use crate::event::{ProjectId, Timestamp};
+use crate::telemetry::names;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "notices")]
@@ -47,16 +48,15 @@ impl From<Model> for NewNotice {
 pub struct Notices<'a>(pub(super) &'a Meta);
 
 impl Notices<'_> {
-    /// Keeps notices, and answers how many there was room for.
+    /// Keeps notices. Those that there is no room for are counted as lost.
     ///
     /// # Errors
     /// The database does not answer: none is kept, or that cannot be told.
-    pub async fn add(&self, notices: &[NewNotice]) -> Result<u64, MetaError> {
+    pub async fn add(&self, notices: &[NewNotice]) -> Result<(), MetaError> {
         let transaction = self.0.begin_write().await?;
-        let kept = put(self.0, &transaction, notices).await;
-        let kept = self.0.track(kept)?;
-        self.0.track(super::commit(transaction).await)?;
-        Ok(kept)
+        let put = put(self.0, &transaction, notices).await;
+        self.0.track(put)?;
+        self.0.track(super::commit(transaction).await)
     }
 
     /// The oldest notices of all.
@@ -90,12 +90,12 @@ impl Notices<'_> {
     }
 }
 
-/// Keeps notices inside the caller's transaction, as far as there is room; answers how many.
+/// Keeps notices inside the caller's transaction, as far as there is room, and counts the others as lost.
 pub(super) async fn put(
     meta: &Meta,
     transaction: &DatabaseTransaction,
     notices: &[NewNotice],
-) -> Result<u64, DbErr> {
+) -> Result<(), DbErr> {
     let max = notices.iter().map(|notice| notice.max).min().unwrap_or(0);
     let room = max.saturating_sub(Entity::find().count(transaction).await?);
     let room = usize::try_from(room).unwrap_or(usize::MAX).min(notices.len());
@@ -114,5 +114,14 @@ pub(super) async fn put(
             Err(error) => return Err(error),
         }
     }
-    Ok(room as u64)
+    lost(notices.len() - room);
+    Ok(())
+}
+
+/// Counts notices that nobody will be told of.
+pub fn lost(count: usize) {
+    if count > 0 {
+        tracing::error!(count, "system events are lost: webhook.unsent_max wait already");
+        names::SYSTEM_EVENTS.counter(&[("outcome", "lost")]).increment(count as u64);
+    }
 }

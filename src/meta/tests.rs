@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use futures::future::join_all;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
@@ -51,6 +52,7 @@ on_both! {
     a_pool_that_is_used_up_is_unavailable_until_a_connection_is_free,
     a_job_is_claimed_by_one_of_many,
     an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_holder,
+    what_nobody_can_be_told_of_is_counted_and_stops_no_job,
     a_released_job_waits_for_its_time,
     a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told,
     jobs_of_kinds_nobody_here_runs_are_left_alone,
@@ -357,6 +359,25 @@ async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_h
     let ended = jobs.get(None, &id).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.lease_owner), (JobState::Succeeded, None));
     assert!(matches!(jobs.heartbeat(&id, second.fence, later, LEASE).await, Err(MetaError::LeaseLost(_))));
+}
+
+async fn what_nobody_can_be_told_of_is_counted_and_stops_no_job(engine: Engine) {
+    let bench = bench(engine).await;
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _counts = ::metrics::set_default_local_recorder(&recorder);
+    let jobs = bench.meta.jobs();
+    let now = bench.meta.now();
+    for n in 0..2 {
+        let job = NewJob { project: None, kind: "replay", spec: json!({}), run_after: None };
+        let id = jobs.insert(job).await.unwrap().id;
+        let held = jobs.claim_next("a", &["replay"], now, LEASE).await.unwrap().unwrap();
+        let told = NewNotice { max: 1, ..notice(&n.to_string()) };
+        jobs.finish(&id, held.fence, JobEnd::Succeeded(json!({})), now, Some(told)).await.unwrap();
+        assert_eq!(jobs.get(None, &id).await.unwrap().unwrap().state, JobState::Succeeded);
+    }
+    assert_eq!(kept(&bench).await, ["0"]);
+    let counts = recorder.handle().render();
+    assert!(counts.contains("{outcome=\"lost\"} 1"), "{counts}");
 }
 
 fn notice(id: &str) -> NewNotice {

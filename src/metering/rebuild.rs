@@ -178,14 +178,17 @@ impl Rebuild {
 
     /// The first and the last day that have events or rows to look at.
     async fn days(&self, spec: &Spec, meter: &Meter) -> Result<(Option<Timestamp>, Timestamp), JobError> {
-        let mut days: Option<(Timestamp, Timestamp)> = None;
         let names: BTreeSet<&str> =
             meter.versions.iter().map(|version| version.definition.event_name.as_str()).collect();
         let columns = Sql::new("min(timestamp) AS first, max(timestamp) AS last, count() AS events");
-        for name in names {
-            let which = everything(spec, Some(name), spec.from, Timestamp::MAX);
-            let rows: Vec<(Timestamp, Timestamp, u64)> =
-                self.0.store.select(which.select(&columns)).await.map_err(retry)?;
+        let events = names
+            .into_iter()
+            .map(|name| everything(spec, Some(name), spec.from, Timestamp::MAX).select(&columns));
+        // Rows whose events are all gone are still to be taken away.
+        let usage = everything(spec, None, spec.from, Timestamp::MAX).select_usage(&meter.id, &columns);
+        let mut days: Option<(Timestamp, Timestamp)> = None;
+        for sql in events.chain([usage]) {
+            let rows: Vec<(Timestamp, Timestamp, u64)> = self.0.store.select(sql).await.map_err(retry)?;
             if let Some((first, last, 1..)) = rows.first().copied() {
                 let (from, to) = days.unwrap_or((first, last));
                 days = Some((from.min(first), to.max(last)));
@@ -258,7 +261,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Which of these events are stored, under whatever name.
+    /// Which of these events are stored, or were and are deleted, under whatever name.
     async fn stored(
         &self,
         spec: &Spec,
@@ -268,8 +271,10 @@ impl Rebuild {
         let mut found = HashSet::new();
         for some in ids.chunks(IDS_AT_ONCE) {
             let which = everything(spec, None, from, end);
-            let sql =
-                which.select(&Sql::new("event_id")).push(" AND event_id IN ").list(some.iter().copied());
+            let sql = which
+                .select_ever(&Sql::new("DISTINCT event_id"))
+                .push(" AND event_id IN ")
+                .list(some.iter().copied());
             let rows: Vec<(String,)> = self.0.store.select(sql).await.map_err(retry)?;
             found.extend(rows.into_iter().map(|(id,)| id));
         }

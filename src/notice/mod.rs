@@ -27,7 +27,7 @@ pub use event::{SystemEvent, SystemEventRecord};
 use crate::config::Config;
 use crate::event::{Clock, EnvironmentId, IdSource, ProjectId, Timestamp};
 use crate::eventlog::{EventLog, LogError, NewRecord};
-use crate::meta::{Meta, MetaError, NewNotice};
+use crate::meta::{Meta, MetaError, NewNotice, notices_lost};
 use crate::telemetry::names;
 
 /// Key of what concerns the whole installation.
@@ -174,16 +174,13 @@ impl Notices {
 
     async fn keep(&self, notices: Vec<NewNotice>) {
         match self.0.meta.notices().add(&notices).await {
-            Ok(kept) => {
-                lost(notices.len().saturating_sub(usize::try_from(kept).unwrap_or(usize::MAX)));
-                self.wake();
-            }
+            Ok(()) => self.wake(),
             Err(error) => {
                 tracing::debug!(%error, "the metadata database keeps no system events: straight to the log");
                 let (left, _) = self.produce(notices).await;
                 let mut waiting = self.waiting();
                 let room = self.0.unsent_max.saturating_sub(waiting.len());
-                lost(left.len().saturating_sub(room));
+                notices_lost(left.len().saturating_sub(room));
                 waiting.extend(left.into_iter().take(room));
             }
         }
@@ -206,13 +203,17 @@ impl Notices {
             }
         });
         let answers = self.0.log.produce(&self.0.topic, records.collect()).await;
+        // A backend that forgets an answer has not said that the record is durable.
+        let forgotten =
+            || Err(LogError::OutcomeUnknown("the log left the record without an answer".to_owned()));
+        let answers = answers.into_iter().chain(std::iter::repeat_with(forgotten));
         let (mut left, mut why) = (Vec::new(), None);
         for (notice, answer) in notices.into_iter().zip(answers) {
             match answer {
                 Ok(_) => names::SYSTEM_EVENTS.counter(&[("outcome", "told")]).increment(1),
                 Err(error @ LogError::RecordTooLarge { .. }) => {
                     tracing::error!(id = notice.id, %error, "a system event cannot be told");
-                    lost(1);
+                    notices_lost(1);
                 }
                 Err(error) => {
                     left.push(notice);
@@ -245,13 +246,6 @@ impl Notices {
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<NewNotice>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn lost(count: usize) {
-    if count > 0 {
-        tracing::error!(count, "system events are lost: webhook.unsent_max wait already");
-        names::SYSTEM_EVENTS.counter(&[("outcome", "lost")]).increment(count as u64);
     }
 }
 
