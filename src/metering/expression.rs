@@ -113,6 +113,14 @@ impl Expression {
         Ok(Self { root, properties: reader.properties })
     }
 
+    /// The property that it is and nothing else.
+    pub fn as_property(&self) -> Option<&str> {
+        match self.root {
+            Part::Property(place) => self.properties.get(place).map(String::as_str),
+            _ => None,
+        }
+    }
+
     /// The properties it reads, in the order [`Expression::value`] takes their values.
     pub fn properties(&self) -> &[String] {
         &self.properties

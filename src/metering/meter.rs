@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::expression::Expression;
-use super::number::{Quantity, rounded};
+use super::number::{INTEGER_DIGITS_MAX, Quantity, SCALE, SHORT_DIGITS_MAX, rounded};
 use super::tally::Aggregation;
 use super::window::WindowSize;
 use crate::event::Timestamp;
@@ -150,6 +150,26 @@ impl Measure {
     /// The properties it reads.
     pub fn properties(&self) -> &[String] {
         self.expression.as_ref().map_or(&[], Expression::properties)
+    }
+
+    /// The one property whose values are taken as they are, and how many digits behind the point they may have so that
+    /// the multiplier loses none; `None`: values are computed.
+    pub fn plain_property(&self) -> Option<(&str, u64)> {
+        let key = self.expression.as_ref()?.as_property()?;
+        let Some(multiplier) = &self.multiplier else { return Some((key, SCALE.unsigned_abs())) };
+        let (digits, scale) = (multiplier.digits(), multiplier.fractional_digit_count());
+        let integer_digits = i64::try_from(digits).ok()? - scale;
+        let room = INTEGER_DIGITS_MAX.cast_signed() - SHORT_DIGITS_MAX.cast_signed() - 1;
+        (integer_digits <= room && (0..=SCALE).contains(&scale))
+            .then(|| (key, (SCALE - scale).unsigned_abs()))
+    }
+
+    /// What a sum of values comes to.
+    pub fn multiplied(&self, sum: BigDecimal) -> BigDecimal {
+        match &self.multiplier {
+            Some(multiplier) => sum * multiplier,
+            None => sum,
+        }
     }
 
     /// The value that these JSON texts make (empty: absent), in the order of [`Measure::properties`].

@@ -12,6 +12,8 @@ pub const SCALE: i64 = 18;
 /// Most digits before the point. With the scale that is 56 of the 76 digits of the store's decimals, so that 10^20
 /// values are summed before a sum could overflow.
 pub const INTEGER_DIGITS_MAX: u64 = 38;
+/// Most digits before the point of numbers that the store adds up by itself.
+pub const SHORT_DIGITS_MAX: u64 = 15;
 /// Longest text of a number that is looked at, in bytes.
 const TEXT_BYTES_MAX: usize = 400;
 /// Largest exponent, either way, that is looked at.

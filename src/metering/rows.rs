@@ -1,7 +1,8 @@
-//! The one place of this room that names the tables of events and of tracked usage: every statement begins here, with the project and the
-//! environment in it, and reads the deduplicated view.
+//! The one place of this room that names the tables of events and of tracked usage: every statement begins here, with
+//! the project and the environment in it, and reads the deduplicated view.
 
 use super::meter::MeterFilter;
+use super::number::SHORT_DIGITS_MAX;
 use crate::event::{Scope, Timestamp};
 use crate::store::{Property, Sql};
 
@@ -31,36 +32,56 @@ pub(super) struct Which<'a> {
 impl Which<'_> {
     /// `SELECT columns FROM …` with every condition.
     pub(super) fn select(&self, columns: &Sql) -> Sql {
-        let conditions = self.conditions();
-        Sql::new("SELECT ").append(columns).push(" FROM events FINAL WHERE ").join(" AND ", &conditions)
+        let (keys, others) = self.of_events();
+        from("events FINAL", columns, &keys, &others)
+    }
+
+    /// The same of every version, those of deleted events among them: of what was ever stored.
+    pub(super) fn select_ever(&self, columns: &Sql) -> Sql {
+        let (keys, others) = self.of_events();
+        from("events", columns, &keys, &others)
     }
 
     /// The same of a meter's tracked usage; it holds no properties to filter by.
     pub(super) fn select_usage(&self, meter_id: &str, columns: &Sql) -> Sql {
-        let mut conditions = self.conditions();
-        conditions.insert(2, Sql::new("meter_id = ").arg(meter_id));
-        Sql::new("SELECT ")
-            .append(columns)
-            .push(" FROM feature_usage FINAL WHERE ")
-            .join(" AND ", &conditions)
+        let (mut keys, mut others) = (self.keys(), self.others());
+        keys.push(Sql::new("meter_id = ").arg(meter_id));
+        others.extend(self.named());
+        from("feature_usage FINAL", columns, &keys, &others)
     }
 
-    fn conditions(&self) -> Vec<Sql> {
-        let mut conditions = vec![
+    fn of_events(&self) -> (Vec<Sql>, Vec<Sql>) {
+        let mut keys = self.keys();
+        keys.extend(self.named());
+        (keys, self.others())
+    }
+
+    fn named(&self) -> Option<Sql> {
+        self.event_name.map(|name| Sql::new("event_name = ").arg(name))
+    }
+
+    /// Conditions on what both tables are sorted by: all versions of a row meet them, or none.
+    fn keys(&self) -> Vec<Sql> {
+        let last = Timestamp::from_millis(self.end.as_millis() - 1);
+        let mut keys = vec![
             Sql::new("project_id = ").arg(self.scope.project.as_str()),
             Sql::new("environment_id = ").arg(self.scope.environment.as_str()),
+            Sql::new("toDate(timestamp) >= ").arg(day(self.from)),
+            Sql::new("toDate(timestamp) <= ").arg(day(last)),
         ];
-        let last = Timestamp::from_millis(self.end.as_millis() - 1);
-        conditions.push(Sql::new("toDate(timestamp) >= ").arg(day(self.from)));
-        conditions.push(Sql::new("toDate(timestamp) <= ").arg(day(last)));
-        conditions.push(Sql::new(MILLIS).push(" >= ").arg(self.from.as_millis()));
-        conditions.push(Sql::new(MILLIS).push(" < ").arg(self.end.as_millis()));
-        if let Some(name) = self.event_name {
-            conditions.push(Sql::new("event_name = ").arg(name));
-        }
         if let Some(customer) = self.external_customer_id {
-            // The hash stands in the table's key, the id itself does not.
-            conditions.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(customer).push(")"));
+            // The hash stands in the key, the id itself does not.
+            keys.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(customer).push(")"));
+        }
+        keys
+    }
+
+    fn others(&self) -> Vec<Sql> {
+        let mut conditions = vec![
+            Sql::new(MILLIS).push(" >= ").arg(self.from.as_millis()),
+            Sql::new(MILLIS).push(" < ").arg(self.end.as_millis()),
+        ];
+        if let Some(customer) = self.external_customer_id {
             conditions.push(Sql::new("distinct_id = ").arg(customer));
         }
         if let Some(customer) = self.customer_id {
@@ -81,6 +102,13 @@ impl Which<'_> {
     }
 }
 
+/// Conditions on the key are met before versions are told apart: other columns are read only of rows that meet them
+/// (a customer's month out of 5 M events takes less than half as long).
+fn from(table: &'static str, columns: &Sql, keys: &[Sql], others: &[Sql]) -> Sql {
+    let sql = Sql::new("SELECT ").append(columns).push(" FROM ").push(table);
+    sql.push(" PREWHERE ").join(" AND ", keys).push(" WHERE ").join(" AND ", others)
+}
+
 /// The date in UTC, within what the server's `Date` can hold (1970-01-01 to 2149-06-06).
 fn day(at: Timestamp) -> String {
     let days = at.as_millis().div_euclid(86_400_000).clamp(0, 65_535);
@@ -97,8 +125,34 @@ pub(super) fn texts(keys: &[String]) -> (Sql, Sql) {
     }
     let raws: Vec<Sql> = keys.iter().map(|key| Property::new(key).raw()).collect();
     let texts = Sql::new("[").join(", ", &raws).push("]");
-    let whole = Sql::new("if(match(properties, '[0-9][0-9.]{15}|[0-9][eE][-+]?[0-9]{2}'), properties, '')");
+    // A text between quotes is as it was sent.
+    let numbers: Vec<Sql> =
+        raws.into_iter().map(|raw| Sql::new("match(").append(&raw).push(", '^[-0-9]')")).collect();
+    let whole = Sql::new("if((")
+        .join(" OR ", &numbers)
+        .push(") AND match(properties, '[0-9][0-9.]{15}|[0-9][eE][-+]?[0-9]{2}'), properties, '')");
     (texts, whole)
+}
+
+/// Numbers that the server itself can add up, to the last digit: whether a row's value is one, and the value (0 where
+/// it is none). They have at most [`SHORT_DIGITS_MAX`] digits before the point, so that no sum of them overflows, and their text is as it
+/// was sent.
+pub(super) fn short(key: &str, fraction_digits_max: u64) -> (Sql, Sql) {
+    let raw = Property::new(key).raw();
+    let (_, whole) = texts(&[key.to_owned()]);
+    let fraction = match fraction_digits_max {
+        0 => String::new(),
+        digits => format!("([.][0-9]{{1,{digits}}})?"),
+    };
+    let pattern = format!("^\"?-?[0-9]{{1,{SHORT_DIGITS_MAX}}}{fraction}\"?$");
+    let is_short =
+        Sql::new("(match(").append(&raw).push(", ").arg(pattern).push(") AND ").append(&whole).push(" = '')");
+    let number = Sql::new("if(")
+        .append(&is_short)
+        .push(", toDecimal256OrZero(replaceAll(")
+        .append(&raw)
+        .push(", '\"', ''), 18), toDecimal256(0, 18))");
+    (is_short, number)
 }
 
 /// The start of the window that holds a row, in milliseconds; `starts` in their order, the first before every row.

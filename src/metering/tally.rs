@@ -70,6 +70,15 @@ pub struct Sample<'a> {
     pub event_id: &'a str,
 }
 
+/// Numbers that were added up elsewhere.
+#[derive(Clone, Debug)]
+pub struct Added {
+    pub events: u64,
+    pub sum: BigDecimal,
+    /// The sum of the numbers, each times the milliseconds of its event; only for [`Aggregation::WeightedSum`].
+    pub moments: BigDecimal,
+}
+
 /// The values of one window so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -185,6 +194,15 @@ impl Tally {
             }
             Aggregation::Count | Aggregation::CountUnique => {}
         }
+    }
+
+    /// Takes numbers of a window that ends at `end_millis` of which only sums are known; not for aggregations that look
+    /// at each.
+    pub fn add_up(&mut self, added: &Added, end_millis: i64) {
+        self.events += added.events;
+        self.numbers += added.events;
+        self.sum += &added.sum;
+        self.weighted += &added.sum * BigDecimal::from(end_millis) - &added.moments;
     }
 
     /// What the values make, in a window of `span_millis`; `None` where there is nothing to make it of (the mean,

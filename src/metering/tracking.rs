@@ -181,7 +181,7 @@ impl Summed {
 /// Can these rows answer it at all?
 fn is_held(plan: &Plan) -> bool {
     let sums = !matches!(plan.aggregation(), Aggregation::CountUnique | Aggregation::WeightedSum);
-    let groups = plan.group_by.iter().all(|group| *group == Group::Source);
+    let groups = plan.group_by.iter().all(|group| !matches!(group, Group::Property(_)));
     sums && groups && plan.as_of.is_none() && !plan.filtered
 }
 
@@ -259,10 +259,7 @@ fn tracked_sql(meter: &Meter, plan: &Plan, bounds: &[Timestamp], values_max: usi
             rows::window(&starts)
         }
     };
-    let group = match plan.group_by.as_slice() {
-        [] => Sql::new("CAST([], 'Array(String)')"),
-        _ => Sql::new("[CAST(source, 'String')]"),
-    };
+    let group = plan.groups();
     let columns = Sql::new("")
         .append(&window)
         .push(" AS usage_window, ")

@@ -9,8 +9,9 @@ use bigdecimal::BigDecimal;
 use super::Metering;
 use super::corrections::Snapshot;
 use super::meter::{Measure, Meter, MeterFilter, properties_of, text_of};
+use super::number::Quantity;
 use super::rows::{self, Which};
-use super::tally::{Aggregation, Sample, Tally};
+use super::tally::{Added, Aggregation, Sample, Tally};
 use super::window::Windows;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
@@ -130,7 +131,8 @@ pub struct Usage {
     pub points: Vec<Point>,
 }
 
-/// A group of events with the same window, group and value.
+/// A group of events with the same window, group and value; or all of a window and group whose values the store has
+/// made one of ([`rows::short`]).
 struct Found {
     window: i64,
     group: Vec<String>,
@@ -139,6 +141,13 @@ struct Found {
     millis: i64,
     event_id: String,
     events: u64,
+    made: Option<Made>,
+}
+
+/// What the store made of short numbers: their sum, or the one that counts; and the sum of each times its milliseconds.
+struct Made {
+    number: BigDecimal,
+    moments: BigDecimal,
 }
 
 impl Row for Found {
@@ -151,8 +160,18 @@ impl Row for Found {
             millis: cells.next()?,
             event_id: cells.next()?,
             events: cells.next()?,
+            made: {
+                let (made, number, moments): (bool, String, String) =
+                    (cells.next()?, cells.next()?, cells.next()?);
+                made.then(|| Ok(Made { number: decimal(&number)?, moments: decimal(&moments)? }))
+                    .transpose()?
+            },
         })
     }
+}
+
+fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
+    text.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
 }
 
 impl Plan {
@@ -165,6 +184,15 @@ impl Plan {
         self.buckets.as_ref().or(self.windows.as_ref())
     }
 
+    /// What a row is grouped by: an `Array(String)`.
+    pub(super) fn groups(&self) -> Sql {
+        let groups: Vec<Sql> = self.group_by.iter().map(Group::sql).collect();
+        match groups.as_slice() {
+            [] => Sql::new("CAST([], 'Array(String)')"),
+            groups => Sql::new("[").join(", ", groups).push("]"),
+        }
+    }
+
     fn select(&self, segment: &Segment, bounds: &[Timestamp], values_max: usize) -> Sql {
         let aggregation = self.aggregation();
         let window = match bounds {
@@ -174,36 +202,26 @@ impl Plan {
                 rows::window(&starts)
             }
         };
-        let groups: Vec<Sql> = self.group_by.iter().map(Group::sql).collect();
-        let groups = match groups.as_slice() {
-            [] => Sql::new("CAST([], 'Array(String)')"),
-            groups => Sql::new("[").join(", ", groups).push("]"),
-        };
-        let (texts, whole) = rows::texts(segment.measure.properties());
-        let weighted = aggregation == Aggregation::WeightedSum;
-        let (millis, newest) = match aggregation {
-            Aggregation::WeightedSum => (Sql::new("toInt64(").push(rows::MILLIS).push(")"), Sql::new("''")),
-            Aggregation::Latest => {
-                let newest = Sql::new("max((toInt64(").push(rows::MILLIS).push("), event_id))");
-                let part =
-                    |place: u8| Sql::new("tupleElement(").append(&newest).push(", ").arg(place).push(")");
-                (part(1), part(2))
-            }
-            _ => (Sql::new("toInt64(0)"), Sql::new("''")),
-        };
+        let values = Values::of(segment);
         let columns = Sql::new("")
             .append(&window)
             .push(" AS usage_window, ")
-            .append(&groups)
+            .append(&self.groups())
             .push(" AS usage_group, ")
-            .append(&texts)
+            .append(&values.texts)
             .push(" AS usage_texts, ")
-            .append(&whole)
+            .append(&values.whole)
             .push(" AS usage_whole, ")
-            .append(&millis)
+            .append(&values.millis)
             .push(" AS usage_millis, ")
-            .append(&newest)
-            .push(" AS usage_newest, count() AS usage_events");
+            .append(&values.newest)
+            .push(" AS usage_newest, count() AS usage_events, ")
+            .append(&values.is_short)
+            .push(" AS usage_short, ")
+            .append(&values.number)
+            .push(" AS usage_number, ")
+            .append(&values.moments)
+            .push(" AS usage_moments");
         let which = Which {
             scope: &self.scope,
             event_name: Some(&segment.event_name),
@@ -215,10 +233,75 @@ impl Plan {
             sources: &self.sources,
             as_of: self.as_of,
         };
-        let keys = " GROUP BY usage_window, usage_group, usage_texts, usage_whole";
+        let keys = " GROUP BY usage_window, usage_group, usage_texts, usage_whole, usage_short";
         let sql = which.select(&columns).push(keys);
+        let weighted = aggregation == Aggregation::WeightedSum;
         let sql = if weighted { sql.push(", usage_millis") } else { sql };
         sql.push(" LIMIT ").arg(values_max + 1)
+    }
+}
+
+/// What of the values is asked of the store.
+struct Values {
+    texts: Sql,
+    whole: Sql,
+    millis: Sql,
+    newest: Sql,
+    is_short: Sql,
+    number: Sql,
+    moments: Sql,
+}
+
+impl Values {
+    fn of(segment: &Segment) -> Self {
+        let (texts, whole) = rows::texts(segment.measure.properties());
+        let aggregation = segment.measure.aggregation;
+        let millis = Sql::new("toInt64(").push(rows::MILLIS).push(")");
+        let moment = Sql::new("(").append(&millis).push(", event_id)");
+        let (at, newest) = match aggregation {
+            Aggregation::WeightedSum => (millis.clone(), Sql::new("''")),
+            Aggregation::Latest => {
+                let newest = Sql::new("max(").append(&moment).push(")");
+                let part =
+                    |place: u8| Sql::new("tupleElement(").append(&newest).push(", ").arg(place).push(")");
+                (part(1), part(2))
+            }
+            _ => (Sql::new("toInt64(0)"), Sql::new("''")),
+        };
+        let none = || Sql::new("'0'");
+        let each = |texts, millis| Self {
+            texts,
+            whole: whole.clone(),
+            millis,
+            newest: newest.clone(),
+            is_short: Sql::new("false"),
+            number: none(),
+            moments: none(),
+        };
+        let Some((key, digits)) = segment.measure.plain_property() else { return each(texts, at) };
+        let (is_short, number) = rows::short(key, digits);
+        let sum = |of: &Sql| Sql::new("toString(sum(").append(of).push("))");
+        let (made, moments) = match aggregation {
+            Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg => (sum(&number), none()),
+            Aggregation::Max => (Sql::new("toString(max(").append(&number).push("))"), none()),
+            Aggregation::Min => (Sql::new("toString(min(").append(&number).push("))"), none()),
+            Aggregation::Latest => {
+                let newest = Sql::new("toString(argMax(").append(&number).push(", ");
+                (newest.append(&moment).push("))"), none())
+            }
+            Aggregation::WeightedSum => {
+                let moments =
+                    Sql::new("").append(&number).push(" * toDecimal256(").append(&millis).push(", 0)");
+                (sum(&number), sum(&moments))
+            }
+            Aggregation::Count | Aggregation::CountUnique => return each(texts, at),
+        };
+        let unless_short = |none: &'static str, some: &Sql| {
+            Sql::new("if(").append(&is_short).push(", ").push(none).push(", ").append(some).push(")")
+        };
+        let at = if aggregation == Aggregation::WeightedSum { unless_short("toInt64(0)", &at) } else { at };
+        let texts = unless_short("CAST([], 'Array(String)')", &texts);
+        Self { number: made, moments, is_short: is_short.clone(), ..each(texts, at) }
     }
 }
 
@@ -255,6 +338,9 @@ impl<'p> Fold<'p> {
     }
 
     fn add(&mut self, segment: &Segment, found: &Found) {
+        if let Some(made) = &found.made {
+            return self.add_made(segment, found, made);
+        }
         let reread: Vec<String>;
         let mut json: Vec<&str> = found.texts.iter().map(String::as_str).collect();
         if !found.whole.is_empty() {
@@ -277,11 +363,30 @@ impl<'p> Fold<'p> {
             millis: found.millis,
             event_id: &found.event_id,
         };
+        let aggregation = self.aggregation;
+        self.into_each(found, |tally, end| tally.add(aggregation, &sample, end));
+    }
+
+    /// Takes what the store has made of short numbers.
+    fn add_made(&mut self, segment: &Segment, found: &Found, made: &Made) {
+        let (aggregation, events) = (self.aggregation, found.events);
+        if matches!(aggregation, Aggregation::Max | Aggregation::Min | Aggregation::Latest) {
+            let quantity = Quantity::Number(made.number.normalized());
+            let (millis, event_id) = (found.millis, found.event_id.as_str());
+            let sample = Sample { events, quantity: &quantity, text: None, millis, event_id };
+            return self.into_each(found, |tally, end| tally.add(aggregation, &sample, end));
+        }
+        let sum = segment.measure.multiplied(made.number.normalized());
+        let added = Added { events, sum, moments: made.moments.clone() };
+        self.into_each(found, |tally, end| tally.add_up(&added, end));
+    }
+
+    /// Into the total, and the tally of its window and group; each with where its time ends.
+    fn into_each(&mut self, found: &Found, add: impl Fn(&mut Tally, i64)) {
         let end = self.end_of(found.window);
-        self.total.add(self.aggregation, &sample, self.plan.end.as_millis());
+        add(&mut self.total, self.plan.end.as_millis());
         if self.plan.cut().is_some() || !found.group.is_empty() {
-            let key = (found.window, found.group.clone());
-            self.by_group.entry(key).or_default().add(self.aggregation, &sample, end);
+            add(self.by_group.entry((found.window, found.group.clone())).or_default(), end);
         }
     }
 
@@ -438,6 +543,7 @@ impl Plan {
             millis,
             event_id: row.event_id.clone(),
             events: 1,
+            made: None,
         })
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 on_every_log! {
     usage_is_exact_to_the_last_digit
     windows_groups_and_buckets_add_up
+    values_that_the_store_adds_up_come_to_what_each_of_them_does
     a_meter_measures_the_past_as_it_was_defined_then
 }
 
@@ -154,6 +155,97 @@ async fn windows_groups_and_buckets_add_up(log: Log) {
         json!({"external_customer_id": "ada", "bucket_size": "12HOUR", "group_by_property": "region"});
     let regions = usage(client, &question("MAX", regions)).await;
     assert_eq!(regions["exact_value"], "0.2", "{regions}");
+    app.stop().await;
+}
+
+/// Numbers in every spelling, about the bounds of what the store adds up by itself, as JSON.
+const SPELLED: [&str; 24] = [
+    r#""-0""#,
+    r#""007""#,
+    r#""1.""#,
+    r#"".5""#,
+    r#""+5""#,
+    r#""1e3""#,
+    "2.5e2",
+    r#"" 5 ""#,
+    r#""\u0035""#,
+    "-7.25",
+    "0",
+    r#""999999999999999""#,
+    r#""1000000000000000""#,
+    "999999999999999",
+    "1000000000000000",
+    "123456789012.345",
+    "123456789012345.5",
+    r#""0.000000000000000001""#,
+    r#""0.0000000000000000001""#,
+    r#""0.123456789012345678""#,
+    r#""0.1234567890123456""#,
+    "true",
+    "null",
+    r#""-""#,
+];
+
+async fn values_that_the_store_adds_up_come_to_what_each_of_them_does(log: Log) {
+    let app = Sandbox::on_with(log, &[("metering.values_max", "300")]).await;
+    let client = &app.client;
+    let spelled = SPELLED.iter().map(|text| (*text).to_owned());
+    let plain = (0..400).map(|n| format!("{}{n}.{:03}", if n % 3 == 0 { "-" } else { "" }, n * 7 % 1000));
+    let events: Vec<String> = spelled
+        .chain(plain)
+        .enumerate()
+        .map(|(n, value)| {
+            let at = format!("2026-01-31T{:02}:{:02}:00.{:03}Z", n % 24, n % 60, n % 1000);
+            let customer = if n < SPELLED.len() + 100 { "few" } else { "many" };
+            let event = event(&format!("v{n}"), customer, &at, &json!({"region": n % 3}));
+            event.to_string().replace(r#""properties":{"#, &format!(r#""properties":{{"tokens":{value},"#))
+        })
+        .collect();
+    for part in events.chunks(100) {
+        let body = format!(r#"{{"events":[{}]}}"#, part.join(","));
+        let request =
+            client.http.post(format!("{}/v1/events/bulk", client.url)).header("X-API-Key", &client.key);
+        let answer = request.header("Content-Type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+    }
+    stored(client, &[]).await;
+    for (kind, more) in [
+        ("SUM", json!({})),
+        ("SUM", json!({"bucket_size": "6HOUR"})),
+        ("AVG", json!({"group_by": ["properties.region"]})),
+        ("MAX", json!({"window_size": "3HOUR", "timezone": "Asia/Kathmandu"})),
+        ("MIN", json!({"window_size": "DAY", "group_by": ["properties.region"]})),
+        ("LATEST", json!({"window_size": "HOUR"})),
+        ("SUM_WITH_MULTIPLIER", json!({"multiplier": "0.0015"})),
+        ("SUM_WITH_MULTIPLIER", json!({"multiplier": "0.000000000000000015"})),
+        ("WEIGHTED_SUM", json!({"window_size": "6HOUR", "group_by": ["properties.region"]})),
+    ] {
+        let mut asked = question(kind, more);
+        asked["external_customer_id"] = "few".into();
+        let added_up = usage(client, &asked).await;
+        // Arithmetic is done value by value.
+        asked["property_name"] = "".into();
+        asked["expression"] = "tokens + 0".into();
+        let one_by_one = usage(client, &asked).await;
+        for field in [
+            "exact_value",
+            "has_value",
+            "results",
+            "event_count",
+            "missing_count",
+            "not_numeric_count",
+            "too_precise_count",
+        ] {
+            assert_eq!(added_up[field], one_by_one[field], "{asked}: {field}");
+        }
+        assert_eq!(added_up["not_numeric_count"], 4, "{added_up}");
+    }
+    // However many different values there are.
+    let everybody = usage(client, &question("SUM", json!({}))).await;
+    assert_eq!(everybody["event_count"], events.len());
+    let each = question("SUM", json!({"property_name": "", "expression": "tokens + 0"}));
+    let (status, refused) = client.post("/v1/events/usage", &each).await;
+    assert_eq!((status, &refused["details"]["setting"]), (400, &json!("metering.values_max")), "{refused}");
     app.stop().await;
 }
 
