@@ -46,6 +46,13 @@ struct Texts {
 
 impl Texts {
     fn push(&mut self, text: &str) {
+        let room = self.bytes.capacity() - self.bytes.len();
+        if room < text.len() {
+            // Room for the rows to come, as long as those so far; a few long ones do not make it many times as much.
+            let (rows, rows_max) = (self.ends.len(), self.ends.capacity());
+            let expected = self.bytes.len() / rows.max(1) * rows_max.saturating_sub(rows);
+            self.bytes.reserve(text.len() + expected.min(self.bytes.len() * 3));
+        }
         self.bytes.extend_from_slice(text.as_bytes());
         self.ends.push(self.bytes.len());
     }

@@ -2,9 +2,9 @@
 //! changed its time, name or distinct id.
 //!
 //! Bounded by time and by memory; the oldest go first, over all partitions. An id takes 12 bytes (a 64-bit hash,
-//! checked by 32 bits more) in a chunk and 5 to 8 in the index of its partition. The window holds no offsets: its owner puts an id in only once
-//! every record before it is done with, and never one from an offset it has still to read, so that "is in the window"
-//! means "is stored from a smaller offset".
+//! checked by 32 bits more) in a chunk and 5 to 8 in the index of its partition. The window holds no offsets: its owner
+//! puts an id in only once every record before it is done with, and never one from an offset it has still to read, so
+//! that "is in the window" means "is stored from a smaller offset".
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -52,9 +52,33 @@ impl Entry {
     }
 }
 
+/// A slot of the index: where an id stands, and 8 bits of it. A look at another id mostly ends here, without a walk to
+/// its chunk: most of what a lookup costs is memory that no cache holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot(u32);
+
+impl Slot {
+    const EMPTY: Self = Self(u32::MAX);
+
+    fn new(entry: Entry, place: u32) -> Self {
+        Self((entry.check & 0xff) << PLACE_BITS | place)
+    }
+
+    fn place(self) -> u32 {
+        self.0 & ((1 << PLACE_BITS) - 1)
+    }
+
+    fn may_be(self, entry: Entry) -> bool {
+        self.0 >> PLACE_BITS == entry.check & 0xff
+    }
+}
+
 const CHUNK_BITS: u32 = 10;
 const CHUNK_IDS: usize = 1 << CHUNK_BITS;
-const EMPTY: u32 = u32::MAX;
+/// A partition has places for 16 million ids, at 19 bytes each.
+const PLACE_BITS: u32 = 24;
+/// The last number is left out: with it a full slot could look empty.
+const CHUNKS_MAX: usize = (1 << (PLACE_BITS - CHUNK_BITS)) - 1;
 
 /// Ids that entered together; they leave together.
 struct Chunk {
@@ -77,7 +101,7 @@ struct PartitionIds {
     order: VecDeque<u32>,
     /// The chunk that rebuilding fills, at the old end.
     rebuilding: Option<u32>,
-    index: Vec<u32>,
+    index: Vec<Slot>,
     ids: usize,
     /// Everything stored since is remembered.
     covered_from: Timestamp,
@@ -97,7 +121,7 @@ impl PartitionIds {
     }
 
     fn bytes(&self) -> usize {
-        self.order.len() * (CHUNK_IDS * size_of::<Entry>() + 64) + self.index.len() * size_of::<u32>()
+        self.order.len() * (CHUNK_IDS * size_of::<Entry>() + 64) + self.index.len() * size_of::<Slot>()
     }
 
     fn entry(&self, place: u32) -> Option<Entry> {
@@ -120,19 +144,26 @@ impl PartitionIds {
         let mut slot = self.home(wanted.slot_hash());
         loop {
             match self.index[slot] {
-                EMPTY => return None,
-                place if self.entry(place) == Some(wanted) => return Some(slot),
-                _ => slot = (slot + 1) % self.index.len(),
+                Slot::EMPTY => return None,
+                found if found.may_be(wanted) && self.entry(found.place()) == Some(wanted) => {
+                    return Some(slot);
+                }
+                _ => slot = self.after(slot),
             }
         }
     }
 
-    fn place(&mut self, hash: u64, place: u32) {
-        let mut slot = self.home(hash);
-        while self.index[slot] != EMPTY {
-            slot = (slot + 1) % self.index.len();
+    fn link(&mut self, entry: Entry, place: u32) {
+        let mut slot = self.home(entry.slot_hash());
+        while self.index[slot] != Slot::EMPTY {
+            slot = self.after(slot);
         }
-        self.index[slot] = place;
+        self.index[slot] = Slot::new(entry, place);
+    }
+
+    /// The slot behind this one.
+    fn after(&self, slot: usize) -> usize {
+        if slot + 1 == self.index.len() { 0 } else { slot + 1 }
     }
 
     /// Keeps the index at most 0.8 full.
@@ -141,15 +172,18 @@ impl PartitionIds {
             return;
         }
         let size = (self.index.len() * 3 / 2).max(CHUNK_IDS);
-        let places = std::mem::replace(&mut self.index, vec![EMPTY; size]);
-        for place in places {
-            if let Some(entry) = (place != EMPTY).then(|| self.entry(place)).flatten() {
-                self.place(entry.slot_hash(), place);
+        let slots = std::mem::replace(&mut self.index, vec![Slot::EMPTY; size]);
+        for slot in slots {
+            if let Some(entry) = (slot != Slot::EMPTY).then(|| self.entry(slot.place())).flatten() {
+                self.link(entry, slot.place());
             }
         }
     }
 
     fn open_chunk(&mut self, oldest: bool) -> u32 {
+        if self.free.is_empty() && self.chunks.len() == CHUNKS_MAX {
+            self.evict_oldest();
+        }
         let number = self.free.pop().unwrap_or_else(|| {
             self.chunks.push(None);
             self.chunks.len() as u32 - 1
@@ -188,7 +222,7 @@ impl PartitionIds {
         chunk.entries.push(entry);
         chunk.newest = chunk.newest.max(at);
         self.ids += 1;
-        self.place(entry.slot_hash(), place);
+        self.link(entry, place);
     }
 
     fn oldest(&self) -> Option<Timestamp> {
@@ -216,19 +250,19 @@ impl PartitionIds {
     /// Empties a slot and moves later ones of its run back, so that probing still finds them.
     fn unlink(&mut self, mut hole: usize) {
         let size = self.index.len();
-        self.index[hole] = EMPTY;
+        self.index[hole] = Slot::EMPTY;
         let mut slot = hole;
         loop {
-            slot = (slot + 1) % size;
-            let place = self.index[slot];
-            if place == EMPTY {
+            slot = self.after(slot);
+            let found = self.index[slot];
+            if found == Slot::EMPTY {
                 return;
             }
-            let Some(entry) = self.entry(place) else { return };
+            let Some(entry) = self.entry(found.place()) else { return };
             let home = self.home(entry.slot_hash());
             if (slot + size - home) % size >= (slot + size - hole) % size {
-                self.index[hole] = place;
-                self.index[slot] = EMPTY;
+                self.index[hole] = found;
+                self.index[slot] = Slot::EMPTY;
                 hole = slot;
             }
         }
