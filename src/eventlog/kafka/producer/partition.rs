@@ -96,11 +96,21 @@ impl Partition {
         self.queue.is_empty() && self.lane.is_empty()
     }
 
-    /// Can something of it go into a request now?
-    pub(super) fn has_something(&self, now: Instant, options: &KafkaOptions) -> bool {
-        let due = !self.queue.is_empty()
-            && (self.queued_bytes >= options.batch_bytes_max || self.queued_since + options.linger <= now);
-        self.lane.can_send() || (due && self.lane.has_room())
+    /// Records queued and on their way.
+    pub(super) fn records(&self) -> usize {
+        self.queue.len() + self.lane.payloads().map(|batch| batch.slots().len()).sum::<usize>()
+    }
+
+    /// Can something of it go into a request?
+    pub(super) fn has_something(&self) -> bool {
+        self.lane.can_send() || (!self.queue.is_empty() && self.lane.has_room())
+    }
+
+    /// Has it waited long enough, or has a full batch?
+    pub(super) fn is_due(&self, now: Instant, options: &KafkaOptions) -> bool {
+        self.lane.can_send()
+            || self.queued_bytes >= options.batch_bytes_max
+            || self.queued_since + options.linger <= now
     }
 
     /// A batch of what is queued, up to the size of one.

@@ -46,6 +46,17 @@ struct Broker {
     under_way: usize,
     paused_until: Option<Instant>,
     failures: u32,
+    /// Records that were under way or queued when it last answered: about as many come again.
+    crowd: usize,
+}
+
+/// Partitions with something for a broker.
+#[derive(Default)]
+struct Ready {
+    keys: Vec<Key>,
+    queued: usize,
+    /// One has waited long enough, or has a full batch.
+    due: bool,
 }
 
 /// What a future of the loop ended with.
@@ -167,7 +178,7 @@ impl Sender {
 
     fn send_all(&mut self, now: Instant) {
         let snapshot = self.cluster.snapshot();
-        let mut by_broker: BTreeMap<i32, Vec<Key>> = BTreeMap::new();
+        let mut by_broker: BTreeMap<i32, Ready> = BTreeMap::new();
         let mut gone = Vec::new();
         let mut producer_wanted = false;
         for (key, partition) in &mut self.partitions {
@@ -209,8 +220,11 @@ impl Sender {
                     }
                 }
             }
-            if partition.has_something(now, &self.options) {
-                by_broker.entry(leader.broker).or_default().push(*key);
+            if partition.has_something() {
+                let ready = by_broker.entry(leader.broker).or_default();
+                ready.keys.push(*key);
+                ready.queued += partition.queue.len();
+                ready.due |= partition.is_due(now, &self.options);
             }
         }
         for key in gone {
@@ -218,8 +232,13 @@ impl Sender {
                 partition.end();
             }
         }
-        for (broker, keys) in by_broker {
-            self.send_to(broker, &keys, now);
+        for (id, ready) in by_broker {
+            // Nothing is under way, and whoever was answered last is back: more would only come later. One request takes
+            // along all that there is for its broker.
+            let gathered = |broker: &Broker| broker.under_way == 0 && ready.queued >= broker.crowd;
+            if ready.due || self.brokers.get(&id).is_none_or(gathered) {
+                self.send_to(id, &ready.keys, now);
+            }
         }
         if producer_wanted {
             self.identify(now);
@@ -348,8 +367,11 @@ impl Sender {
                 }
             }
             Event::Answered { broker, sent, outcome } => {
+                let of = |(key, _): &(Key, Ticket)| self.partitions.get(key).map_or(0, Partition::records);
+                let crowd = sent.iter().map(of).sum();
                 if let Some(broker) = self.brokers.get_mut(&broker) {
                     broker.under_way = broker.under_way.saturating_sub(1);
+                    broker.crowd = crowd;
                 }
                 self.answered(broker, sent, outcome);
             }
