@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flexflow::app::{App, Body, Class, Options, Role, Route, routes};
+use flexflow::app::{App, Body, Class, Options, Role, Route, Running, routes};
 use flexflow::config::Config;
 use flexflow::event::{Clock, SystemClock};
 use futures::StreamExt;
@@ -345,16 +345,12 @@ fn plausible(route: &Route) -> &'static str {
     if body.starts_with("-> ") { "{}" } else { body }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_route_stands_on_is_away_or_a_body_will_not_do_the_answer_is_documented() {
-    let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
-    let url = postgres.database().await;
-    let dir = tempfile::tempdir().unwrap();
-    let data_dir = dir.path().join("data").display().to_string();
+/// An application whose store answers nobody, on this metadata database.
+async fn without_a_store(data_dir: &str, meta_url: &str) -> Running {
     let settings = [
-        ("data_dir", data_dir.as_str()),
+        ("data_dir", data_dir),
         ("server.listen", "127.0.0.1:0"),
-        ("meta.url", url.as_str()),
+        ("meta.url", meta_url),
         ("meta.timeout", "1s"),
         // Nobody listens there.
         ("store.url", "clickhouse://127.0.0.1:1"),
@@ -367,7 +363,16 @@ async fn whatever_a_route_stands_on_is_away_or_a_body_will_not_do_the_answer_is_
     ];
     rustls::crypto::ring::default_provider().install_default().ok();
     let config = Config::from_overrides(&settings).expect("settings");
-    let running = App::start(config, Role::ALL, Options::default()).await.expect("it starts all the same");
+    App::start(config, Role::ALL, Options::default()).await.expect("it starts all the same")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_route_stands_on_is_away_or_a_body_will_not_do_the_answer_is_documented() {
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let url = postgres.database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data").display().to_string();
+    let running = without_a_store(&data_dir, &url).await;
     let first = eventually("the first project is made", || async {
         running.first_run().ok_or_else(|| "none yet".to_owned())
     })
