@@ -1,8 +1,8 @@
 //! Answers that are remembered.
 //!
 //! The key is the question without its order of fields, in its scope. An answer is told again while nothing has happened
-//! that it would show: an event that this process stored with a day up to the end of the answer's range (late or not),
-//! or a merge, makes it forgotten at once. What other processes store is not seen, so an answer lasts at most
+//! that it would show: an event that this process stored with a day up to the end of the answer's range (late or not; of
+//! any day, where it hangs on a cohort, a session or a funnel within), or a merge, makes it forgotten at once. What other processes store is not seen, so an answer lasts at most
 //! `query.cache_past_ttl`, and `query.cache_open_ttl` where its range reaches into the present or is counted from it.
 //! `refresh: true` asks anew, and remembers. Equal questions at the same time are asked once. The cache holds at most
 //! `query.cache_bytes_max` of answers as JSON text.
@@ -100,7 +100,8 @@ impl Answers {
             .try_get_with(key, async {
                 asked = true;
                 let answer = ask.await?;
-                let seen = Seen { last_day: last_day(&answer), changes, persons, properties };
+                let last_day = if looks_further(question) { i64::MAX } else { last_day(&answer) };
+                let seen = Seen { last_day, changes, persons, properties };
                 Ok::<_, Problem>(Arc::new(self.keep(question, answer, now, seen)))
             })
             .await
@@ -149,6 +150,13 @@ fn last_day(answer: &Value) -> i64 {
     to.map_or(i64::MAX, |at| at.as_millis().div_euclid(DAY_MILLIS) + 1)
 }
 
+/// May the answer hang on events after its range? Of a cohort on what people did until now, of a session on all of its
+/// events, of the steps of a funnel within on that funnel's own range.
+fn looks_further(question: &Value) -> bool {
+    let text = question.to_string();
+    ["\"cohort\"", "\"session\"", "\"funnel\":{"].iter().any(|name| text.contains(name))
+}
+
 /// May the answer hang on person properties? They change with many events, most questions do not ask for them.
 fn asks_properties(kind: &str, question: &Value) -> bool {
     let text = question.to_string();
@@ -184,6 +192,23 @@ mod tests {
         assert_ne!(key(&here, "trends", &question), key(&here, "funnel", &question));
         let other = json!({"date_from": "-8d", "series": [{"event": "a"}]});
         assert_ne!(key(&here, "trends", &question), key(&here, "trends", &other));
+    }
+
+    #[test]
+    fn a_question_of_cohorts_sessions_or_a_funnel_within_looks_beyond_its_range() {
+        let range =
+            json!({"date_from": "2026-01-01", "date_to": "2026-01-31", "steps": [{"event": "cohorts"}]});
+        assert!(!looks_further(&range));
+        for (name, value) in [
+            ("filters", json!([{"type": "cohort", "value": "a"}])),
+            ("breakdown", json!({"type": "cohort", "property": ["a"]})),
+            ("filters", json!([{"type": "session", "key": "$event_count", "value": 1}])),
+            ("funnel", json!({"step": 0, "part": "after", "funnel": range})),
+        ] {
+            let mut question = range.clone();
+            question[name] = value;
+            assert!(looks_further(&question), "{question}");
+        }
     }
 
     #[test]
