@@ -213,6 +213,7 @@ mod tests {
             let scoped = r"WHERE project_id = 'p' AND environment_id = 'e' AND rule_id = 'it\'s'";
             assert!(sql.text().contains(scoped), "{}", sql.text());
             assert_eq!(sql.text().contains("arrayJoin"), by != By::Day);
+            insta::assert_snapshot!(format!("attribution_by_{by:?}").to_lowercase(), sql.text());
         }
     }
 }

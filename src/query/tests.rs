@@ -60,7 +60,7 @@ fn statements_of_trends() {
 }
 
 /// A question for each way of counting: plain, broken down, and each option that changes a statement.
-const SHAPES: [(&str, &str); 12] = [
+const SHAPES: [(&str, &str); 17] = [
     ("sum", r#"{"date_from":"-1d","series":[{"event":"a","math":"sum","math_property":"price"}]}"#),
     (
         "median",
@@ -92,6 +92,26 @@ const SHAPES: [(&str, &str); 12] = [
     (
         "several_properties",
         r#"{"date_from":"-1d","series":[{"event":"a"}],"compare":true,"formula":"A/2","breakdown":{"property":["plan","email"],"type":["event","person"],"limit":2}}"#,
+    ),
+    (
+        "all_time",
+        r#"{"date_from":"all","interval":"month","series":[{"event":"a","math":"p90","math_property":"n"}]}"#,
+    ),
+    (
+        "group",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"unique_group","math_group_type":"company"}],"breakdown":{"property":"0","type":"group"}}"#,
+    ),
+    (
+        "expression",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"hogql","math_expression":"sum(properties.price) / count()"}],"filters":[{"type":"expression","key":"properties.price > 1"}]}"#,
+    ),
+    (
+        "expression_broken_down",
+        r#"{"date_from":"-1d","series":[{"event":"a","math":"hogql","math_expression":"sum(properties.price)"}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    (
+        "session_property",
+        r#"{"date_from":"-1d","series":[{"event":"a"}],"breakdown":{"property":"$entry_current_url","type":"session","limit":2}}"#,
     ),
     (
         "merged_people",
