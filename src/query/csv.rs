@@ -66,7 +66,9 @@ fn table_rows<'a>(days: &'a [Value], table: &'a Value) -> impl Iterator<Item = V
     days.iter().zip(rows).map(|(day, people)| {
         let mut row =
             Map::from_iter([("day".to_owned(), day.clone()), ("people".to_owned(), people.clone())]);
-        row.extend(table.get("breakdown").map(|value| ("breakdown".to_owned(), value.clone())));
+        // A list of texts is no list of cells.
+        let text = |value: &Value| if value.is_array() { value.to_string().into() } else { value.clone() };
+        row.extend(table.get("breakdown").map(|value| ("breakdown".to_owned(), text(value))));
         numbered(&Value::Object(row), "people", "interval", 0)
     })
 }
@@ -194,6 +196,9 @@ mod tests {
         assert_eq!(lines(retention), "day,interval,people\r\nd1,0,2\r\nd1,1,1\r\nd2,0,3\r\n");
         let tables = json!({"days": ["d1"], "breakdowns": [{"breakdown": "x", "rows": [[2]]}]});
         assert_eq!(lines(tables), "breakdown,day,interval,people\r\nx,d1,0,2\r\n");
+        let tables = json!({"days": ["d1"], "breakdowns": [{"breakdown": ["x", "y"], "rows": [[2]]}]});
+        let of_two = "breakdown,day,interval,people\r\n\"[\"\"x\"\",\"\"y\"\"]\",d1,0,2\r\n";
+        assert_eq!(lines(tables), of_two);
         let lifecycle = json!({"new": [1, 0], "dormant": [0, -1], "days": ["d1", "d2"]});
         assert_eq!(lines(lifecycle), "days,dormant,new\r\nd1,0,1\r\nd2,-1,0\r\n");
         let stickiness = json!({"data": [5, 2], "series": [{"event": "a", "data": [5, 2]}]});

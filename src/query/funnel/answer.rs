@@ -214,16 +214,17 @@ impl Counted {
     }
 
     /// The answer.
-    pub(super) fn results(mut self, plan: &Plan, values: &Values) -> Results {
+    pub(super) fn results(self, plan: &Plan, values: &Values) -> Results {
         let numbers = match &plan.breakdown {
-            None => {
-                let tally = self.tallies.remove(&0).unwrap_or_else(|| Tally::new(plan));
-                Numbers::Whole(row(plan, tally))
-            }
+            None => Numbers::Whole(row(plan, self.whole(plan))),
             Some(breakdown) => Numbers::Rows { rows: self.rows(plan, breakdown, values) },
         };
-        let (labels, days) = bucket_names(plan).unzip();
-        Results { steps: plan.names.iter().map(|(_, name)| name.clone()).collect(), labels, days, numbers }
+        shown(plan, numbers)
+    }
+
+    /// What was counted without a breakdown.
+    fn whole(mut self, plan: &Plan) -> Tally {
+        self.tallies.remove(&0).unwrap_or_else(|| Tally::new(plan))
     }
 
     fn rows(self, plan: &Plan, breakdown: &PlannedBreakdown, values: &Values) -> Vec<BrokenDown> {
@@ -252,6 +253,21 @@ impl Counted {
         }
         rows
     }
+}
+
+fn shown(plan: &Plan, numbers: Numbers) -> Results {
+    let (labels, days) = bucket_names(plan).unzip();
+    Results { steps: plan.names.iter().map(|(_, name)| name.clone()).collect(), labels, days, numbers }
+}
+
+/// The answer with a row for each of these cohorts, most people first; one without people has its row, too.
+pub(super) fn of_cohorts(plan: &Plan, cohorts: Vec<(&str, Counted)>) -> Results {
+    let mut tallies: Vec<(&str, Tally)> =
+        cohorts.into_iter().map(|(id, counted)| (id, counted.whole(plan))).collect();
+    tallies.sort_by_key(|(id, tally)| (std::cmp::Reverse(tally.size()), *id));
+    let rows = tallies.into_iter();
+    let rows = rows.map(|(id, tally)| BrokenDown { breakdown: vec![id.to_owned()], row: row(plan, tally) });
+    shown(plan, Numbers::Rows { rows: rows.collect() })
 }
 
 /// Folds a person's events for each value that they count for.

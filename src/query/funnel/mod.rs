@@ -4,10 +4,12 @@
 //! ([`fold`], which says what converting means) → answer. Only events inside the range count, for every step.
 //!
 //! With a breakdown, every value has a row, most people first (ties by value); values after the `limit` most frequent
-//! are one row. A person without a value counts for `""`.
+//! are one row. A person without a value counts for `""`. With one by cohorts, every cohort has the row that its members
+//! alone would give: who is in several is in several rows.
 
 mod answer;
 mod attribution;
+pub(super) mod breakdown;
 pub(super) mod fold;
 mod matching;
 mod optional;
@@ -31,10 +33,12 @@ use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
 use crate::telemetry::{Metric, names};
+use breakdown::PlannedBreakdown;
 use fold::{EXCLUSIONS_MAX, Exclusion, Rules, STEPS_MAX};
 
 pub use answer::Results;
 pub use attribution::Attribution;
+pub use breakdown::{Breakdown, Properties};
 pub use fold::Order;
 pub use window::Window;
 
@@ -141,45 +145,6 @@ pub enum Viz {
     TimeToConvert,
 }
 
-/// Splits a funnel by the values of one property, or of several together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Breakdown {
-    pub property: Properties,
-    #[serde(rename = "type", default)]
-    pub kind: PropertyKind,
-    #[serde(default)]
-    pub attribution: Attribution,
-    /// The step of `attribution` `step`, counted from 0.
-    pub attribution_step: Option<usize>,
-    /// How many values get a row of their own; 25 when absent, at most `query.breakdown_values_max`.
-    pub limit: Option<usize>,
-    /// Leave out the row of all other values.
-    #[serde(default)]
-    pub hide_other: bool,
-}
-
-/// One property, or several whose values are taken together from one event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "must be a property's name or a list of names")]
-pub enum Properties {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Properties {
-    fn names(&self) -> &[String] {
-        match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Several(names) => names,
-        }
-    }
-}
-
-/// Values of a breakdown that get a row, unless the question says otherwise.
-const BREAKDOWN_VALUES: usize = 25;
-/// Properties of one breakdown.
-const PROPERTIES_MAX: usize = 5;
 const BINS_MAX: usize = 90;
 /// Steps that may be left out.
 const OPTIONAL_MAX: usize = 6;
@@ -199,14 +164,6 @@ pub(super) struct Plan {
     bin_count: Option<usize>,
     breakdown: Option<PlannedBreakdown>,
     names: Vec<(Option<String>, String)>,
-}
-
-#[derive(Debug)]
-struct PlannedBreakdown {
-    properties: usize,
-    attribution: Attribution,
-    limit: usize,
-    hide_other: bool,
 }
 
 /// The answer.
@@ -262,12 +219,21 @@ async fn funnel(query: &Query, scope: &Scope, question: &Funnel) -> Result<Answe
     let asked = query.begin().await?;
     let first = question.first_event(query, scope).await?;
     let plan = question.check(&query.limits, &actors, now, first)?;
-    let mut values = Values::new(query.limits.gather_values_max);
-    let mut counted = answer::Counted::new(&plan, query.limits.gather_people_max);
-    query
-        .gather(scope, &actors, &plan.gather, &mut values, |_, events, _| counted.add(&plan, events))
-        .await?;
-    let results = counted.results(&plan, &values);
+    let results = match question.cohorts() {
+        [] => {
+            let mut values = Values::new(query.limits.gather_values_max);
+            count(query, scope, &actors, &plan, &mut values).await?.results(&plan, &values)
+        }
+        ids => {
+            let mut rows = Vec::with_capacity(ids.len());
+            for id in ids {
+                let plan = question.within_cohort(id).check(&query.limits, &actors, now, first)?;
+                let counted = count(query, scope, &actors, &plan, &mut Values::new(0)).await?;
+                rows.push((id.as_str(), counted));
+            }
+            answer::of_cohorts(&plan, rows)
+        }
+    };
     let zoned = |at: Timestamp| plan.calendar.zoned(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     let meta = FunnelMeta {
         timezone: plan.calendar.zone.name(),
@@ -276,6 +242,19 @@ async fn funnel(query: &Query, scope: &Scope, question: &Funnel) -> Result<Answe
         meta: asked.meta(),
     };
     Ok(Answer { results, meta })
+}
+
+/// Everybody who is in the funnel, counted.
+async fn count(
+    query: &Query,
+    scope: &Scope,
+    actors: &Actors,
+    plan: &Plan,
+    values: &mut Values,
+) -> Result<answer::Counted, Problem> {
+    let mut counted = answer::Counted::new(plan, query.limits.gather_people_max);
+    query.gather(scope, actors, &plan.gather, values, |_, events, _| counted.add(plan, events)).await?;
+    Ok(counted)
 }
 
 impl Funnel {
@@ -347,16 +326,8 @@ impl Funnel {
         let conditions =
             filter::shared(&self.filters, self.filter.as_ref(), self.filter_test_accounts, &ground)?;
         let steps = self.matchers(&ground)?;
-        let breakdown = self.breakdown.as_ref().map(|breakdown| breakdown.check(limits, self)).transpose()?;
-        let value = self.breakdown.as_ref().map(|breakdown| {
-            let names = breakdown.property.names().iter();
-            let texts = names.map(|name| {
-                filter::property(breakdown.kind, name, "breakdown.property", &ground)
-                    .map(|property| property.text())
-            });
-            texts.collect::<Result<Vec<_>, Problem>>().map(|texts| tuple(&texts))
-        });
-        let value = value.transpose()?;
+        let planned = self.breakdown.as_ref().map(|breakdown| breakdown.check(self, &ground)).transpose()?;
+        let (breakdown, value) = planned.flatten().unzip();
         let everything = self.order == Order::Strict;
         let (steps, exclusions) = steps;
         let by = self.aggregate_by.as_ref().map(|by| {
@@ -508,46 +479,5 @@ impl Excluded {
             return Err(Problem::invalid(path, message).with("given", self.event.as_str()));
         }
         Ok(Exclusion { from, to })
-    }
-}
-
-impl Breakdown {
-    fn check(&self, limits: &config::Query, funnel: &Funnel) -> Result<PlannedBreakdown, Problem> {
-        let names = self.property.names();
-        if names.is_empty() || names.len() > PROPERTIES_MAX {
-            let message =
-                format!("breakdown.property has {} names; it may have 1 to {PROPERTIES_MAX}", names.len());
-            return Err(Problem::invalid("breakdown.property", message).with("max", PROPERTIES_MAX));
-        }
-        for name in names {
-            filter::check_key("breakdown.property", name)?;
-        }
-        let attribution = match (self.attribution, self.attribution_step) {
-            (Attribution::Step(_), Some(step)) => Attribution::Step(step),
-            (attribution, None) => attribution,
-            (_, Some(step)) => {
-                let message = "breakdown.attribution_step belongs to attribution step";
-                return Err(Problem::invalid("breakdown.attribution_step", message).with("given", step));
-            }
-        };
-        if let Attribution::Step(step) = attribution {
-            let last = if funnel.order == Order::Unordered { 0 } else { funnel.steps.len() - 1 };
-            if step > last {
-                let message =
-                    format!("breakdown.attribution names step {step}; it may be step 0 to {last} here");
-                return Err(Problem::invalid("breakdown.attribution", message).with("max", last));
-            }
-        }
-        let limit = self.limit.unwrap_or(BREAKDOWN_VALUES.min(limits.breakdown_values_max));
-        if limit == 0 || limit > limits.breakdown_values_max {
-            let max = limits.breakdown_values_max;
-            let message =
-                format!("breakdown.limit is {limit}; it may be 1 to {max} (query.breakdown_values_max)");
-            return Err(Problem::invalid("breakdown.limit", message)
-                .with("given", limit)
-                .with("max", max)
-                .with("setting", "query.breakdown_values_max"));
-        }
-        Ok(PlannedBreakdown { properties: names.len(), attribution, limit, hide_other: self.hide_other })
     }
 }

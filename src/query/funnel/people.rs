@@ -85,6 +85,8 @@ impl Question for FunnelPeople {
 async fn people(query: &Query, scope: &Scope, question: &FunnelPeople) -> Result<People<Way>, Problem> {
     let actors = query.actors(scope).await?;
     let now = query.clock.now();
+    question.funnel.check(&query.limits, &actors, now, None)?;
+    let question = &question.of_cohort()?;
     let plan = question.funnel.check(&query.limits, &actors, now, None)?;
     let list = question.list(scope)?;
     let mut page = Page::new(&list, question.limit, question.cursor.as_deref(), &query.limits)?;
@@ -127,6 +129,25 @@ async fn people(query: &Query, scope: &Scope, question: &FunnelPeople) -> Result
 }
 
 impl FunnelPeople {
+    /// Of a funnel that is split by cohorts, the same of the cohort that is asked for.
+    fn of_cohort(&self) -> Result<Self, Problem> {
+        let cohorts = self.funnel.cohorts();
+        let Some(wanted) = self.breakdown.as_deref().filter(|_| !cohorts.is_empty()) else {
+            return Ok(self.clone());
+        };
+        let [id] = wanted else {
+            let message = "breakdown has the id of one cohort of the funnel's breakdown";
+            return Err(Problem::invalid("breakdown", message).with("valid", cohorts.to_vec()));
+        };
+        if !cohorts.contains(id) {
+            let message = "breakdown is none of the cohorts of the funnel's breakdown";
+            return Err(Problem::invalid("breakdown", message)
+                .with("given", id.as_str())
+                .with("valid", cohorts.to_vec()));
+        }
+        Ok(Self { funnel: self.funnel.within_cohort(id), breakdown: None, ..self.clone() })
+    }
+
     fn check(&self, plan: &Plan) -> Result<(), Problem> {
         let last = plan.rules.steps - 1;
         let first = usize::from(self.outcome == Outcome::Dropped);

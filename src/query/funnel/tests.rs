@@ -303,6 +303,23 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (format!(r#"{{{two},"breakdown":{{"property":[]}}}}"#), "breakdown.property", "1 to 5"),
         (format!(r#"{{{two},"breakdown":{{"property":7}}}}"#), "breakdown.property", "a list of names"),
         (
+            format!(r#"{{{two},"breakdown":{{"property":[],"type":"cohort"}}}}"#),
+            "breakdown.property",
+            "0 cohorts; it may have 1 to 20",
+        ),
+        (
+            format!(
+                r#"{{{two},"breakdown":{{"property":"all","type":"cohort","attribution":"last_touch"}}}}"#
+            ),
+            "breakdown.attribution",
+            "whatever their events say",
+        ),
+        (
+            format!(r#"{{{two},"breakdown":{{"property":"p","type":"cohrt"}}}}"#),
+            "breakdown.type",
+            "did you mean cohort?",
+        ),
+        (
             format!(r#"{{{two},"breakdown":{{"property":"p","limit":0}}}}"#),
             "breakdown.limit",
             "query.breakdown_values_max",

@@ -3,7 +3,8 @@
 //! The rows are the last `total_intervals` intervals up to and including that of `date_to`. A row's first number is
 //! how many people began in its interval; number n is how many of them came back n intervals later. Coming back in the
 //! interval of the beginning adds nothing. With a breakdown, a person counts for the value of the first event with which
-//! they began in an interval, however they came back, so the values sum up to the whole.
+//! they began in an interval, however they came back, so the values sum up to the whole. With one by cohorts, every
+//! cohort has the table of its members, who may be in several.
 
 mod fold;
 pub mod people;
@@ -17,13 +18,15 @@ use serde::{Deserialize, Serialize};
 use super::activity::{self, Activity};
 use super::actor::Actors;
 use super::chosen;
-use super::filter::{self, Filters, Ground, PropertyKind};
+use super::filter::{self, Filters, Ground};
+use super::funnel::Properties;
+use super::funnel::breakdown::{checked_limit, members};
 use super::funnel::fold::Event;
-use super::gather::{Gather, Matcher, Values, tuple};
+use super::gather::{Gather, Matcher, Values, untuple};
 use super::http::Question;
 use super::interval::{Buckets, Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
-use super::trends::OTHER;
+use super::trends::{BreakdownKind, OTHER, Value};
 use super::{Meta, Query};
 use crate::config;
 use crate::event::{Scope, Timestamp};
@@ -113,13 +116,14 @@ pub enum Kind {
     FirstEverOccurrence,
 }
 
-/// Splits the table by the values of a property.
+/// Splits the table by the values of a property, or of several together, or by cohorts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Breakdown {
-    pub property: String,
+    /// Of type `cohort` the ids of cohorts; `all` is everybody.
+    pub property: Properties,
     #[serde(rename = "type", default)]
-    pub kind: PropertyKind,
+    pub kind: BreakdownKind,
     /// How many values get a table of their own; 25 when absent, at most `query.breakdown_values_max`.
     pub limit: Option<usize>,
     /// Leave out the table of all other values.
@@ -128,7 +132,6 @@ pub struct Breakdown {
 }
 
 const INTERVALS: usize = 7;
-const BREAKDOWN_VALUES: usize = 25;
 const OCCURRENCES_MAX: usize = 1000;
 
 /// What is to be done.
@@ -145,6 +148,8 @@ pub(super) struct Plan {
     source: Source,
     limit: usize,
     hide_other: bool,
+    /// Of a list of properties: how many.
+    properties: Option<usize>,
 }
 
 /// Where lives are read from.
@@ -182,8 +187,8 @@ pub enum Tables {
 /// The table of one value.
 #[derive(Debug, Serialize)]
 pub struct Table {
-    /// Empty: no value.
-    pub breakdown: String,
+    /// Empty: no value. Of several properties a list, a text for each.
+    pub breakdown: Value,
     pub rows: Vec<Vec<u64>>,
 }
 
@@ -222,16 +227,28 @@ impl Question for Retention {
         let plan = self.check(&query.limits, &actors, query.clock.now())?;
         let asked = query.begin().await?;
         let mut values = Values::new(query.limits.gather_values_max);
-        let mut tables: HashMap<u32, Counts> = HashMap::new();
-        plan.lives(query, scope, &actors, &mut values, |_, life, _| {
-            for (start, value) in &life.starts {
-                let table = tables.entry(*value).or_insert_with(|| Counts::new(plan.buckets.len()));
-                table.add(*start, &life.appearances(*start, plan.buckets.len() as u32, plan.cumulative));
+        let tables = match self.cohorts() {
+            [] => {
+                let tables = plan.count(query, scope, &actors, &mut values).await?;
+                plan.tables(tables, &values)
             }
-            Ok(())
-        })
-        .await?;
-        let results = Results { days: plan.days(), tables: plan.tables(tables, &values) };
+            ids => {
+                let mut each = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let own = self.within_cohort(id).check(&query.limits, &actors, query.clock.now())?;
+                    let mut tables = own.count(query, scope, &actors, &mut values).await?;
+                    let counts = tables.remove(&0).unwrap_or_else(|| Counts::new(own.buckets.len()));
+                    each.push((id.as_str(), counts));
+                }
+                each.sort_by_key(|(id, counts)| (std::cmp::Reverse(counts.size()), *id));
+                let table = |(id, counts): (&str, Counts)| Table {
+                    breakdown: Value::One(id.to_owned()),
+                    rows: counts.rows,
+                };
+                Tables::Several { breakdowns: each.into_iter().map(table).collect() }
+            }
+        };
+        let results = Results { days: plan.days(), tables };
         let zoned =
             |at: Timestamp| plan.calendar.zoned(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let meta = RetentionMeta {
@@ -277,6 +294,21 @@ impl Counts {
 }
 
 impl Retention {
+    /// The cohorts that it is split by.
+    fn cohorts(&self) -> &[String] {
+        match &self.breakdown {
+            Some(breakdown) if breakdown.kind == BreakdownKind::Cohort => breakdown.property.names(),
+            _ => &[],
+        }
+    }
+
+    /// The table of a cohort's members alone.
+    fn within_cohort(&self, id: &str) -> Self {
+        let mut own = Self { breakdown: None, ..self.clone() };
+        own.filters.0.push(members(id));
+        own
+    }
+
     /// Checks everything, and says what is to be done.
     ///
     /// # Errors
@@ -312,7 +344,9 @@ impl Retention {
             Kind::Recurring => range,
             Kind::FirstTime | Kind::FirstEverOccurrence => Range { from: Timestamp::EPOCH, end: range.end },
         };
-        let source = match &self.breakdown {
+        let own = self.breakdown.as_ref();
+        let value = own.map(|breakdown| breakdown.property.value(breakdown.kind, &ground)).transpose()?;
+        let source = match value.flatten() {
             None => Source::Activity(Activity {
                 range: whole,
                 buckets: buckets.clone(),
@@ -325,23 +359,17 @@ impl Retention {
                 sets: vec![returning, target],
                 counted: min_occurrences > 1,
             }),
-            Some(breakdown) => Source::Events(Gather {
+            value => Source::Events(Gather {
                 range: whole,
                 steps: vec![target, returning, by_name],
                 exclusions: Vec::new(),
                 conditions,
                 everything: false,
                 by: None,
-                value: Some(tuple(&[filter::property(
-                    breakdown.kind,
-                    &breakdown.property,
-                    "breakdown.property",
-                    &ground,
-                )?
-                .text()])),
+                value,
             }),
         };
-        let limit = self.breakdown.as_ref().map_or(Ok(1), |breakdown| breakdown.checked_limit(limits))?;
+        let limit = own.map_or(Ok(1), |breakdown| checked_limit(breakdown.limit, &ground))?;
         Ok(Plan {
             calendar,
             period: self.period,
@@ -352,7 +380,11 @@ impl Retention {
             min_occurrences,
             source,
             limit,
-            hide_other: self.breakdown.as_ref().is_some_and(|breakdown| breakdown.hide_other),
+            hide_other: own.is_some_and(|breakdown| breakdown.hide_other),
+            properties: own.and_then(|own| match &own.property {
+                Properties::One(_) => None,
+                Properties::Several(names) => Some(names.len()),
+            }),
         })
     }
 
@@ -389,23 +421,36 @@ impl Retention {
     }
 }
 
-impl Breakdown {
-    fn checked_limit(&self, limits: &config::Query) -> Result<usize, Problem> {
-        let max = limits.breakdown_values_max;
-        let limit = self.limit.unwrap_or(BREAKDOWN_VALUES.min(max));
-        if limit == 0 || limit > max {
-            let message =
-                format!("breakdown.limit is {limit}; it may be 1 to {max} (query.breakdown_values_max)");
-            return Err(Problem::invalid("breakdown.limit", message)
-                .with("given", limit)
-                .with("max", max)
-                .with("setting", "query.breakdown_values_max"));
-        }
-        Ok(limit)
-    }
-}
-
 impl Plan {
+    /// The numbers of every value.
+    async fn count(
+        &self,
+        query: &Query,
+        scope: &Scope,
+        actors: &Actors,
+        values: &mut Values,
+    ) -> Result<HashMap<u32, Counts>, Problem> {
+        let mut tables: HashMap<u32, Counts> = HashMap::new();
+        self.lives(query, scope, actors, values, |_, life, _| {
+            for (start, value) in &life.starts {
+                let table = tables.entry(*value).or_insert_with(|| Counts::new(self.buckets.len()));
+                table.add(*start, &life.appearances(*start, self.buckets.len() as u32, self.cumulative));
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(tables)
+    }
+
+    /// A value as the answer shows it.
+    fn shown(&self, text: &str) -> Value {
+        match self.properties {
+            None => Value::One(text.to_owned()),
+            Some(count) if text == OTHER => Value::Many(vec![OTHER.to_owned(); count]),
+            Some(count) => Value::Many(untuple(text, count)),
+        }
+    }
+
     /// Shows the life of every person who began in an interval.
     async fn lives(
         &self,
@@ -495,7 +540,8 @@ impl Plan {
             others.iter().for_each(|(_, table)| rest.join(table));
             tables.push((OTHER.to_owned(), rest));
         }
-        let breakdowns = tables.into_iter().map(|(breakdown, table)| Table { breakdown, rows: table.rows });
+        let breakdowns =
+            tables.into_iter().map(|(text, table)| Table { breakdown: self.shown(&text), rows: table.rows });
         Tables::Several { breakdowns: breakdowns.collect() }
     }
 

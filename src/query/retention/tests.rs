@@ -137,6 +137,9 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (r#"{"retention_type":"first"}"#, "retention_type", "did you mean first_time?"),
         (r#"{"target":"a"}"#, "target", "did you mean target_event?"),
         (r#"{"breakdown":{"property":""}}"#, "breakdown.property", "1 to 400 bytes"),
+        (r#"{"breakdown":{"property":[]}}"#, "breakdown.property", "1 to 5"),
+        (r#"{"breakdown":{"property":7}}"#, "breakdown.property", "a list of names"),
+        (r#"{"breakdown":{"property":[],"type":"cohort"}}"#, "breakdown.property", "1 to 20"),
         (r#"{"date_to":"soon"}"#, "date_to", "2026-01-31"),
     ] {
         let problem = check(body).unwrap_err();
@@ -168,5 +171,10 @@ fn statements_of_retention() {
     insta::assert_snapshot!(
         "retention_breakdown",
         sql(r#"{"target_event":"a","returning_event":"b","breakdown":{"property":"plan"}}"#)
+    );
+    insta::assert_snapshot!(
+        "retention_breakdown_of_several",
+        sql(r#"{"target_event":"a","retention_type":"first_time",
+                "breakdown":{"property":["plan","team"],"type":"person"}}"#)
     );
 }

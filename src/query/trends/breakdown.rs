@@ -52,6 +52,22 @@ pub enum BreakdownKind {
     Expression,
 }
 
+impl BreakdownKind {
+    /// Whose property; none: it is no property's.
+    pub(in crate::query) const fn of_property(self) -> Option<PropertyKind> {
+        Some(match self {
+            Self::Event => PropertyKind::Event,
+            Self::Person => PropertyKind::Person,
+            Self::EventMetadata => PropertyKind::EventMetadata,
+            Self::Feature => PropertyKind::Feature,
+            Self::Group => PropertyKind::Group,
+            Self::Session => PropertyKind::Session,
+            Self::Expression => PropertyKind::Expression,
+            Self::Cohort => return None,
+        })
+    }
+}
+
 /// One, or a list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -92,7 +108,7 @@ impl<T: Default> Default for OneOrMany<T> {
 }
 
 impl<T> OneOrMany<T> {
-    pub(super) fn as_slice(&self) -> &[T] {
+    pub(in crate::query) fn as_slice(&self) -> &[T] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
             Self::Many(many) => many,
@@ -147,15 +163,8 @@ impl Breakdown {
         let properties = keys.iter().enumerate().map(|(index, key)| {
             let field =
                 if many { format!("breakdown.property[{index}]") } else { "breakdown.property".to_owned() };
-            let kind = match kinds.get(index).or_else(|| kinds.first()) {
-                Some(BreakdownKind::Person) => PropertyKind::Person,
-                Some(BreakdownKind::EventMetadata) => PropertyKind::EventMetadata,
-                Some(BreakdownKind::Feature) => PropertyKind::Feature,
-                Some(BreakdownKind::Group) => PropertyKind::Group,
-                Some(BreakdownKind::Session) => PropertyKind::Session,
-                Some(BreakdownKind::Expression) => PropertyKind::Expression,
-                _ => PropertyKind::Event,
-            };
+            let kind = kinds.get(index).or_else(|| kinds.first()).and_then(|kind| kind.of_property());
+            let kind = kind.unwrap_or_default();
             filter::property(kind, key, &field, ground)
         });
         let properties = properties.collect::<Result<_, _>>()?;

@@ -83,7 +83,69 @@ async fn people_split_and_filter_by_what_they_are_and_by_their_cohorts() {
     }
     let outside = json!({"series": [{"event": "opened"}], "filters": [{"type": "cohort", "operator": "not_in", "value": id}]});
     assert_eq!(counts(&ask(client, "", &outside).await), [pair("opened", 1)]);
+    funnels_are_split_by_cohorts(client, id).await;
+    tables_are_split_by_cohorts_and_by_several_properties(client, id).await;
     sandbox.stop().await;
+}
+
+async fn post(client: &Client, path: &str, question: &Value) -> Value {
+    let (status, answer) = client.post(&format!("/api/query/{path}"), question).await;
+    assert_eq!(status, 200, "{question}: {answer}");
+    answer
+}
+
+/// The distinct ids of the people of an answer.
+fn ids(people: &Value) -> Vec<Value> {
+    people["people"].as_array().unwrap().iter().map(|person| person["distinct_ids"].clone()).collect()
+}
+
+async fn funnels_are_split_by_cohorts(client: &Client, id: &str) {
+    let mut funnel = json!({
+        "date_from": "2026-03-02", "date_to": "2026-03-02",
+        "steps": [{"event": "opened"}, {"event": "opened"}],
+        "breakdown": {"property": [id, "all"], "type": "cohort"},
+    });
+    let rows = post(client, "funnel", &funnel).await["results"]["rows"].clone();
+    let row = |place: usize| (rows[place]["breakdown"].clone(), rows[place]["counts"].clone());
+    assert_eq!(row(0), (json!(["all"]), json!([3, 1])), "{rows}");
+    assert_eq!(row(1), (json!([id]), json!([2, 1])), "{rows}");
+    let people = json!({"funnel": funnel, "step": 1, "outcome": "dropped", "breakdown": [id]});
+    assert_eq!(ids(&post(client, "funnel/people", &people).await), [json!(["cid"])]);
+    funnel["viz"] = "trends".into();
+    let rows = post(client, "funnel", &funnel).await["results"]["rows"].clone();
+    assert_eq!(rows[1]["reached_from_step"], json!([2]), "{rows}");
+    for wrong in [json!(["nobody"]), json!([id, "all"])] {
+        let people = json!({"funnel": funnel, "step": 0, "breakdown": wrong});
+        let (status, refused) = client.post("/api/query/funnel/people", &people).await;
+        assert_eq!((status, &refused["details"]["field"]), (400, &json!("breakdown")), "{refused}");
+    }
+    funnel["breakdown"]["property"] = "nothing".into();
+    let (status, refused) = client.post("/api/query/funnel", &funnel).await;
+    assert_eq!((status, &refused["details"]["field"]), (400, &json!("breakdown.property")), "{refused}");
+}
+
+async fn tables_are_split_by_cohorts_and_by_several_properties(client: &Client, id: &str) {
+    let mut retention = json!({
+        "date_to": "2026-03-02", "total_intervals": 2, "target_event": "opened",
+        "breakdown": {"property": [id, "all"], "type": "cohort"},
+    });
+    let tables = post(client, "retention", &retention).await["results"]["breakdowns"].clone();
+    let expected = [("all", 3), (id, 2)];
+    let expected = expected.map(|(name, people)| json!({"breakdown": name, "rows": [[0, 0], [people]]}));
+    assert_eq!(tables, json!(expected));
+    let people = json!({"retention": retention, "row": 1, "breakdown": id});
+    let mut found = ids(&post(client, "retention/people", &people).await);
+    found.sort_by_key(Value::to_string);
+    assert_eq!(found, [json!(["ann", "anon"]), json!(["cid"])]);
+
+    let names = json!(["event", "source"]);
+    retention["breakdown"] = json!({"property": names, "type": "event_metadata"});
+    retention["target_event"] = Value::Null;
+    let tables = post(client, "retention", &retention).await["results"]["breakdowns"].clone();
+    let names: Vec<&Value> = tables.as_array().unwrap().iter().map(|table| &table["breakdown"][0]).collect();
+    assert_eq!(names, ["$identify", "opened"], "{tables}");
+    let people = json!({"retention": retention, "row": 1, "breakdown": tables[1]["breakdown"]});
+    assert_eq!(ids(&post(client, "retention/people", &people).await), [json!(["cid"])]);
 }
 
 #[actix_web::test]
