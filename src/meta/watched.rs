@@ -41,16 +41,11 @@ impl WatchedStates<'_> {
     }
 
     /// Notes that a state begins (or ends), and keeps what is to be told of that in the same transaction. Answers whether
-    /// that was news, and how many notices there was room for.
+    /// that was news.
     ///
     /// # Errors
     /// The database does not answer: nothing is noted, or that cannot be told.
-    pub async fn note(
-        &self,
-        name: &str,
-        begins: bool,
-        notice: Option<NewNotice>,
-    ) -> Result<(bool, u64), MetaError> {
+    pub async fn note(&self, name: &str, begins: bool, notice: Option<NewNotice>) -> Result<bool, MetaError> {
         let transaction = self.0.begin_write().await?;
         let now = self.0.now();
         let changed = if begins {
@@ -70,13 +65,10 @@ impl WatchedStates<'_> {
             self.0.track(gone)?.rows_affected
         };
         if changed == 0 {
-            return Ok((false, 0));
+            return Ok(false);
         }
-        let kept = match &notice {
-            Some(notice) => self.0.track(put(self.0, &transaction, std::slice::from_ref(notice)).await)?,
-            None => 0,
-        };
+        self.0.track(put(self.0, &transaction, notice.as_slice()).await)?;
         self.0.track(super::commit(transaction).await)?;
-        Ok((true, kept))
+        Ok(true)
     }
 }

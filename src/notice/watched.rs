@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Notices, SystemEvent, lost};
+use super::{Notices, SystemEvent};
 use crate::meta::MetaError;
 
 impl Notices {
@@ -28,9 +28,7 @@ impl Notices {
     ) -> Result<(), MetaError> {
         let notice = event.map(|event| self.note(event));
         let is_told = notice.is_some();
-        let (changed, kept) = self.0.meta.watched_states().note(name, begins, notice).await?;
-        if changed && is_told {
-            lost(usize::from(kept == 0));
+        if self.0.meta.watched_states().note(name, begins, notice).await? && is_told {
             self.wake();
         }
         Ok(())
