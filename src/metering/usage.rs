@@ -364,7 +364,7 @@ impl<'p> Fold<'p> {
             event_id: &found.event_id,
         };
         let aggregation = self.aggregation;
-        self.into_each(found, |tally, end| tally.add(aggregation, &sample, end));
+        self.count_in(found, |tally, end| tally.add(aggregation, &sample, end));
     }
 
     /// Takes what the store has made of short numbers.
@@ -374,15 +374,15 @@ impl<'p> Fold<'p> {
             let quantity = Quantity::Number(made.number.normalized());
             let (millis, event_id) = (found.millis, found.event_id.as_str());
             let sample = Sample { events, quantity: &quantity, text: None, millis, event_id };
-            return self.into_each(found, |tally, end| tally.add(aggregation, &sample, end));
+            return self.count_in(found, |tally, end| tally.add(aggregation, &sample, end));
         }
         let sum = segment.measure.multiplied(made.number.normalized());
         let added = Added { events, sum, moments: made.moments.clone() };
-        self.into_each(found, |tally, end| tally.add_up(&added, end));
+        self.count_in(found, |tally, end| tally.add_up(&added, end));
     }
 
     /// Into the total, and the tally of its window and group; each with where its time ends.
-    fn into_each(&mut self, found: &Found, add: impl Fn(&mut Tally, i64)) {
+    fn count_in(&mut self, found: &Found, add: impl Fn(&mut Tally, i64)) {
         let end = self.end_of(found.window);
         add(&mut self.total, self.plan.end.as_millis());
         if self.plan.cut().is_some() || !found.group.is_empty() {

@@ -147,8 +147,7 @@ impl Writer {
             let mut alone = self.gather(&mut round, Some(first), queued);
             let expected = crowds[0].max(crowds[1]);
             if alone.is_none() && expected >= CROWD && round.produces.len() < expected {
-                std::thread::sleep(GATHER);
-                alone = self.gather(&mut round, None, queued);
+                alone = self.gather_more(&mut round, queued);
             }
             crowds = [crowds[1], round.produces.len()];
             self.finish(round);
@@ -188,6 +187,13 @@ impl Writer {
             }
         }
         None
+    }
+
+    /// The same after a moment. It is slept through: to be woken by each that comes would cost what it gains.
+    #[expect(clippy::disallowed_methods, reason = "the writer's own thread, for a bounded moment")]
+    fn gather_more(&mut self, round: &mut Round, queued: &Receiver<Command>) -> Option<Command> {
+        std::thread::sleep(GATHER);
+        self.gather(round, None, queued)
     }
 
     /// Looks, not too often, whether the disk has room and whether a store that failed opens again.

@@ -258,6 +258,7 @@ fn check(body: &str) -> Result<Plan, Problem> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_cannot_be_meant_is_refused_by_name() {
     let two = r#""steps":[{"event":"a"},{"event":"b"}]"#;
     let cases = [
