@@ -4,13 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use futures::future::join_all;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 use super::*;
 use crate::event::{ManualClock, ProjectId, RandomIds};
 use crate::lifecycle::ComponentState;
+use crate::telemetry::Counted;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -363,8 +363,8 @@ async fn an_expired_lease_passes_on_with_the_checkpoint_and_fences_the_earlier_h
 
 async fn what_nobody_can_be_told_of_is_counted_and_stops_no_job(engine: Engine) {
     let bench = bench(engine).await;
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let _counts = ::metrics::set_default_local_recorder(&recorder);
+    let counted = Counted::begin();
+    let _here = counted.here();
     let jobs = bench.meta.jobs();
     let now = bench.meta.now();
     for n in 0..2 {
@@ -376,7 +376,7 @@ async fn what_nobody_can_be_told_of_is_counted_and_stops_no_job(engine: Engine) 
         assert_eq!(jobs.get(None, &id).await.unwrap().unwrap().state, JobState::Succeeded);
     }
     assert_eq!(kept(&bench).await, ["0"]);
-    let counts = recorder.handle().render();
+    let counts = counted.render();
     assert!(counts.contains("{outcome=\"lost\"} 1"), "{counts}");
 }
 

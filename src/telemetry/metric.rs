@@ -112,3 +112,25 @@ fn begin_at_zero() {
         }
     }
 }
+
+/// What a test counts, apart from all others.
+#[cfg(test)]
+pub struct Counted(metrics_exporter_prometheus::PrometheusRecorder);
+
+#[cfg(test)]
+impl Counted {
+    /// Nothing so far.
+    pub fn begin() -> Self {
+        Self(PrometheusBuilder::new().build_recorder())
+    }
+
+    /// Counts what this thread does, until the guard is dropped.
+    pub fn here(&self) -> metrics::LocalRecorderGuard<'_> {
+        metrics::set_default_local_recorder(&self.0)
+    }
+
+    /// As [`Recorder::render`].
+    pub fn render(&self) -> String {
+        self.0.handle().render()
+    }
+}

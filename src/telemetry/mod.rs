@@ -4,4 +4,6 @@ pub mod logs;
 mod metric;
 pub mod names;
 
+#[cfg(test)]
+pub use metric::Counted;
 pub use metric::{Kind, Metric, Recorder, recorder};

@@ -7,7 +7,11 @@ use crate::support::sandbox::{Client, Sandbox};
 
 /// Captures events, and waits until the people's properties can be asked for.
 async fn load(client: &Client) {
-    let event = |event: &str, id: &str, properties: Value| json!({"event": event, "distinct_id": id, "timestamp": "2026-03-02T10:00:00Z", "properties": properties});
+    let event = |event: &str, id: &str, properties: Value| {
+        let hour = if event == "$identify" { 9 } else { 10 };
+        let at = format!("2026-03-02T{hour:02}:00:00Z");
+        json!({"event": event, "distinct_id": id, "timestamp": at, "properties": properties})
+    };
     let batch = json!({"batch": [
         event("$identify", "ann", json!({"$anon_distinct_id": "anon", "$set": {"team": "red"}})),
         event("$identify", "bob", json!({"$set": {"team": "blue"}})),
