@@ -51,6 +51,12 @@ impl Actors {
         Self::of(scope, merged, known)
     }
 
+    /// The same of a scope without merges that has these cohorts.
+    #[cfg(test)]
+    pub(super) fn with_cohorts(scope: &Scope, cohorts: Cohorts) -> Self {
+        Self::of(scope, false, (Some(cohorts), Arc::default(), Columns::default(), None))
+    }
+
     fn known(scope: &Scope, known: Known, uses: &Arc<Uses>) -> Self {
         let Known { merged, cohorts, test_accounts, columns, .. } = known;
         Self::of(scope, merged, (Some(cohorts), test_accounts, columns, Some(uses.clone())))

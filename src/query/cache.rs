@@ -2,10 +2,10 @@
 //!
 //! The key is the question without its order of fields, in its scope. An answer is told again while nothing has happened
 //! that it would show: an event that this process stored with a day up to the end of the answer's range (late or not; of
-//! any day, where it hangs on a cohort, a session or a funnel within), or a merge, makes it forgotten at once. What other processes store is not seen, so an answer lasts at most
-//! `query.cache_past_ttl`, and `query.cache_open_ttl` where its range reaches into the present or is counted from it.
-//! `refresh: true` asks anew, and remembers. Equal questions at the same time are asked once. The cache holds at most
-//! `query.cache_bytes_max` of answers as JSON text.
+//! any day, where it hangs on a cohort, a session or a funnel within), or a merge, makes it forgotten at once. What other
+//! processes store is not seen, so an answer lasts at most `query.cache_past_ttl`, and `query.cache_open_ttl` where its
+//! range reaches into the present or is counted from it. `refresh: true` asks anew, and remembers. Equal questions at the
+//! same time are asked once. The cache holds at most `query.cache_bytes_max` of answers as JSON text.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -315,3 +315,30 @@ async fn complete(
     };
     Ok(seen.into_iter().map(person).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::tests::{at, scope};
+
+    #[test]
+    fn statements_of_persons() {
+        let place = Place { millis: at("2026-03-10T12:00:00Z").as_millis(), actor: 7 };
+        for (name, merged) in [("persons", false), ("persons_merged", true)] {
+            let actors = Actors::new(&scope(), merged);
+            let one = is_one_of(&actors, &[1, 2]);
+            let page = who(&scope(), &actors, vec![one.clone()], Some(place), 3);
+            let mut statements = vec![
+                actors.owner_of_id("it's"),
+                who(&scope(), &actors, Vec::new(), None, 3),
+                page,
+                count(&scope(), &actors, one),
+                actors.properties_of(&[1, 2], 5),
+            ];
+            statements.extend(actors.ids_of(&[1, 2]));
+            statements.extend(actors.owner_of_hash(7));
+            let text: Vec<&str> = statements.iter().map(Sql::text).collect();
+            insta::assert_snapshot!(name, text.join("\n"));
+        }
+    }
+}

@@ -165,6 +165,33 @@ fn statements_of_filters() {
     insta::assert_snapshot!("filters", shown.join("\n"));
 }
 
+/// What holds for the members of a cohort of each kind, and of behaviours in every way of comparing.
+fn cohorts_sql() -> Vec<(&'static str, String)> {
+    let definitions = serde_json::json!({
+        "static": {"is_static": true},
+        "dynamic": {"is_static": false, "filters": [{"key": "plan", "type": "person", "value": "pro"}]},
+        "often": {"is_static": false, "behaviors": [
+            {"event": "it's", "count": 3, "period": "-30d", "filters": [{"key": "plan", "value": "pro"}]}]},
+        "at most": {"is_static": false, "behaviors": [{"event": "a", "operator": "lte", "count": 2}]},
+        "never": {"is_static": false, "behaviors": [{"operator": "exact", "count": 0, "period": "-7d"}]},
+        "not once": {"is_static": false, "behaviors": [{"event": "a", "operator": "exact", "negated": true}]},
+        "any": {"is_static": false, "matched": "any", "filters": [{"key": "plan", "type": "person", "value": "pro"}],
+            "behaviors": [{"event": "a"}, {"event": "b", "count": 0}]},
+    });
+    let actors = Actors::with_cohorts(&scope(), Arc::new(serde_json::from_value(definitions).unwrap()));
+    let (limits, calendar) =
+        (limits(), interval::Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() });
+    let ground = filter::Ground { calendar: &calendar, now: now(), limits: &limits, actors: &actors };
+    let names = ["static", "dynamic", "often", "at most", "never", "not once", "any"];
+    names.map(|name| (name, cohorts::member(name, "value", &ground).unwrap().text().to_owned())).into()
+}
+
+#[test]
+fn statements_of_cohorts() {
+    let shown: Vec<String> = cohorts_sql().iter().map(|(name, sql)| format!("{name}\n  {sql}")).collect();
+    insta::assert_snapshot!("cohorts", shown.join("\n"));
+}
+
 #[test]
 fn statements_of_lists_names_and_traces() {
     insta::assert_snapshot!("events_first_page", list_sql("limit=2"));
@@ -221,8 +248,11 @@ fn every_read_of_the_table_stands_beside_its_scope() {
         trace::rows_of(&scope(), "x").text().to_owned(),
     ];
     statements.extend(SHAPES.map(|(_, body)| trends_sql(body)));
+    // What a dynamic cohort holds of persons is a column that the whole statement joins.
+    statements.extend(cohorts_sql().into_iter().filter(|(name, _)| *name != "dynamic").map(|(_, sql)| sql));
     for statement in statements.iter().flat_map(|statements| statements.lines()) {
-        let reads = statement.matches("FROM events").count() + statement.matches("FROM person_").count();
+        let tables = ["FROM events", "FROM person_", "FROM cohort_members"];
+        let reads: usize = tables.iter().map(|table| statement.matches(table).count()).sum();
         let scoped = statement.matches("project_id = 'proj' AND environment_id = 'env'").count();
         assert!(reads > 0 && reads == scoped, "{statement}");
     }

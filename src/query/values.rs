@@ -201,6 +201,7 @@ mod tests {
         let sampled = statement("property=email&type=person", 7);
         assert!(sampled.contains("cityHash64(event_id) % 7 = 0"), "{sampled}");
         assert!(sampled.contains("person_properties"), "{sampled}");
+        insta::assert_snapshot!("values", format!("{sql}\n{sampled}"));
     }
 
     #[test]

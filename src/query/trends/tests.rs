@@ -260,6 +260,45 @@ fn hours_carry_their_offset_so_that_a_repeated_one_is_told_apart() {
     )
     .unwrap();
     let line = &lines(&plan, &[rows(&[])])[0];
+#[test]
+fn statements_of_the_people_behind_a_number() {
+    let statement = |body: &str, value: Option<&str>| {
+        let plan = check(&format!(r#"{{"date_from":"2026-03-09",{body}}}"#)).unwrap();
+        let (period, series) = (&plan.periods[0], &plan.series[0]);
+        let bins =
+            plan.breakdown.as_ref().and_then(|split| split.number().map(|_| split.bins(Some((0.0, 10.0)))));
+        let wanted = plan.breakdown.as_ref().zip(value).map(|(split, value)| people::Wanted {
+            label: split.label(bins.as_deref()),
+            value: crate::store::Sql::default().arg(value),
+            member: split.member(value),
+        });
+        let found = sql::people(&scope(), &plan, (period, series), period.range, wanted.as_ref());
+        found.sql.text().to_owned()
+    };
+    let by = |kind: &str| format!(r#""series":[{{"event":"a"}}],"breakdown":{kind}"#);
+    let cases = [
+        statement(r#""series":[{"event":"it's","math":"dau"}]"#, None),
+        statement(r#""series":[{"event":"a","math":"sum","math_property":"price"}]"#, None),
+        statement(r#""series":[{"event":null,"math":"weekly_active"}]"#, None),
+        statement(&by(r#"{"property":"plan"}"#), Some("pro")),
+        statement(&by(r#"{"property":"price","histogram_bins":2}"#), Some("1")),
+        statement(&by(r#"{"property":["all"],"type":"cohort"}"#), Some("all")),
+        statement(
+            r#""series":[{"event":"a","math":"first_time_for_user"}],"breakdown":{"property":"plan"}"#,
+            Some("pro"),
+        ),
+        crate::query::people::names(
+            &scope(),
+            &Actors::new(&scope(), true),
+            check(r#"{"series":[{"event":"a"}]}"#).unwrap().range(),
+            &[1, 2],
+        )
+        .text()
+        .to_owned(),
+    ];
+    insta::assert_snapshot!("people", cases.join("\n"));
+}
+
     assert_eq!(*line.labels, ["1-Nov 00:00", "1-Nov 01:00", "1-Nov 01:00", "1-Nov 02:00"]);
     assert_eq!(line.days[1], "2026-11-01T01:00:00-04:00");
     assert_eq!(line.days[2], "2026-11-01T01:00:00-05:00");
