@@ -210,13 +210,10 @@ fn parts_of(plan: &Plan, period: &Period, series: &PlannedSeries, rows: &SeriesR
         return vec![Part { value: None, numbers: numbers(&rows.rows) }];
     };
     let bins = rows.bins.as_deref();
-    let mut parts: Vec<Part> = rows
-        .rows
+    rows.rows
         .chunk_by(|a, b| a.place == b.place)
         .map(|rows| Part { value: Some(value_of(breakdown, bins, rows)), numbers: numbers(rows) })
-        .collect();
-    parts.sort_by_key(|part| part.value.as_ref().map(Value::rank));
-    parts
+        .collect()
 }
 
 /// The value of rows with one place.
@@ -285,11 +282,10 @@ fn computed(plan: &Plan, formula: &Formula, series: &[Vec<Part>]) -> Vec<Part> {
         })
         .collect();
     // Greatest first; ties stay in order of value.
-    ranked.sort_by(|a, b| a.0.is_other().cmp(&b.0.is_other()).then(b.2.sum().total_cmp(&a.2.sum())));
+    ranked.sort_by(|a, b| a.0.rank().cmp(&b.0.rank()).then(b.2.sum().total_cmp(&a.2.sum())));
     let shown = ranked.iter().take_while(|(value, ..)| !value.is_other()).count().min(breakdown.limit);
     let rest = ranked.split_off(shown);
     let mut parts: Vec<Part> = ranked.into_iter().map(|(.., part)| part).collect();
-    parts.sort_by_key(|part| part.value.as_ref().map(Value::rank));
     if let Some((value, ..)) = rest.first().filter(|_| !breakdown.hide_other) {
         let value = match value {
             Value::One(_) => Value::One(OTHER.to_owned()),

@@ -284,6 +284,15 @@ impl PlannedBreakdown {
         (0..=count).map(bound).collect()
     }
 
+    /// Is `label` no value, or one of several properties of which one has none? Such labels come after all others.
+    pub(super) fn lacks_value(&self) -> Sql {
+        if self.many {
+            Sql::new("has(JSONExtract(label, 'Array(String)'), '')")
+        } else {
+            Sql::new("label = ''")
+        }
+    }
+
     /// `String`: the value of a row; empty without one. Several are a JSON list of texts, a bin is its place from 0.
     pub(super) fn label(&self, bins: Option<&[f64]>) -> Sql {
         if self.of_people() {

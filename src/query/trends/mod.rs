@@ -4,8 +4,10 @@
 //! that were computed here, so that every bucket is there, in the zone's calendar, empty ones with 0.
 //!
 //! With a breakdown, a series becomes one for each of the `limit` values with the greatest sum over the range (ties by
-//! value), in this order, then the events without a value, then all other values together. An empty text counts as no
-//! value. The parts of a series that counts events sum up to it. A period that is compared has values of its own.
+//! value), in this order, then all other values together. Events without a value come after every value, however many
+//! they are: they have a line while there is room for it within the limit, else they are among all others. An empty
+//! text counts as no value. The parts of a series that counts events sum up to it. A period that is compared has values
+//! of its own.
 //!
 //! With formulas, the answer has their lines instead of the series'. Values of a breakdown are joined by what they
 //! are; where a series lacks one, it is 0.

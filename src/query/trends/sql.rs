@@ -164,7 +164,9 @@ impl Reading<'_> {
         let each = self.rows(&columns, self.period.range).then(Sql::new("GROUP BY bucket, label")).sql();
         let placed = Sql::new("(SELECT groupArray(label) FROM (SELECT label FROM (")
             .append(&each)
-            .push(") GROUP BY label ORDER BY sum(value) DESC, label LIMIT ")
+            .push(") GROUP BY label ORDER BY ")
+            .append(&breakdown.lacks_value())
+            .push(", sum(value) DESC, label LIMIT ")
             .arg(breakdown.fetched)
             .push("))");
         // Of what is not among them, 0, comes the place behind the last.
@@ -194,8 +196,8 @@ impl Reading<'_> {
         self.rows(&columns, self.period.range).then(tail).sql()
     }
 
-    /// One read: count by bucket and value, give every value its place by the sum over its buckets, then merge all
-    /// values after the last place into one.
+    /// One read: count by bucket and value, give every value its place by the sum over its buckets (no value comes after
+    /// all of them), then merge all values after the last place into one.
     fn broken_down(&self, shape: &Shape, breakdown: &PlannedBreakdown) -> Sql {
         let Parts { rows, columns, value, merged } = self.parts(shape, breakdown.fetched);
         let summed = Sql::new("SELECT bucket, label, ")
@@ -207,7 +209,9 @@ impl Reading<'_> {
             .push(")");
         let placed = Sql::new("SELECT bucket, label, ")
             .push(columns)
-            .push(", toUInt64(least(dense_rank() OVER (ORDER BY total DESC, label), ")
+            .push(", toUInt64(least(dense_rank() OVER (ORDER BY ")
+            .append(&breakdown.lacks_value())
+            .push(", total DESC, label), ")
             .arg(breakdown.fetched + 1)
             .push(")) AS place FROM (")
             .append(&summed)

@@ -157,10 +157,24 @@ fn rows_become_lines_with_every_bucket() {
 #[test]
 fn events_without_a_value_stand_behind_values_and_before_all_others() {
     let given =
-        [row("2020-01-09", 9.0, 1, ""), row("2020-01-09", 4.0, 2, "x"), row("2020-01-09", 7.0, 3, "z")];
-    let lines = answered(r#""series":[{"event":"a"}],"breakdown":{"property":"p","limit":2}"#, &[&given]);
+        [row("2020-01-09", 4.0, 1, "x"), row("2020-01-09", 9.0, 2, ""), row("2020-01-09", 7.0, 3, "z")];
+    let breakdown = r#""breakdown":{"property":"p","limit":2}"#;
+    let lines = answered(&format!(r#""series":[{{"event":"a"}}],{breakdown}"#), &[&given]);
     let shown: Vec<_> = lines.iter().map(|line| (line.label.as_str(), line.count.0)).collect();
     assert_eq!(shown, [("x", 4.0), (WITHOUT, 9.0), (OTHER, 7.0)]);
+    // Of a formula, too; where values fill the limit, they are among all others.
+    let given =
+        [row("2020-01-09", 4.0, 1, "x"), row("2020-01-09", 1.0, 2, "y"), row("2020-01-09", 9.0, 3, "")];
+    let shown = |limit: usize| -> Vec<(Option<Value>, f64)> {
+        let question = format!(
+            r#""series":[{{"event":"a"}}],"formula":"A","breakdown":{{"property":"p","limit":{limit}}}"#
+        );
+        let lines = answered(&question, &[&given]);
+        lines.into_iter().map(|line| (line.breakdown, line.count.0)).collect()
+    };
+    let value = |text: &str| Some(Value::One(text.to_owned()));
+    assert_eq!(shown(3), [(value("x"), 4.0), (value("y"), 1.0), (value(WITHOUT), 9.0)]);
+    assert_eq!(shown(2), [(value("x"), 4.0), (value("y"), 1.0), (value(OTHER), 9.0)]);
 }
 
 #[test]
@@ -247,20 +261,6 @@ fn each_series_stands_beside_its_own_past() {
 }
 
 #[test]
-fn numbers_are_written_whole_where_they_are() {
-    let text = serde_json::to_string(&[Number(3.0), Number(-0.5), Number(1e300), Number(0.0)]).unwrap();
-    assert_eq!(text, "[3,-0.5,1e+300,0]");
-}
-
-#[test]
-fn hours_carry_their_offset_so_that_a_repeated_one_is_told_apart() {
-    let plan = check(
-        r#"{"series":[{"event":"a"}],"date_from":"2026-11-01T00:00:00","date_to":"2026-11-01T02:00:00",
-            "interval":"hour","timezone":"America/New_York"}"#,
-    )
-    .unwrap();
-    let line = &lines(&plan, &[rows(&[])])[0];
-#[test]
 fn statements_of_the_people_behind_a_number() {
     let statement = |body: &str, value: Option<&str>| {
         let plan = check(&format!(r#"{{"date_from":"2026-03-09",{body}}}"#)).unwrap();
@@ -299,6 +299,20 @@ fn statements_of_the_people_behind_a_number() {
     insta::assert_snapshot!("people", cases.join("\n"));
 }
 
+#[test]
+fn numbers_are_written_whole_where_they_are() {
+    let text = serde_json::to_string(&[Number(3.0), Number(-0.5), Number(1e300), Number(0.0)]).unwrap();
+    assert_eq!(text, "[3,-0.5,1e+300,0]");
+}
+
+#[test]
+fn hours_carry_their_offset_so_that_a_repeated_one_is_told_apart() {
+    let plan = check(
+        r#"{"series":[{"event":"a"}],"date_from":"2026-11-01T00:00:00","date_to":"2026-11-01T02:00:00",
+            "interval":"hour","timezone":"America/New_York"}"#,
+    )
+    .unwrap();
+    let line = &lines(&plan, &[rows(&[])])[0];
     assert_eq!(*line.labels, ["1-Nov 00:00", "1-Nov 01:00", "1-Nov 01:00", "1-Nov 02:00"]);
     assert_eq!(line.days[1], "2026-11-01T01:00:00-04:00");
     assert_eq!(line.days[2], "2026-11-01T01:00:00-05:00");

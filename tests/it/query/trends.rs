@@ -104,9 +104,9 @@ async fn parts_sum_up(sandbox: &Sandbox, events: &[Given]) {
         let values: Vec<&str> = results.iter().map(|line| line["breakdown"].as_str().unwrap()).collect();
         assert_eq!(values.len(), 6, "{values:?}");
         assert_eq!(values[5], "$$_posthog_breakdown_other_$$");
-        // Events without a value are one of the five, wherever they rank, and stand behind the others.
-        assert_eq!(values[4], "$$_posthog_breakdown_null_$$");
-        assert!(counts[..4].is_sorted_by(|a, b| a >= b), "{counts:?}");
+        // Events without a value come after every value, though they are more: there are enough values for all five.
+        assert!(!values.contains(&"$$_posthog_breakdown_null_$$"), "{values:?}");
+        assert!(counts[..5].is_sorted_by(|a, b| a >= b), "{counts:?}");
     }
     let question = json!({
         "date_from": "2026-03-01", "date_to": "2026-04-14", "series": [{"event": "click"}],
@@ -119,6 +119,22 @@ async fn parts_sum_up(sandbox: &Sandbox, events: &[Given]) {
     let last = results.last().unwrap();
     assert_eq!(last["breakdown"], "$$_posthog_breakdown_null_$$");
     assert_eq!(last["count"], without.count());
+    let values = results.len() - 1;
+    for (limit, end) in [(values, "other"), (values + 1, "null")] {
+        for formula in [json!(null), json!("A")] {
+            for property in [json!("plan"), json!(["plan"])] {
+                let mut question = question.clone();
+                question["breakdown"] = json!({"property": property, "limit": limit});
+                question["formula"] = formula.clone();
+                let results = sandbox.trends("env_a", &question).await;
+                let end = format!("$$_posthog_breakdown_{end}_$$");
+                assert_eq!(results.len(), values + 1, "{question}");
+                let shown = &results.last().unwrap()["breakdown"];
+                assert!(*shown == json!(end) || *shown == json!([end]), "{question}: {shown}");
+                assert_eq!(results.last().unwrap()["count"], last["count"], "{question}");
+            }
+        }
+    }
     let mut listed = 0;
     let mut cursor = String::new();
     loop {
