@@ -93,9 +93,26 @@ impl Properties {
     }
 }
 
-/// A filter that leaves the members of this cohort.
-pub(in crate::query) fn members(id: &str) -> Filter {
-    Filter { kind: FilterKind::Cohort, value: id.into(), ..Filter::default() }
+/// A question that may be split by cohorts: it is asked about the members of each.
+pub(in crate::query) trait ByCohort: Sized {
+    /// What it is split by, of whatever kind.
+    fn split(&self) -> Option<(BreakdownKind, &Properties)>;
+
+    /// The same question, not split, where this filter holds, too.
+    fn whole_where(&self, filter: Filter) -> Self;
+
+    /// The cohorts that it is split by.
+    fn cohorts(&self) -> &[String] {
+        match self.split() {
+            Some((BreakdownKind::Cohort, cohorts)) => cohorts.names(),
+            _ => &[],
+        }
+    }
+
+    /// The question of a cohort's members alone, which is not split.
+    fn within_cohort(&self, id: &str) -> Self {
+        self.whole_where(Filter { kind: FilterKind::Cohort, value: id.into(), ..Filter::default() })
+    }
 }
 
 impl Breakdown {
@@ -162,19 +179,14 @@ pub(in crate::query) fn checked_limit(limit: Option<usize>, ground: &Ground<'_>)
     Ok(limit)
 }
 
-impl Funnel {
-    /// The cohorts that it is split by.
-    pub(super) fn cohorts(&self) -> &[String] {
-        match &self.breakdown {
-            Some(breakdown) if breakdown.kind == BreakdownKind::Cohort => breakdown.property.names(),
-            _ => &[],
-        }
+impl ByCohort for Funnel {
+    fn split(&self) -> Option<(BreakdownKind, &Properties)> {
+        self.breakdown.as_ref().map(|breakdown| (breakdown.kind, &breakdown.property))
     }
 
-    /// The funnel of a cohort's members alone, which is not split.
-    pub(super) fn within_cohort(&self, id: &str) -> Self {
+    fn whole_where(&self, filter: Filter) -> Self {
         let mut own = Self { breakdown: None, ..self.clone() };
-        own.filters.0.push(members(id));
+        own.filters.0.push(filter);
         own
     }
 }

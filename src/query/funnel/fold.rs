@@ -111,14 +111,25 @@ pub(in crate::query) fn fold(
     if rules.order == Order::Unordered {
         return super::unordered::fold(rules, events, may_take);
     }
-    if rules.optional != 0 {
-        return super::optional::fold(rules, events, may_take);
+    let best = if rules.optional == 0 {
+        furthest(rules, events, |event| Taken::of(rules, event, &may_take))
+    } else {
+        super::optional::furthest(rules, events, may_take)
+    };
+    match best {
+        None => Reached::Nothing,
+        Some(best) if best.tainted => Reached::Excluded,
+        Some(best) => Reached::Steps(best.times),
     }
+}
+
+/// The best attempt at all steps in their order, none of which may be left out; `taken` says what an event is good for.
+pub(super) fn furthest(rules: &Rules, events: &[Event], taken: impl Fn(&Event) -> Taken) -> Option<Attempt> {
     let mut state = State::new(rules);
     let mut group = SmallVec::<[Taken; 4]>::new();
     for at_once in events.chunk_by(|a, b| a.at == b.at) {
         group.clear();
-        group.extend(at_once.iter().map(|event| Taken::of(rules, event, &may_take)));
+        group.extend(at_once.iter().map(&taken));
         match group.as_slice() {
             [one] => state.take(at_once[0].at, *one),
             _ => state.take_group(at_once[0].at, &group),
@@ -127,7 +138,7 @@ pub(in crate::query) fn fold(
             break;
         }
     }
-    state.end()
+    state.best
 }
 
 /// What an event is good and bad for.
@@ -154,17 +165,17 @@ impl Taken {
 
 /// An attempt.
 #[derive(Clone, Debug)]
-struct Attempt {
-    times: Times,
-    tainted: bool,
+pub(super) struct Attempt {
+    pub(super) times: Times,
+    pub(super) tainted: bool,
 }
 
 impl Attempt {
-    fn start(&self) -> i64 {
+    pub(super) fn start(&self) -> i64 {
         self.times.first().copied().unwrap_or(i64::MIN)
     }
 
-    fn end(&self) -> i64 {
+    pub(super) fn end(&self) -> i64 {
         self.times.last().copied().unwrap_or(i64::MIN)
     }
 }
@@ -183,14 +194,6 @@ impl<'a> State<'a> {
 
     fn is_done(&self) -> bool {
         self.best.as_ref().is_some_and(|best| best.times.len() == self.rules.steps && !best.tainted)
-    }
-
-    fn end(self) -> Reached {
-        match self.best {
-            None => Reached::Nothing,
-            Some(best) if best.tainted => Reached::Excluded,
-            Some(best) => Reached::Steps(best.times),
-        }
     }
 
     fn in_window(&self, attempt: &Attempt, at: i64) -> bool {

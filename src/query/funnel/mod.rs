@@ -33,7 +33,7 @@ use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
 use crate::telemetry::{Metric, names};
-use breakdown::PlannedBreakdown;
+use breakdown::{ByCohort as _, PlannedBreakdown};
 use fold::{EXCLUSIONS_MAX, Exclusion, Rules, STEPS_MAX};
 
 pub use answer::Results;
@@ -104,7 +104,8 @@ pub struct Step {
     pub name: Option<String>,
     #[serde(default)]
     pub filters: Filters,
-    /// May it be left out? Not the first one.
+    /// May it be left out? Not the first one. The funnel is then the best of all those that leave some such steps out;
+    /// the last one is not left out, people have only not come so far.
     #[serde(default)]
     pub optional: bool,
 }
@@ -119,7 +120,8 @@ pub struct AggregateBy {
     pub kind: PropertyKind,
 }
 
-/// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0.
+/// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0. Of a step that
+/// is left out the next one that is not takes the place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Excluded {
@@ -146,7 +148,7 @@ pub enum Viz {
 }
 
 const BINS_MAX: usize = 90;
-/// Steps that may be left out.
+/// Steps that may be left out: each doubles what the fold may have to try.
 const OPTIONAL_MAX: usize = 6;
 
 /// What is to be done.

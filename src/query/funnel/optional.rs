@@ -1,206 +1,84 @@
 //! Ordered funnels with steps that may be left out.
 //!
-//! An attempt goes on from a step to the next one, or past steps that may be left out to the first behind them, one event a
-//! step, inside the window that is counted from its beginning. The answer is the furthest step of any attempt: of those,
-//! the attempt that got there first, then the one that took most steps, then the one that began last. Exclusions taint
-//! an attempt that has come to their `from` step or further and not to their `to` step, as in a funnel without such steps.
+//! Such a funnel is all those funnels together that leave some of these steps out; never the last one: whoever does not
+//! come to it has only not come so far. In each of them every rule of the [fold](super::fold) holds, over the steps that
+//! it has: an exclusion reaches from the first of them that is not before its `from` step to the first that is not
+//! before its `to` step. Of what a person comes to in all of them, the furthest step counts; of those the attempt that
+//! no exclusion has found before one that is tainted, then the one that got there first, then the one that took most
+//! steps, then the one that began last.
 //!
-//! For every step, those attempts are kept that no other one is better than: one that began later and took as many
-//! steps may take whatever they may. That are as many as there are steps to leave out, and one.
+//! A step that no event of the person is could only be in the way, so there are as many funnels to try as there are
+//! choices among the steps that the person took.
+
+use std::cmp::Reverse;
 
 use smallvec::SmallVec;
 
-use super::fold::{Event, Reached, Rules, SKIPPED, Taken, Times};
-use super::matching::Matching;
+use super::fold::{self, Attempt, Event, Exclusion, Rules, SKIPPED, STEPS_MAX, Taken, Times};
 
-/// Folds a person's events (in order of time) by the rules, as [`super::fold::fold`] does.
-pub(super) fn fold(rules: &Rules, events: &[Event], may_take: impl Fn(usize, &Event) -> bool) -> Reached {
-    let mut state = State { rules, standing: vec![Standing::new(); rules.steps], best: None };
-    let mut group = SmallVec::<[Taken; 4]>::new();
-    for at_once in events.chunk_by(|a, b| a.at == b.at) {
-        group.clear();
-        group.extend(at_once.iter().map(|event| Taken::of(rules, event, &may_take)));
-        state.take(at_once[0].at, &group);
-        if state.best.as_ref().is_some_and(|best| best.times.len() == rules.steps && !best.tainted) {
-            break;
-        }
-    }
-    match state.best {
-        None => Reached::Nothing,
-        Some(best) if best.tainted => Reached::Excluded,
-        Some(best) => Reached::Steps(best.times),
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Attempt {
-    /// Up to the furthest step.
-    times: Times,
-    /// Steps that it took.
-    taken: usize,
-    tainted: bool,
-}
-
-impl Attempt {
-    fn start(&self) -> i64 {
-        self.times.first().copied().unwrap_or(i64::MIN)
-    }
-
-    fn end(&self) -> i64 {
-        self.times.last().copied().unwrap_or(i64::MIN)
-    }
-
-    /// The same, one step further.
-    fn with(&self, step: usize, at: i64) -> Self {
-        let mut times = self.times.clone();
-        times.resize(step, SKIPPED);
-        times.push(at);
-        Self { times, taken: self.taken + 1, tainted: self.tainted }
-    }
-}
-
-type Standing = SmallVec<[Attempt; 2]>;
-
-struct State<'a> {
-    rules: &'a Rules,
-    /// For each step, the attempts that took it last.
-    standing: Vec<Standing>,
-    best: Option<Attempt>,
-}
-
-impl State<'_> {
-    /// The events of one time, in the order that serves each attempt best.
-    fn take(&mut self, at: i64, group: &[Taken]) {
-        let masks: SmallVec<[u16; 8]> = group.iter().map(|event| event.steps).collect();
-        let excluded = group.iter().fold(0, |all, event| all | event.exclusions);
-        if excluded != 0 {
-            for step in 0..self.rules.steps {
-                // Somewhere on its way through this moment an attempt is out of reach: the excluded event stands there,
-                // if it is not itself the only one.
-                let furthest = match group {
-                    [_] => step,
-                    _ => self.furthest(step, &Matching::default(), &masks),
-                };
-                if self.is_excluded(excluded, step, furthest) {
-                    self.taint(step, at);
-                }
-            }
-        }
-        if masks.iter().all(|mask| *mask == 0) {
-            return;
-        }
-        let before = self.standing.clone();
-        for attempt in before.iter().rev().flatten() {
-            if at - attempt.start() <= self.rules.window {
-                self.go_on(attempt, &Matching::default(), &masks, at);
-            }
-        }
-        let none = Attempt { times: Times::new(), taken: 0, tainted: false };
-        self.go_on(&none, &Matching::default(), &masks, at);
-    }
-
-    /// Takes every step that the attempt may take now, and goes on from there.
-    fn go_on(&mut self, attempt: &Attempt, matching: &Matching, masks: &[u16], at: i64) {
-        for step in self.next(attempt.times.len()) {
-            let mut matching = matching.clone();
-            if !matching.add(step, masks) {
-                continue;
-            }
-            let further = attempt.with(step, at);
-            match self.known(step, &further) {
-                Some(other) if other.tainted => continue,
-                // In a worse way it may still come further at this moment, with events that the better one has used.
-                Some(_) => {}
-                None => {
-                    self.offer(&further);
-                    if !further.tainted {
-                        self.keep(step, further.clone());
-                    }
-                }
-            }
-            if !further.tainted {
-                self.go_on(&further, &matching, masks, at);
-            }
-        }
-    }
-
-    /// The steps that may come where `step` would.
-    fn next(&self, step: usize) -> std::ops::Range<usize> {
-        let mut last = step;
-        while last + 1 < self.rules.steps && self.rules.is_optional(last) {
-            last += 1;
-        }
-        step..(last + 1).min(self.rules.steps)
-    }
-
-    /// The furthest step that an attempt at `step` can come to at once.
-    fn furthest(&self, step: usize, matching: &Matching, masks: &[u16]) -> usize {
-        let mut furthest = step;
-        for next in self.next(step + 1) {
-            let mut matching = matching.clone();
-            if matching.add(next, masks) {
-                furthest = furthest.max(self.furthest(next, &matching, masks));
-            }
-        }
-        furthest
-    }
-
-    /// Has the same attempt been there already, in no worse a way?
-    fn known(&self, step: usize, attempt: &Attempt) -> Option<&Attempt> {
-        let same = |other: &&Attempt| other.start() == attempt.start();
-        let known = |other: &&Attempt| other.taken >= attempt.taken || other.tainted;
-        self.standing[step].iter().filter(same).find(known)
-    }
-
-    fn keep(&mut self, step: usize, attempt: Attempt) {
-        let better =
-            |one: &Attempt, other: &Attempt| one.taken >= other.taken && one.start() >= other.start();
-        let standing = &mut self.standing[step];
-        if !standing.iter().any(|other| !other.tainted && better(other, &attempt)) {
-            standing.retain(|other| !better(&attempt, other));
-            standing.push(attempt);
-        }
-    }
-
-    /// Does one of these exclusions reach over all steps from `step` to `last`?
-    fn is_excluded(&self, exclusions: u8, step: usize, last: usize) -> bool {
-        let which = self.rules.exclusions.iter().enumerate();
-        which
-            .filter(|(bit, _)| exclusions & (1 << bit) != 0)
-            .any(|(_, exclusion)| exclusion.from <= step && last < exclusion.to)
-    }
-
-    /// An excluded event found the attempts at `step`.
-    fn taint(&mut self, step: usize, at: i64) {
-        let window = self.rules.window;
-        let open = |attempt: &&mut Attempt| at - attempt.start() <= window;
-        let mut any = false;
-        for attempt in self.standing[step].iter_mut().filter(open) {
-            attempt.tainted = true;
-            any = true;
-        }
-        if let Some(best) = &mut self.best
-            && any
-            && best.times.len() == step + 1
-            && at - best.start() <= window
+/// The best attempt of a person; [`SKIPPED`] stands for a step that it left out.
+pub(super) fn furthest(
+    rules: &Rules,
+    events: &[Event],
+    may_take: impl Fn(usize, &Event) -> bool,
+) -> Option<Attempt> {
+    let useful = |event: &Event| Event { steps: Taken::of(rules, event, &may_take).steps, ..*event };
+    let events: Vec<Event> = events.iter().map(useful).collect();
+    let taken = events.iter().fold(0, |all, event| all | event.steps);
+    let last = 1 << (rules.steps - 1);
+    let (missing, choices) = (rules.optional & !last & !taken, rules.optional & !last & taken);
+    let mut best: Option<(Rank, Attempt)> = None;
+    let mut left_out = choices;
+    loop {
+        let part = Part::without(rules, left_out | missing);
+        if let Some((rank, attempt)) = part.best(&events)
+            && best.as_ref().is_none_or(|(other, _)| rank > *other)
         {
-            best.tainted = true;
+            best = Some((rank, attempt));
         }
+        // The next smaller set of choices.
+        let Some(less) = left_out.checked_sub(1) else { break };
+        left_out = less & choices;
+    }
+    best.map(|(_, attempt)| attempt)
+}
+
+/// Steps come to, untainted, when, steps taken, beginning.
+type Rank = (usize, bool, Reverse<i64>, usize, i64);
+
+/// A funnel of some of the steps.
+struct Part {
+    rules: Rules,
+    /// Which ones.
+    kept: SmallVec<[usize; STEPS_MAX]>,
+}
+
+impl Part {
+    /// The funnel without the steps whose bits are set.
+    fn without(whole: &Rules, left_out: u16) -> Self {
+        let kept: SmallVec<_> = (0..whole.steps).filter(|step| left_out & (1 << step) == 0).collect();
+        let place = |step: usize| kept.partition_point(|kept| *kept < step);
+        let moved = |old: &Exclusion| Exclusion { from: place(old.from), to: place(old.to) };
+        let exclusions = whole.exclusions.iter().map(moved).collect();
+        let rules = Rules { steps: kept.len(), optional: 0, exclusions, ..*whole };
+        Self { rules, kept }
     }
 
-    /// Is this attempt further than all before it?
-    fn offer(&mut self, attempt: &Attempt) {
-        let better = match &self.best {
-            None => true,
-            Some(best) if attempt.times.len() != best.times.len() => attempt.times.len() > best.times.len(),
-            Some(best) if attempt.tainted != best.tainted => best.tainted,
-            Some(best) => {
-                attempt.end() == best.end() && (attempt.taken, attempt.start()) > (best.taken, best.start())
-            }
+    /// What the ordinary fold finds, in steps of the whole funnel.
+    fn best(&self, events: &[Event]) -> Option<(Rank, Attempt)> {
+        let taken = |event: &Event| {
+            let bits = self.kept.iter().enumerate();
+            let steps = bits.fold(0, |all, (place, step)| all | ((event.steps >> step) & 1) << place);
+            Taken { steps, exclusions: event.exclusions }
         };
-        if better {
-            self.best = Some(attempt.clone());
+        let found = fold::furthest(&self.rules, events, taken)?;
+        let mut times = Times::new();
+        for (step, at) in self.kept.iter().zip(&found.times) {
+            times.resize(*step, SKIPPED);
+            times.push(*at);
         }
+        let rank = (times.len(), !found.tainted, Reverse(found.end()), found.times.len(), found.start());
+        Some((rank, Attempt { times, tainted: found.tainted }))
     }
 }
 
@@ -209,20 +87,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::query::funnel::fold::{Exclusion, Order};
+    use crate::query::funnel::fold::{Order, Reached, fold};
 
     fn rules(steps: usize, optional: u16, window: i64) -> Rules {
         Rules { steps, order: Order::Ordered, window, exclusions: Vec::new(), optional }
     }
 
     /// Furthest step, when, steps taken, beginning.
-    type Way = (usize, std::cmp::Reverse<i64>, usize, i64);
+    type Way = (usize, Reverse<i64>, usize, i64);
 
     /// Every way through the events, found by trying everything.
     fn ways(rules: &Rules, events: &[Event], used: &mut Vec<usize>, times: &[i64], best: &mut Option<Way>) {
         if let (Some(start), Some(end)) = (times.first(), times.last()) {
             let taken = times.iter().filter(|at| **at != SKIPPED).count();
-            *best = (*best).max(Some((times.len(), std::cmp::Reverse(*end), taken, *start)));
+            *best = (*best).max(Some((times.len(), Reverse(*end), taken, *start)));
         }
         let mut step = times.len();
         while step < rules.steps {
@@ -274,30 +152,11 @@ mod tests {
                     for (step, at) in times.iter().enumerate() {
                         prop_assert!(*at != SKIPPED || rules.is_optional(step), "{times:?}");
                     }
-                    Some((times.len(), std::cmp::Reverse(*times.last().unwrap()), taken, times[0]))
+                    Some((times.len(), Reverse(*times.last().unwrap()), taken, times[0]))
                 }
                 _ => None,
             };
             prop_assert_eq!(found, best);
-        }
-
-        #[test]
-        fn without_steps_to_leave_out_it_is_the_ordinary_fold(
-            gaps in proptest::collection::vec((1_i64..4, 0_u16..8, 0_u8..4), 0..14),
-            window in 1_i64..20,
-            from in 0_usize..2,
-        ) {
-            let mut at = 0;
-            let events: Vec<Event> = gaps
-                .into_iter()
-                .map(|(gap, steps, exclusions)| {
-                    at += gap;
-                    Event { at, steps, exclusions: u8::from(exclusions == 1), value: 0 }
-                })
-                .collect();
-            let exclusions = vec![Exclusion { from, to: 2 }];
-            let rules = Rules { exclusions, ..rules(3, 0, window) };
-            prop_assert_eq!(fold(&rules, &events, |_, _| true), super::super::fold::fold(&rules, &events, |_, _| true));
         }
     }
 
@@ -315,5 +174,29 @@ mod tests {
         assert_eq!(steps(&[event(0, 0), event(1, 2), event(2, 1)]), [0, SKIPPED, 1]);
         assert_eq!(steps(&[event(0, 0), event(1, 1)]), [0, 1]);
         assert_eq!(steps(&[event(0, 1), event(1, 0)]), [1]);
+    }
+
+    #[test]
+    fn an_exclusion_reaches_over_the_steps_that_were_not_left_out() {
+        let event = |at: i64, steps: u16| Event { at, steps, exclusions: 0, value: 0 };
+        let excluded = |at: i64| Event { at, steps: 0, exclusions: 1, value: 0 };
+        let fold = |optional: u16, (from, to): (usize, usize), events: &[Event]| {
+            let rules = Rules { exclusions: vec![Exclusion { from, to }], ..rules(4, optional, 5) };
+            fold(&rules, events, |_, _| true)
+        };
+        let steps = |times: &[i64]| Reached::Steps(Times::from_slice(times));
+        // Between two steps of which the first is left out it is between none.
+        let events = [event(0, 1), event(1, 2), excluded(2), event(3, 4)];
+        assert_eq!(fold(0b0010, (1, 2), &events), steps(&[0, SKIPPED, 3]));
+        assert_eq!(fold(0, (1, 2), &events), Reached::Excluded);
+        // To a step that is left out it reaches up to the next one.
+        let events = [event(0, 1), excluded(2), event(3, 4)];
+        assert_eq!(fold(0b0010, (0, 1), &events), Reached::Excluded);
+        // The last step is not left out: whoever was found before it has not converted.
+        let events = [event(0, 1), event(1, 2), event(2, 4), excluded(3)];
+        assert_eq!(fold(0b1000, (2, 3), &events), Reached::Excluded);
+        // An attempt takes the first event of a step, as in every funnel, and does not wait for a better one.
+        let events = [event(1, 0b1101), event(2, 0b0111), excluded(3), event(4, 4), excluded(5), event(6, 4)];
+        assert_eq!(fold(0b1010, (2, 3), &events), Reached::Excluded);
     }
 }

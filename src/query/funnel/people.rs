@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::{buckets, each_value};
+use super::breakdown::ByCohort as _;
 use super::fold::{Reached, Rules, SKIPPED, taken};
 use super::{Funnel, Plan, Viz};
 use crate::event::{Scope, Timestamp};

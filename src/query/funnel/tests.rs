@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::fold::{Event, Exclusion, Order, Reached, Rules, Times, fold};
+use super::fold::{Event, Exclusion, Order, Reached, Rules, SKIPPED, Times, fold};
 use super::*;
 use crate::http::strict;
 use crate::query::tests::{at, limits, scope};
@@ -15,18 +15,19 @@ struct Attempt {
     tainted: bool,
 }
 
-/// The attempt that begins with `events[first]`: as the page says, one event after the other. Events have times of
-/// their own.
-fn follow(rules: &Rules, events: &[Event], first: usize) -> Attempt {
+/// The attempt at the funnel of these steps that begins with `events[first]`: as the page says, one event after the
+/// other. Events have times of their own.
+fn follow(rules: &Rules, kept: &[usize], events: &[Event], first: usize) -> Attempt {
     let start = events[first].at;
     let mut attempt = Attempt { times: Times::from_slice(&[start]), tainted: false };
     for event in &events[first + 1..] {
-        let next = attempt.times.len();
-        if next == rules.steps || event.at - start > rules.window {
+        let taken = attempt.times.len();
+        if taken == kept.len() || event.at - start > rules.window {
             break;
         }
+        let (last, next) = (kept[taken - 1], kept[taken]);
         let is_excluded = |(bit, exclusion): (usize, &Exclusion)| {
-            event.exclusions & (1 << bit) != 0 && exclusion.from < next && next <= exclusion.to
+            event.exclusions & (1 << bit) != 0 && exclusion.from <= last && last < exclusion.to
         };
         if rules.exclusions.iter().enumerate().any(is_excluded) {
             attempt.tainted = true;
@@ -75,8 +76,8 @@ fn gather_any(rules: &Rules, events: &[Event], first: usize) -> Attempt {
     attempt
 }
 
-/// The best of all attempts.
-fn naive(rules: &Rules, events: &[Event]) -> Reached {
+/// The best of all attempts at the funnel of these steps.
+fn best_of(rules: &Rules, kept: &[usize], events: &[Event]) -> Option<Attempt> {
     let begins = |event: &&Event| match rules.order {
         Order::Unordered => event.steps != 0,
         _ => event.steps & 1 != 0,
@@ -84,7 +85,7 @@ fn naive(rules: &Rules, events: &[Event]) -> Reached {
     let firsts = events.iter().enumerate().filter(|(_, event)| begins(event)).map(|(index, _)| index);
     let attempts = firsts.map(|first| match rules.order {
         Order::Unordered => gather_any(rules, events, first),
-        _ => follow(rules, events, first),
+        _ => follow(rules, kept, events, first),
     });
     // Attempts that came to their last step with the same event count as the one of them that began last.
     let mut attempts: Vec<Attempt> = attempts.collect();
@@ -94,15 +95,44 @@ fn naive(rules: &Rules, events: &[Event]) -> Reached {
         attempts.retain(|attempt| seen.insert((attempt.times.len(), *attempt.times.last().unwrap())));
     }
     let later = if rules.order == Order::Unordered { -1 } else { 1 };
-    let best = attempts.into_iter().max_by_key(|attempt| {
+    attempts.into_iter().max_by_key(|attempt| {
         let (start, end) = (attempt.times[0], *attempt.times.last().unwrap());
         (attempt.times.len(), !attempt.tainted, -end, later * start)
-    });
+    })
+}
+
+fn reached(best: Option<Attempt>) -> Reached {
     match best {
         None => Reached::Nothing,
         Some(best) if best.tainted => Reached::Excluded,
         Some(best) => Reached::Steps(best.times),
     }
+}
+
+fn naive(rules: &Rules, events: &[Event]) -> Reached {
+    let all: Vec<usize> = (0..rules.steps).collect();
+    reached(best_of(rules, &all, events))
+}
+
+/// Every funnel that leaves out some of the steps that may be, the last one never; of all of them the best.
+fn naive_with_choices(rules: &Rules, events: &[Event]) -> Reached {
+    let may_go = rules.optional & !(1 << (rules.steps - 1));
+    let mut best = None;
+    // Of equal ones the one that took the earlier steps.
+    for left_out in (0_u16..1 << rules.steps).rev().filter(|left_out| left_out & !may_go == 0) {
+        let kept: Vec<usize> = (0..rules.steps).filter(|step| left_out & (1 << step) == 0).collect();
+        let Some(mut attempt) = best_of(rules, &kept, events) else { continue };
+        let (taken, start) = (attempt.times.len(), attempt.times[0]);
+        let furthest = kept[taken - 1];
+        let rank = (furthest, !attempt.tainted, -attempt.times[taken - 1], taken, start);
+        if best.as_ref().is_none_or(|(other, _)| rank > *other) {
+            let at =
+                |step: usize| kept.iter().position(|kept| *kept == step).map(|place| attempt.times[place]);
+            attempt.times = (0..=furthest).map(|step| at(step).unwrap_or(SKIPPED)).collect();
+            best = Some((rank, attempt));
+        }
+    }
+    reached(best.map(|(_, attempt)| attempt))
 }
 
 fn orders() -> impl Strategy<Value = Order> {
@@ -111,7 +141,19 @@ fn orders() -> impl Strategy<Value = Order> {
 
 /// Rules of 2 to 4 steps, with exclusions, and events with times of their own.
 fn asked() -> impl Strategy<Value = (Rules, Vec<Event>)> {
-    (2_usize..5, orders(), 1_i64..40).prop_flat_map(|(steps, order, window)| {
+    orders().prop_flat_map(|order| asked_in(order, 2..5))
+}
+
+/// The same in order, with up to 5 steps of which some may be left out.
+fn asked_with_choices() -> impl Strategy<Value = (Rules, Vec<Event>)> {
+    (asked_in(Order::Ordered, 2..6), any::<u16>()).prop_map(|((rules, events), mask)| {
+        let optional = mask & !1 & ((1 << rules.steps) - 1);
+        (Rules { optional, ..rules }, events)
+    })
+}
+
+fn asked_in(order: Order, steps: std::ops::Range<usize>) -> impl Strategy<Value = (Rules, Vec<Event>)> {
+    (steps, 1_i64..40).prop_flat_map(move |(steps, window)| {
         let exclusion = (0..steps - 1).prop_flat_map(move |from| {
             (from + 1..steps).prop_map(move |to| match order {
                 Order::Unordered => Exclusion { from: 0, to: steps - 1 },
@@ -138,12 +180,19 @@ fn asked() -> impl Strategy<Value = (Rules, Vec<Event>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    // PROPTEST_CASES asks for more.
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(4000)))]
 
     #[test]
     fn the_fold_is_what_following_every_attempt_by_itself_gives((rules, events) in asked()) {
         let folded = fold(&rules, &events, |_, _| true);
         prop_assert_eq!(folded, naive(&rules, &events));
+    }
+
+    #[test]
+    fn steps_to_leave_out_make_the_best_of_all_funnels_that_leave_some_out((rules, events) in asked_with_choices()) {
+        let folded = fold(&rules, &events, |_, _| true);
+        prop_assert_eq!(folded, naive_with_choices(&rules, &events));
     }
 
     #[test]

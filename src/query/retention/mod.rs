@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::activity::{self, Activity};
 use super::actor::Actors;
 use super::chosen;
-use super::filter::{self, Filters, Ground};
+use super::filter::{self, Filter, Filters, Ground};
 use super::funnel::Properties;
-use super::funnel::breakdown::{checked_limit, members};
+use super::funnel::breakdown::{ByCohort, checked_limit};
 use super::funnel::fold::Event;
 use super::gather::{Gather, Matcher, Values, untuple};
 use super::http::Question;
@@ -293,22 +293,19 @@ impl Counts {
     }
 }
 
-impl Retention {
-    /// The cohorts that it is split by.
-    fn cohorts(&self) -> &[String] {
-        match &self.breakdown {
-            Some(breakdown) if breakdown.kind == BreakdownKind::Cohort => breakdown.property.names(),
-            _ => &[],
-        }
+impl ByCohort for Retention {
+    fn split(&self) -> Option<(BreakdownKind, &Properties)> {
+        self.breakdown.as_ref().map(|breakdown| (breakdown.kind, &breakdown.property))
     }
 
-    /// The table of a cohort's members alone.
-    fn within_cohort(&self, id: &str) -> Self {
+    fn whole_where(&self, filter: Filter) -> Self {
         let mut own = Self { breakdown: None, ..self.clone() };
-        own.filters.0.push(members(id));
+        own.filters.0.push(filter);
         own
     }
+}
 
+impl Retention {
     /// Checks everything, and says what is to be done.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use super::Retention;
 use crate::event::Scope;
 use crate::http::Problem;
 use crate::query::Query;
+use crate::query::funnel::breakdown::ByCohort as _;
 use crate::query::gather::Values;
 use crate::query::http::Question;
 use crate::query::people::{Page, People, Place};
