@@ -8,6 +8,7 @@ use super::{ConfigError, ConfigProblem, Origin, REFERENCE};
 /// Keys whose value is never printed.
 const SECRETS: &[&str] = &[
     "store.password",
+    "store.reader_password",
     "eventlog.kafka.sasl.password",
     "meta.secret_key",
     "meta.previous_secret_key",

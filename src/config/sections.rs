@@ -343,6 +343,9 @@ pub struct Store {
     pub url: Option<String>,
     pub user: String,
     pub password: SecretString,
+    #[serde(deserialize_with = "optional_text")]
+    pub reader_user: Option<String>,
+    pub reader_password: SecretString,
     pub database: String,
     pub connections_max: usize,
     #[serde(with = "humantime_serde")]

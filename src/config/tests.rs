@@ -52,6 +52,7 @@ fn another(key: &str, default: &Value) -> String {
 fn seen(config: &Config) -> String {
     let secrets = [
         &config.store.password,
+        &config.store.reader_password,
         &config.eventlog.kafka.sasl.password,
         &config.auth.signing_key,
         &config.auth.previous_signing_key,

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use super::block::columns;
+use super::engine::READABLE;
 use super::error::MIGRATE;
 use super::migrate::TABLES;
-use super::{Finding, Sql, Store, StoreError, settings};
+use super::{Finding, Limits, Sql, Store, StoreError, settings};
 
 /// What every insert depends on beside the columns that it names.
 const OTHER_COLUMNS: [&str; 5] = ["ingested_at", "ingestion_id", "id", "external_customer_id", "tenant_id"];
@@ -39,7 +40,27 @@ impl Store {
         }
         self.check_columns(&mut findings).await?;
         self.check_parts(&mut findings).await?;
+        findings.push(
+            self.check_reader()
+                .await
+                .unwrap_or_else(|error| bad("store.reader_user".to_owned(), error.to_string(), GRANT)),
+        );
         Ok(findings)
+    }
+
+    /// May SQL of a caller's own read what it is about, and change nothing?
+    async fn check_reader(&self) -> Result<Finding, StoreError> {
+        let limits = Limits { read_only: true, ..self.limits() };
+        let sql = Sql::new("SELECT currentUser() AS user, toString(getSetting('readonly')) AS readonly");
+        let found: Vec<(String, String)> = self.select_within(sql, limits).await?;
+        for table in READABLE {
+            let sql = Sql::new("SELECT 1 AS one FROM ").name(table).push(" LIMIT 0");
+            self.select_within::<(u8,)>(sql, limits).await?;
+        }
+        let (user, readonly) = found.into_iter().next().unwrap_or_default();
+        let message = format!("SQL of a caller's own is asked as {user} with readonly = {readonly}");
+        let name = "store.reader_user".to_owned();
+        Ok(if readonly == "0" { bad(name, message, GRANT) } else { good(name, message) })
     }
 
     async fn check_query_settings(&self, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
@@ -116,6 +137,7 @@ impl Store {
 }
 
 const FORBIDDEN: &str = "let the user of store.user change this setting, or set it in the server's profile";
+const GRANT: &str = "give the user readonly = 2 and SELECT on the tables that RUNBOOK names (A user for SQL)";
 const ALTER: &str = "ALTER TABLE … MODIFY SETTING with the expected value";
 const RECREATE: &str = "restore the table, or run `flexflow migrate` to make what is missing anew, empty";
 

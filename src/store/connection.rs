@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::Handle;
 
-use super::engine::Endpoint;
+use super::engine::{Endpoint, Who};
 use super::error::store_error;
 use super::settings;
 use super::{Sql, StoreError};
@@ -32,6 +32,8 @@ const GREETING_BYTES_MAX: usize = 8192;
 pub(super) struct Connection {
     pub client: Client,
     pub generation: u64,
+    /// As whom it is logged in.
+    pub who: Who,
     seen: Arc<Seen>,
     _parting: Parting,
 }
@@ -53,9 +55,9 @@ struct Seen {
 }
 
 impl Connection {
-    /// Connects and logs in.
-    pub(super) async fn open(endpoint: &Endpoint, database: &str) -> Result<Self, StoreError> {
-        match tokio::time::timeout(CONNECT_MAX, Self::log_in(endpoint, database)).await {
+    /// Connects and logs in; as the owner, where there is no reader.
+    pub(super) async fn open(endpoint: &Endpoint, who: Who, database: &str) -> Result<Self, StoreError> {
+        match tokio::time::timeout(CONNECT_MAX, Self::log_in(endpoint, who, database)).await {
             Ok(connected) => connected,
             Err(_) => Err(StoreError::Unavailable(format!(
                 "{} did not answer within {CONNECT_MAX:?}",
@@ -64,7 +66,8 @@ impl Connection {
         }
     }
 
-    async fn log_in(endpoint: &Endpoint, database: &str) -> Result<Self, StoreError> {
+    async fn log_in(endpoint: &Endpoint, who: Who, database: &str) -> Result<Self, StoreError> {
+        let (who, login) = endpoint.login(who);
         let refused = |error: io::Error| StoreError::Unavailable(format!("{}: {error}", endpoint.address));
         let stream = TcpStream::connect(&endpoint.address).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
@@ -74,8 +77,8 @@ impl Connection {
         let (read, write) = TcpStream::from_std(stream).map_err(refused)?.into_split();
         let seen = Arc::new(Seen { over: AtomicBool::new(false), greeting: Mutex::new(Some(Vec::new())) });
         let options = ClientOptions {
-            username: endpoint.user.clone(),
-            password: endpoint.password.expose_secret().to_owned(),
+            username: login.user.clone(),
+            password: login.password.expose_secret().to_owned(),
             // Not here: the embedded engine dies of a greeting that names a database which does not exist (seen).
             default_database: String::new(),
             tcp_nodelay: true,
@@ -90,7 +93,7 @@ impl Connection {
         match connected {
             Ok(client) => {
                 let generation = endpoint.generation;
-                let connection = Self { client, generation, seen, _parting: parting };
+                let connection = Self { client, generation, who, seen, _parting: parting };
                 if !database.is_empty() {
                     connection.run(&Sql::new("USE ").name(database)).await?;
                 }

@@ -77,7 +77,8 @@ pub struct Finding {
 }
 
 pub(super) const MIGRATE: &str = "run `flexflow migrate`";
-const LOG_IN: &str = "set store.user and store.password, and give that user the rights to the database";
+const LOG_IN: &str = "set store.user and store.password (of SQL: store.reader_user and store.reader_password), and give \
+                      that user the rights to the database";
 pub(super) const REQUEST_TIMEOUT: &str = "store.request_timeout";
 
 /// What a server error code asks for. The codes are ClickHouse's `ErrorCodes.cpp`.

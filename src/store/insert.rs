@@ -6,6 +6,7 @@ use klickhouse::block::Block;
 
 use super::block::EventBlock;
 use super::connection::Connection;
+use super::engine::Who;
 use super::error::insert_error;
 use super::pool::Pooled;
 use super::{InsertError, Sql, Store, StoreError};
@@ -47,7 +48,7 @@ impl Store {
             return Err(InsertError::Rejected("a block without rows".to_owned()));
         }
         let limit = self.request_timeout();
-        let pooled = self.pool().get(limit).await.map_err(|error| match error {
+        let pooled = self.pool().get(limit, Who::Owner).await.map_err(|error| match error {
             StoreError::Schema { message, cure } => InsertError::Schema { message, cure },
             other => InsertError::Unavailable(other.to_string()),
         })?;

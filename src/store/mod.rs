@@ -45,7 +45,7 @@ use crate::config;
 use crate::event::{Clock, IdSource, Scope};
 use crate::lifecycle::{Component, Health, Policy, Tasks};
 use changes::Changes;
-use engine::{Endpoint, EngineOptions, Supervisor};
+use engine::{Endpoint, EngineOptions, Login, Supervisor, Who};
 use persons::Generations;
 use pool::Pool;
 
@@ -122,17 +122,19 @@ impl Store {
         let (sender, endpoint) = watch::channel(None);
         let engine = match &config.url {
             Some(url) => {
+                let login = |user: &str, password: &SecretString| Login {
+                    user: user.to_owned(),
+                    password: SecretString::from(password.expose_secret().to_owned()),
+                };
                 sender.send_replace(Some(Endpoint {
                     address: address_of(url)?,
-                    user: config.user.clone(),
-                    password: SecretString::from(config.password.expose_secret().to_owned()),
+                    owner: login(&config.user, &config.password),
+                    reader: config.reader_user.as_ref().map(|user| login(user, &config.reader_password)),
                     generation: 0,
                 }));
                 None
             }
-            None => {
-                Some(Supervisor::start(&config.engine, data_dir, options, component.clone(), ids, sender)?)
-            }
+            None => Some(Supervisor::start(config, data_dir, options, component.clone(), ids, sender)?),
         };
         let server = engine.is_none();
         let pool = Pool::new(endpoint, config.database.clone(), config.connections_max, Handle::current());
@@ -231,8 +233,21 @@ impl Store {
     /// # Errors
     /// The engine is not running.
     pub fn engine_login(&self) -> Result<(String, String), StoreError> {
+        self.login(Who::Owner)
+    }
+
+    /// The same of the user that may only read what SQL of a caller's own is about; where there is none, of the owner.
+    ///
+    /// # Errors
+    /// The engine is not running.
+    pub fn reader_login(&self) -> Result<(String, String), StoreError> {
+        self.login(Who::Reader)
+    }
+
+    fn login(&self, who: Who) -> Result<(String, String), StoreError> {
         let endpoint = self.pool().endpoint()?;
-        Ok((endpoint.user, endpoint.password.expose_secret().to_owned()))
+        let (_, login) = endpoint.login(who);
+        Ok((login.user.clone(), login.password.expose_secret().to_owned()))
     }
 
     /// `host:port` of the store's native protocol as it is now.

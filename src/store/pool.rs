@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::StoreError;
 use super::connection::Connection;
-use super::engine::Endpoint;
+use super::engine::{Endpoint, Who};
 use crate::telemetry::names;
 
 /// Idle connections are closed after this long; servers close them after an hour.
@@ -63,8 +63,9 @@ impl Pool {
             .map_err(|_| StoreError::Unavailable("the store is closed".to_owned()))
     }
 
-    /// A connection nobody else uses, waiting for one at most `limit`.
-    pub(super) async fn get(self: &Arc<Self>, limit: Duration) -> Result<Pooled, StoreError> {
+    /// A connection of this user that nobody else uses, waiting for one at most `limit`; of the owner, where there is no
+    /// reader.
+    pub(super) async fn get(self: &Arc<Self>, limit: Duration, who: Who) -> Result<Pooled, StoreError> {
         let endpoint = self.endpoint()?;
         let permit = match tokio::time::timeout(limit, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => permit,
@@ -77,31 +78,44 @@ impl Pool {
         };
         self.used_gauge.increment(1.0);
         let mut pooled = Pooled { connection: None, pool: self.clone(), _permit: permit };
-        pooled.connection = match self.take_idle(endpoint.generation) {
+        let (who, _) = endpoint.login(who);
+        pooled.connection = match self.take_idle(endpoint.generation, who) {
             Some(connection) => Some(connection),
-            None => Some(self.connect(endpoint, self.database.clone()).await?),
+            None => Some(self.connect(endpoint, who, self.database.clone()).await?),
         };
         Ok(pooled)
     }
 
     /// A connection outside of the pool, in no database: for the migration that makes it.
     pub(super) async fn outside(&self) -> Result<Connection, StoreError> {
-        self.connect(self.endpoint()?, String::new()).await
+        self.connect(self.endpoint()?, Who::Owner, String::new()).await
     }
 
-    async fn connect(&self, endpoint: Endpoint, database: String) -> Result<Connection, StoreError> {
+    async fn connect(
+        &self,
+        endpoint: Endpoint,
+        who: Who,
+        database: String,
+    ) -> Result<Connection, StoreError> {
         self.runtime
-            .spawn(async move { Connection::open(&endpoint, &database).await })
+            .spawn(async move { Connection::open(&endpoint, who, &database).await })
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the process is stopping".to_owned())))
     }
 
-    fn take_idle(&self, generation: u64) -> Option<Connection> {
+    /// The one that was used last. Without any, others give way to the one that will be made: used and idle ones are
+    /// together as many as there are permits.
+    fn take_idle(&self, generation: u64, who: Who) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(since, connection)| {
             connection.generation == generation && connection.is_open() && since.elapsed() < IDLE_MAX
         });
-        let taken = idle.pop().map(|(_, connection)| connection);
+        let place = idle.iter().rposition(|(_, connection)| connection.who == who);
+        let taken = place.map(|place| idle.remove(place).1);
+        if taken.is_none() {
+            let too_many = idle.len().saturating_sub(self.permits.available_permits());
+            idle.drain(..too_many);
+        }
         self.count_idle(idle.len());
         taken
     }

@@ -10,6 +10,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::connection::Connection;
+use super::engine::Who;
 use super::error::{REQUEST_TIMEOUT, store_error};
 use super::pool::Pooled;
 use super::row::{Row, rows};
@@ -26,7 +27,8 @@ pub struct Limits {
     pub rows_read_max: Option<u64>,
     /// The setting that `timeout` comes from, for the error that names it.
     pub timeout_setting: &'static str,
-    /// The store is to change nothing, its settings included.
+    /// Asked as the user that may only read what SQL of a caller's own is about; where there is none, the store is told
+    /// to change nothing, its settings included.
     pub read_only: bool,
 }
 
@@ -101,7 +103,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn stream_within<T: Row>(&self, sql: Sql, limits: Limits) -> Result<RowStream<T>, StoreError> {
-        let pooled = self.pool().get(limits.timeout).await?;
+        let who = if limits.read_only { Who::Reader } else { Who::Owner };
+        let pooled = self.pool().get(limits.timeout, who).await?;
         let mut settings = vec![
             ("max_execution_time", format!("{:.3}", limits.timeout.as_secs_f64())),
             ("timeout_overflow_mode", "throw".to_owned()),
@@ -113,11 +116,12 @@ impl Store {
             settings.push(("max_rows_to_read", rows.to_string()));
             settings.push(("read_overflow_mode", "throw".to_owned()));
         }
-        if limits.read_only {
-            // The last one: after it the server takes no other.
+        let connection = pooled.connection()?;
+        if limits.read_only && connection.who == Who::Owner {
+            // The last one: after it the server takes no other. The reader has it of itself.
             settings.push(("readonly", "1".to_owned()));
         }
-        let client = &pooled.connection()?.client;
+        let client = &connection.client;
         let progress = client.subscribe_progress();
         let asked = client.query_raw(sql.text(), Some(Connection::settings(settings))).await;
         let blocks = Box::pin(asked.map_err(|error| limited(&error, limits))?);

@@ -206,6 +206,7 @@ async fn every_setting_is_read_back_and_a_changed_one_is_found() {
         "events.min_rows_to_fsync_after_merge",
         "events.old_parts_lifetime",
         "events.columns",
+        "store.reader_user",
     ] {
         assert!(findings.iter().any(|finding| finding.name == name), "{name} is not looked at");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use flexflow::app::{Options, Role};
 use flexflow::config;
 use flexflow::store::engine::{Located, locate};
-use flexflow::store::{EventBlock, Sql, StoreError};
+use flexflow::store::{EventBlock, Limits, Sql, StoreError};
 use serde_json::json;
 
 use crate::support::process::signal;
@@ -19,13 +19,18 @@ const CLOSE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_application_works_on_a_server_with_a_user_and_a_database_of_its_own() {
-    let server = TestStore::start().await;
+    let config = config::Store { database: "shop_events".to_owned(), ..store_config() };
+    let server = TestStore::open(&config, tempfile::tempdir().unwrap());
+    server.store.wait_ready(Duration::from_secs(300)).await.unwrap();
     let (user, password) = server.store.engine_login().unwrap();
+    let (reader, reader_password) = server.store.reader_login().unwrap();
     let url = format!("clickhouse://{}", server.store.address().unwrap());
     let settings = [
         ("store.url", url.as_str()),
         ("store.user", user.as_str()),
         ("store.password", password.as_str()),
+        ("store.reader_user", reader.as_str()),
+        ("store.reader_password", reader_password.as_str()),
         ("store.database", "shop_events"),
     ];
     let app = Sandbox::build(tempfile::tempdir().unwrap(), Role::ALL, &settings, Options::default()).await;
@@ -40,8 +45,71 @@ async fn the_application_works_on_a_server_with_a_user_and_a_database_of_its_own
     let wrong: Vec<_> =
         doctor["findings"].as_array().unwrap().iter().filter(|finding| finding["ok"] == false).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(doctor.to_string().contains("is asked as flexflow_reader with readonly = 2"), "{doctor}");
+    let sql = json!({"query": "SELECT distinct_id FROM events ORDER BY distinct_id"});
+    let (status, answer) = app.client.post("/api/query/sql", &sql).await;
+    assert_eq!((status, &answer["results"]), (200, &json!([["ann"], ["bob"]])), "{answer}");
     app.stop().await;
     server.store.close(CLOSE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_of_a_callers_own_is_asked_as_a_user_whom_the_store_lets_read_alone() {
+    let test = TestStore::start().await;
+    let mut block = EventBlock::new();
+    block.push(&row("a", 0, "{}"));
+    test.store.insert_events(&block, "t").await.unwrap();
+    let limits = Limits { read_only: true, ..test.store.limits() };
+    let (reader, password) = test.store.reader_login().unwrap();
+    let who = "SELECT currentUser() AS user";
+    let asked = test.store.select_within::<(String,)>(Sql::new(who), limits).await.unwrap();
+    assert_eq!(asked, [(reader.clone(),)]);
+    // Whatever is asked, and by whatever program, that user changes nothing and sees nothing else.
+    let config = config::Store {
+        url: Some(format!("clickhouse://{}", test.store.address().unwrap())),
+        user: reader,
+        password: password.into(),
+        ..store_config()
+    };
+    let stranger = TestStore::open(&config, tempfile::tempdir().unwrap());
+    let found = stranger.store.select::<(String,)>(Sql::new("SELECT event_id AS id FROM events FINAL")).await;
+    assert_eq!(found.unwrap(), [("a".to_owned(),)]);
+    for forbidden in [
+        "INSERT INTO events (project_id) VALUES ('x')",
+        "INSERT INTO events (project_id) SELECT 'x'",
+        "ALTER TABLE events DELETE WHERE 1",
+        "ALTER TABLE events DROP COLUMN p_plan",
+        "TRUNCATE TABLE events",
+        "DROP TABLE events",
+        "CREATE TABLE mine (a String) ENGINE = Memory",
+        "CREATE TEMPORARY TABLE mine (a String)",
+        "SYSTEM STOP MERGES events",
+        "SYSTEM STOP LISTEN TCP",
+        "KILL QUERY WHERE 1",
+        "SET readonly = 0",
+        "SELECT event_id AS id FROM events SETTINGS readonly = 0",
+        "SELECT name AS id FROM schema_migrations",
+        "SELECT reason AS id FROM events_dlq",
+        "SELECT line AS id FROM file('/etc/passwd', 'LineAsString')",
+        "SELECT line AS id FROM url('http://127.0.0.1:1/', 'LineAsString')",
+    ] {
+        let answer = stranger.store.select::<(String,)>(Sql::new(forbidden)).await;
+        let said = answer.map_or_else(|error| error.to_string(), |rows| format!("{rows:?}"));
+        assert!(said.contains("(164)") || said.contains("(497)"), "{forbidden}: {said}");
+    }
+    // The connections of both stand in one pool, and are not taken for each other.
+    let asked = test.store.select::<(String,)>(Sql::new(who)).await.unwrap();
+    assert_eq!(asked, [("flexflow".to_owned(),)]);
+    let rows = test.store.select::<(u64,)>(Sql::new("SELECT count() AS n FROM events")).await.unwrap();
+    assert_eq!(rows, [(1,)]);
+    // Without such a user the owner is told to change nothing.
+    let through = test.through(&test.store.address().unwrap());
+    let write = Sql::new("ALTER TABLE events DELETE WHERE 1");
+    let answer = through.store.select_within::<(String,)>(write, limits).await;
+    assert!(answer.unwrap_err().to_string().contains("(164)"));
+    stranger.store.close(CLOSE).await;
+    through.store.close(CLOSE).await;
+    test.store.close(CLOSE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,22 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::READABLE;
 use crate::store::settings;
 
 /// The user that owns the data.
 pub(super) const USER: &str = "flexflow";
+/// The user that may only read what SQL of a caller's own is about.
+pub(super) const READER: &str = "flexflow_reader";
+
+/// What one start needs to know.
+pub(super) struct Start<'a> {
+    pub port: u16,
+    pub password: &'a str,
+    pub reader_password: &'a str,
+    pub database: &'a str,
+    pub memory_bytes_max: u64,
+}
 
 /// The engine's folder below `data_dir`.
 #[derive(Clone, Debug)]
@@ -50,10 +62,11 @@ impl Folder {
     }
 
     /// Writes `config.xml` and `users.xml`.
-    pub(super) fn write(&self, port: u16, password: &str, memory_bytes_max: u64) -> io::Result<()> {
+    pub(super) fn write(&self, start: &Start<'_>) -> io::Result<()> {
         let users = self.root.join("users.xml");
-        private(&users)?.write_all(users_xml(password).as_bytes())?;
-        private(&self.config())?.write_all(self.config_xml(port, memory_bytes_max, &users).as_bytes())
+        private(&users)?.write_all(users_xml(start).as_bytes())?;
+        let config = self.config_xml(start.port, start.memory_bytes_max, &users);
+        private(&self.config())?.write_all(config.as_bytes())
     }
 
     fn config_xml(&self, port: u16, memory_bytes_max: u64, users: &Path) -> String {
@@ -81,25 +94,39 @@ impl Folder {
 }
 
 /// `default` is the local session's own user and has no password, so it may do nothing but what that session needs:
-/// start listening, and wait. The data is `flexflow`'s.
-fn users_xml(password: &str) -> String {
+/// start listening, and wait. The data is `flexflow`'s; `flexflow_reader` may read some of it, and neither write nor see
+/// anything else, whatever a statement says.
+fn users_xml(start: &Start<'_>) -> String {
     let mut profile = String::new();
     for (name, value) in settings::QUERY {
         let _ = write!(profile, "<{name}>{value}</{name}>");
     }
     let networks = "<networks><ip>127.0.0.1</ip><ip>::1</ip></networks>";
-    let mut sha256 = String::with_capacity(64);
-    for byte in Sha256::digest(password.as_bytes()) {
-        let _ = write!(sha256, "{byte:02x}");
+    let (owner, reader) = (sha256(start.password), sha256(start.reader_password));
+    let mut grants = String::new();
+    for table in READABLE {
+        let database = escaped(start.database);
+        let _ = write!(grants, "<query>GRANT SELECT ON {database}.{table}</query>");
     }
     format!(
-        "<clickhouse>\n  <profiles><default>{profile}</default></profiles>\n  <quotas><default></default></quotas>\n  \
+        "<clickhouse>\n  <profiles><default>{profile}</default><reader>{profile}<readonly>2</readonly></reader></profiles>\n  \
+         <quotas><default></default></quotas>\n  \
          <users>\n    <default><password></password>{networks}<profile>default</profile><quota>default</quota>\
          <grants><query>GRANT SYSTEM LISTEN ON *.*</query><query>GRANT SELECT ON system.numbers</query></grants>\
          </default>\n    \
-         <{USER}><password_sha256_hex>{sha256}</password_sha256_hex>{networks}<profile>default</profile>\
-         <quota>default</quota></{USER}>\n  </users>\n</clickhouse>\n"
+         <{USER}><password_sha256_hex>{owner}</password_sha256_hex>{networks}<profile>default</profile>\
+         <quota>default</quota></{USER}>\n    \
+         <{READER}><password_sha256_hex>{reader}</password_sha256_hex>{networks}<profile>reader</profile>\
+         <quota>default</quota><grants>{grants}</grants></{READER}>\n  </users>\n</clickhouse>\n"
     )
+}
+
+fn sha256(password: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(password.as_bytes()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
 }
 
 fn private(path: &Path) -> io::Result<fs::File> {
@@ -120,8 +147,12 @@ mod tests {
     fn the_files_are_the_owners_alone_and_hold_no_password_in_clear() {
         let data_dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(data_dir.path()).unwrap();
-        folder.write(9123, "open sesame", 1 << 30).unwrap();
-        folder.write(9124, "open sesame", 1 << 30).unwrap();
+        for port in [9123, 9124] {
+            let (password, reader_password) = ("open sesame", "shut sesame");
+            let start =
+                Start { port, password, reader_password, database: "shop", memory_bytes_max: 1 << 30 };
+            folder.write(&start).unwrap();
+        }
         for (path, mode) in [
             (folder.root.clone(), 0o700),
             (folder.data(), 0o700),
@@ -135,6 +166,7 @@ mod tests {
         let users = fs::read_to_string(folder.root.join("users.xml")).unwrap();
         assert!(!users.contains("sesame"));
         assert!(users.contains("<async_insert>0</async_insert>"));
+        assert!(users.contains("<readonly>2</readonly>") && users.contains("GRANT SELECT ON shop.events<"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`locate()`] finds it, [`install()`] gets it through `npm`, [`Supervisor`] runs it: a thread of its own that lives until
 //! [`Supervisor::stop`], because the kernel ties a child's end to the *thread* that spawned it. The engine listens on a
-//! free port of the loopback device, for one user with a password made at each start.
+//! free port of the loopback device, for two users with passwords made at each start.
 
 mod child;
 mod files;
@@ -50,8 +50,38 @@ impl Default for EngineOptions {
 pub(super) struct Endpoint {
     /// `host:port` of the native protocol.
     pub address: String,
-    pub user: String,
-    pub password: SecretString,
+    /// The user that owns the data.
+    pub owner: Login,
+    /// The user that may read [`READABLE`] and nothing else; none: the owner is told to read only.
+    pub reader: Option<Login>,
     /// Counts up with every start: a connection of an earlier one is of no use.
     pub generation: u64,
 }
+
+/// A user of the store.
+#[derive(Clone, Debug)]
+pub(super) struct Login {
+    pub user: String,
+    pub password: SecretString,
+}
+
+/// As which of its users the store is spoken to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Who {
+    Owner,
+    Reader,
+}
+
+impl Endpoint {
+    /// The owner, where there is no reader.
+    pub(super) fn login(&self, who: Who) -> (Who, &Login) {
+        match (who, &self.reader) {
+            (Who::Reader, Some(reader)) => (Who::Reader, reader),
+            _ => (Who::Owner, &self.owner),
+        }
+    }
+}
+
+/// The tables that the reader may read: those that SQL of a caller's own is about.
+pub(super) const READABLE: [&str; 5] =
+    ["events", "person_overrides", "person_properties", "event_rollups", "event_quality"];

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
-use super::files::{Folder, USER};
+use super::files::{Folder, READER, Start, USER};
 use super::probe::{Greeting, greet};
-use super::{Endpoint, EngineOptions, InstallStep, Located, VERSION, install, locate};
+use super::{Endpoint, EngineOptions, InstallStep, Located, Login, VERSION, install, locate};
 use crate::config;
 use crate::event::IdSource;
 use crate::lifecycle::Component;
@@ -53,7 +53,7 @@ impl Supervisor {
     /// # Errors
     /// The thread cannot be made, or the engine's folder cannot.
     pub(in crate::store) fn start(
-        config: &config::Engine,
+        config: &config::Store,
         data_dir: &Path,
         options: EngineOptions,
         component: Component,
@@ -63,8 +63,8 @@ impl Supervisor {
         let folder = Folder::open(data_dir)
             .map_err(|error| StoreError::Engine(format!("{}: {error}", data_dir.display())))?;
         let (end, ended) = mpsc::channel();
-        let work =
-            Work { config: config.clone(), folder, options, component, ids, endpoint, ended, generation: 0 };
+        let (config, database) = (config.engine.clone(), config.database.clone());
+        let work = Work { config, database, folder, options, component, ids, endpoint, ended, generation: 0 };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || work.run())
@@ -83,6 +83,7 @@ impl Supervisor {
 
 struct Work {
     config: config::Engine,
+    database: String,
     folder: Folder,
     options: EngineOptions,
     component: Component,
@@ -185,10 +186,14 @@ impl Work {
 
     fn spawn(&mut self, engine: &Located) -> io::Result<(Running, Endpoint)> {
         let port = free_port()?;
-        let mut random = [0u8; 24];
-        self.ids.fill(&mut random);
-        let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder.write(port, &password, self.config.memory_max.as_u64())?;
+        let (password, reader_password) = (self.password(), self.password());
+        self.folder.write(&Start {
+            port,
+            password: &password,
+            reader_password: &reader_password,
+            database: &self.database,
+            memory_bytes_max: self.config.memory_max.as_u64(),
+        })?;
         let (console, console_path) = self.folder.console()?;
         let child = child_command(&self.options.executable, engine, &self.folder)
             .stdin(Stdio::null())
@@ -197,16 +202,24 @@ impl Work {
             .spawn()?;
         self.generation += 1;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let login = |user: &str, password: String| Login { user: user.to_owned(), password: password.into() };
         let endpoint = Endpoint {
             address: address.to_string(),
-            user: USER.to_owned(),
-            password: SecretString::from(password.clone()),
+            owner: login(USER, password.clone()),
+            reader: Some(login(READER, reader_password)),
             generation: self.generation,
         };
         Ok((
             Running { child, address, password: SecretString::from(password), console: console_path },
             endpoint,
         ))
+    }
+
+    /// A password for one start.
+    fn password(&self) -> String {
+        let mut random = [0u8; 24];
+        self.ids.fill(&mut random);
+        random.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn await_greeting(&self, running: &mut Running) -> Option<Lost> {
