@@ -41,6 +41,7 @@ use crate::job;
 use crate::lifecycle::{Policy, Stop, TaskFailed, Tasks};
 use crate::metering::Metering;
 use crate::notice::Notices;
+use crate::query;
 use crate::store::Store;
 use crate::telemetry::{self, names};
 use crate::webhook::Webhook;
@@ -247,7 +248,8 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
         start_consumer(config, pools, work, warehouse, control, (store, &metering, attribution));
         let reprocess = pools.reprocess.iter().flat_map(|reprocess| reprocess.handlers());
         let handlers = dlq.handlers().into_iter().chain(metering.handlers()).chain(attribution.handlers());
-        let mut handlers: Vec<_> = handlers.chain(reprocess).collect();
+        let fill = query::extraction::handlers(store);
+        let mut handlers: Vec<_> = handlers.chain(reprocess).chain(fill).collect();
         if let Some(rollups) = &pools.rollups {
             handlers.extend(rollups.handlers());
             let rollups = rollups.clone();

@@ -58,7 +58,7 @@ pub use ids::{RecentId, RecentIds};
 pub use metadata::{BACKFILL, BareRow, MetadataCounts, OffsetSpan};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
 pub use persons::{CohortMemberRow, PersonEdge, PersonEdgeRow, PersonOverrideRow, PersonPropertyRow};
-pub use promoted::Promoted;
+pub use promoted::{Filling, Promoted};
 pub use property::Property;
 pub use raw_events::{RawEventRow, RawKey, RawResultRow};
 pub use row::{Blob, Cell, FromCell, Row, RowCells};

@@ -26,6 +26,13 @@ pub struct Promoted {
     pub error: Option<String>,
 }
 
+/// The store's work on a column that it fills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// Why it does not go on, if it does not.
+    pub error: Option<String>,
+}
+
 impl Row for Promoted {
     fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
         Ok(Self {
@@ -63,24 +70,67 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn promoted(&self) -> Result<Vec<Promoted>, StoreError> {
-        let fills = "SELECT extract(command, '`?(pm_[0-9a-f]+)`?') AS filled, sum(parts_to_do) AS parts, \
-                     anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM system.mutations WHERE database = \
+        let fills = "SELECT extract(command, '`?(pm_[0-9a-f]+)`?') AS filled, anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM system.mutations WHERE database = \
                      currentDatabase() AND table = 'events' AND NOT is_done GROUP BY filled";
         let sql = Sql::new(
-            "SELECT comment AS key, name AS column, data_compressed_bytes AS bytes, toUInt64(parts) AS to_fill, reason AS \
-             error FROM system.columns AS columns ANY LEFT JOIN (",
+            "SELECT comment AS key, name AS column, data_compressed_bytes AS bytes, toUInt64(greatest(toInt64((SELECT \
+             count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events')) - \
+             toInt64(have), 0)) AS to_fill, reason AS error FROM system.columns AS columns ANY LEFT JOIN (",
         )
         .push(fills)
         .push(
-            ") AS fills ON filled = name WHERE database = currentDatabase() AND table = 'events' AND default_kind = \
-             'MATERIALIZED' AND startsWith(name, ",
+            ") AS fills ON filled = name ANY LEFT JOIN (SELECT column AS held, count() AS have FROM system.parts_columns \
+             WHERE active AND database = currentDatabase() AND table = 'events' GROUP BY held) AS parts ON held = name \
+             WHERE database = currentDatabase() AND table = 'events' AND default_kind = 'MATERIALIZED' AND \
+             startsWith(name, ",
         )
         .arg(PREFIX)
         .push(") ORDER BY key");
         self.select(sql).await
     }
 
-    /// Gives a key a column of its own and begins to fill it; once more changes nothing. False: the key has a column
+    /// The partitions with rows that a key's column does not cover yet, oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn partitions_to_fill(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        let sql = Sql::new(
+            "SELECT DISTINCT partition_id AS id FROM system.parts WHERE active AND database = currentDatabase() AND table \
+             = 'events' AND name NOT IN (SELECT name FROM system.parts_columns WHERE active AND database = \
+             currentDatabase() AND table = 'events' AND column = ",
+        )
+        .arg(column(key))
+        .push(") ORDER BY id");
+        let rows: Vec<(String,)> = self.select(sql).await?;
+        Ok(rows.into_iter().map(|(id,)| id).collect())
+    }
+
+    /// Begins to fill a key's column in the rows of this partition. They answer the same before and after.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn fill(&self, key: &str, partition: &str) -> Result<(), StoreError> {
+        let sql = Sql::new("ALTER TABLE events MATERIALIZE COLUMN ").name(&column(key));
+        self.execute(sql.push(" IN PARTITION ID ").arg(partition)).await
+    }
+
+    /// What the store is doing to fill a key's column; `None`: nothing.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn filling(&self, key: &str) -> Result<Option<Filling>, StoreError> {
+        let sql = Sql::new(
+            "SELECT count() AS open, anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM system.mutations \
+             WHERE database = currentDatabase() AND table = 'events' AND NOT is_done AND position(command, ",
+        )
+        .arg(column(key))
+        .push(") > 0");
+        let rows: Vec<(u64, String)> = self.select(sql).await?;
+        let under_way = rows.into_iter().find(|(open, _)| *open > 0);
+        Ok(under_way.map(|(_, reason)| Filling { error: Some(reason).filter(|reason| !reason.is_empty()) }))
+    }
+
+    /// Gives a key a column of its own, which new rows fill; once more changes nothing. False: the key has a column
     /// from the start.
     ///
     /// # Errors
@@ -97,7 +147,6 @@ impl Store {
             .push(") COMMENT ")
             .arg(key);
         self.execute(add).await?;
-        self.execute(Sql::new("ALTER TABLE events MATERIALIZE COLUMN ").name(&column)).await?;
         Ok(true)
     }
 

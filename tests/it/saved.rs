@@ -269,16 +269,23 @@ async fn a_promoted_property_answers_as_its_text_did() {
     assert_eq!(listed["suggested"][0]["key"], "tier", "{listed}");
     let (status, answer) = client.operator_post("/api/ops/properties/promote", &json!({"key": "tier"})).await;
     assert_eq!((status, &answer["promoted"][0]["key"]), (202, &json!("tier")), "{answer}");
+    let job = format!("/api/jobs/{}", answer["job_id"].as_str().unwrap());
     assert_eq!(asked().await, before, "rows from before the promotion");
     client.accept(&json!(events(2))).await;
     client.settled(14).await;
     let both = asked().await;
     assert_ne!(both, before);
     eventually("old rows are filled", || async {
-        let (_, listed) = client.operator_get("/api/ops/properties").await;
-        if listed["promoted"][0]["parts_to_fill"] == 0 { Ok(()) } else { Err(listed.to_string()) }
+        let (_, job) = client.operator_get(&job).await;
+        if job["state"] == "succeeded" { Ok(()) } else { Err(job.to_string()) }
     })
     .await;
+    let (_, done) = client.operator_get(&job).await;
+    assert_eq!(done["progress"], json!({"partitions_filled": 1, "partitions_left": 0}), "{done}");
+    let (_, listed) = client.operator_get("/api/ops/properties").await;
+    assert_eq!(listed["promoted"][0]["parts_to_fill"], 0, "{listed}");
+    let (_, again) = client.operator_post("/api/ops/properties/promote", &json!({"key": "tier"})).await;
+    assert_eq!(again["job_id"], json!(null), "there is nothing left to fill: {again}");
     assert_eq!(asked().await, both);
     let (_, listed) = client.operator_get("/api/ops/properties").await;
     assert_eq!(listed["suggested"], json!([]), "what is promoted is not suggested: {listed}");

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::auth::{Access, Permission, http::authorize};
 use crate::http::{BodyLimits, ErrorCode, Problem, body, strict};
+use crate::job::Jobs;
 use crate::query::Query;
 
 pub(in crate::query) fn routes(config: &mut ServiceConfig) {
@@ -41,11 +42,12 @@ async fn promote(
     payload: Payload,
     limits: Data<BodyLimits>,
     query: Data<Query>,
+    jobs: Data<Jobs>,
 ) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
     let named: Named = strict::json(&body::read(payload, &request, **limits).await?)?;
-    let promoted = super::promote(&query, &named.key).await?;
-    Ok(HttpResponse::Accepted().json(json!({ "promoted": promoted })))
+    let (promoted, job) = super::promote(&query, &jobs, &named.key).await?;
+    Ok(HttpResponse::Accepted().json(json!({ "promoted": promoted, "job_id": job.map(|job| job.id) })))
 }
 
 async fn demote(

@@ -3,6 +3,7 @@
 //! A question on a promoted key reads its column instead of every event's whole text, with the same answer. A key is
 //! suggested by what reading it costs: how often questions of this process asked for it, times how many events have it.
 
+mod fill;
 pub mod http;
 
 use std::collections::HashMap;
@@ -14,7 +15,10 @@ use super::Query;
 use super::names::{self, Names};
 use crate::event::Scope;
 use crate::http::{ErrorCode, Problem};
+use crate::job::{Jobs, Overview};
 use crate::store::{Promoted, Store};
+
+pub use fill::handlers;
 
 /// Keys whose use is counted at most.
 const KEYS_MAX: usize = 10_000;
@@ -87,11 +91,15 @@ async fn list(query: &Query, scope: &Scope) -> Result<Properties, Problem> {
     Ok(Properties { promoted, suggested })
 }
 
-/// Gives a key a column of its own; the store fills it in the background.
+/// Gives a key a column of its own. Rows from before are filled by a job; none: there are no such rows.
 ///
 /// # Errors
-/// 400: a key that has one from the start, or more than `query.promoted_max`.
-async fn promote(query: &Query, key: &str) -> Result<Vec<Promoted>, Problem> {
+/// 400: a key that has one from the start, or more than `query.promoted_max`; those of [`fill::start`].
+async fn promote(
+    query: &Query,
+    jobs: &Jobs,
+    key: &str,
+) -> Result<(Vec<Promoted>, Option<Overview>), Problem> {
     super::filter::check_key("key", key)?;
     let known = query.store.promoted_columns().await.map_err(super::problem)?;
     let max = query.limits.promoted_max;
@@ -103,7 +111,8 @@ async fn promote(query: &Query, key: &str) -> Result<Vec<Promoted>, Problem> {
         return Err(Problem::invalid("key", format!("{key} has a column from the start")).with("given", key));
     }
     query.merged.forget_all();
-    query.store.promoted().await.map_err(super::problem)
+    let job = fill::start(&query.store, jobs, key).await?;
+    Ok((query.store.promoted().await.map_err(super::problem)?, job))
 }
 
 /// Takes the column of a key away.
