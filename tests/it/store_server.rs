@@ -19,20 +19,10 @@ const CLOSE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_application_works_on_a_server_with_a_user_and_a_database_of_its_own() {
-    let config = config::Store { database: "shop_events".to_owned(), ..store_config() };
-    let server = TestStore::open(&config, tempfile::tempdir().unwrap());
-    server.store.wait_ready(Duration::from_secs(300)).await.unwrap();
-    let (user, password) = server.store.engine_login().unwrap();
-    let (reader, reader_password) = server.store.reader_login().unwrap();
-    let url = format!("clickhouse://{}", server.store.address().unwrap());
-    let settings = [
-        ("store.url", url.as_str()),
-        ("store.user", user.as_str()),
-        ("store.password", password.as_str()),
-        ("store.reader_user", reader.as_str()),
-        ("store.reader_password", reader_password.as_str()),
-        ("store.database", "shop_events"),
-    ];
+    let server = TestStore::empty("shop_events").await;
+    let settings = server.as_server();
+    let mut settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    settings.push(("store.database", "shop_events"));
     let app = Sandbox::build(tempfile::tempdir().unwrap(), Role::ALL, &settings, Options::default()).await;
     assert!(!app.data_dir().join("engine").exists(), "no engine of its own is started");
     let sent = json!([{"event": "click", "distinct_id": "ann", "event_id": "e1"}, {"event": "click", "distinct_id": "bob", "event_id": "e2"}]);

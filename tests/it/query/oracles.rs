@@ -5,10 +5,12 @@
 //! compared as numbers, fields that a case does not name may be there besides.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::support::sandbox::{Client, Sandbox};
+use crate::support::store::TestStore;
 use crate::support::{Log, eventually, on_every_log};
 
 on_every_log! {
@@ -226,12 +228,28 @@ pub(super) fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), Stri
 
 async fn every_published_question_has_its_published_answer(log: Log) {
     let sandbox = Sandbox::on(log).await;
+    all_are_answered(&sandbox).await;
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_published_question_has_its_published_answer_from_a_server() {
+    let server = TestStore::empty("flexflow").await;
+    let settings = server.as_server();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let sandbox = Sandbox::with(&settings).await;
+    all_are_answered(&sandbox).await;
+    sandbox.stop().await;
+    server.store.close(Duration::from_secs(20)).await;
+}
+
+async fn all_are_answered(sandbox: &Sandbox) {
     let mut asked = 0;
     let mut wrong = Vec::new();
     let mut right = Vec::new();
     for case in cases() {
         let id = case["id"].as_str().unwrap();
-        let client = client_of(&sandbox, id).await;
+        let client = client_of(sandbox, id).await;
         load(&client, &case).await;
         for query in case["queries"].as_array().unwrap() {
             let name = format!("{id}/{}", query["name"].as_str().unwrap());
@@ -245,7 +263,6 @@ async fn every_published_question_has_its_published_answer(log: Log) {
             }
         }
     }
-    sandbox.stop().await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(right.is_empty(), "answered, but still in NOT_YET: {right:?}");
     assert_eq!(asked, 70);

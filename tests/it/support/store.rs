@@ -56,6 +56,27 @@ impl TestStore {
         Self { store, health, data_dir, _tasks: tasks }
     }
 
+    /// An engine without tables, in this database.
+    pub(crate) async fn empty(database: &str) -> Self {
+        let config = config::Store { database: database.to_owned(), ..config() };
+        let started = Self::open(&config, tempfile::tempdir().unwrap());
+        started.store.wait_ready(Duration::from_secs(300)).await.unwrap();
+        started
+    }
+
+    /// Settings of an application that has this engine as its server, with both users.
+    pub(crate) fn as_server(&self) -> [(&'static str, String); 5] {
+        let (user, password) = self.store.engine_login().unwrap();
+        let (reader, reader_password) = self.store.reader_login().unwrap();
+        [
+            ("store.url", format!("clickhouse://{}", self.store.address().unwrap())),
+            ("store.user", user),
+            ("store.password", password),
+            ("store.reader_user", reader),
+            ("store.reader_password", reader_password),
+        ]
+    }
+
     /// A second store that talks to this one's engine through another address.
     pub(crate) fn through(&self, address: &str) -> Self {
         let (user, password) = self.store.engine_login().unwrap();
