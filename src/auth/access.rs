@@ -205,7 +205,7 @@ impl Access {
 }
 
 /// A request named an environment that its credential does not have.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("environment {given:?} is not one that this credential can use; valid: {}", list(.valid))]
 pub struct EnvironmentMismatch {
     /// As it was sent, cut after 200 characters.

@@ -233,7 +233,7 @@ impl<'r> Batch<'r> {
         let customer_id = optional("customer_id", item.customer_id)?;
         let session_id = optional("session_id", item.session_id)?;
         let source = optional("source", item.source)?;
-        self.check_environment(item.environment_id)?;
+        self.check_environment_of_item(item.environment_id)?;
         check_schema_version(item.schema_version)?;
         let timestamp = self.timestamp(item.timestamp)?;
         let properties = self.properties(item.properties)?;
@@ -386,7 +386,15 @@ impl<'r> Batch<'r> {
         Ok(Held { mark: Some(Bytes::from(mark.0.into_string())), upcast })
     }
 
-    fn check_environment(&mut self, given: Given<'_>) -> Result<(), Refused> {
+    /// Holds an environment that is named for all items against the key's.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub fn check_environment(&self, named: &str) -> Result<(), EnvironmentMismatch> {
+        self.access.check_environment(named)
+    }
+
+    fn check_environment_of_item(&mut self, given: Given<'_>) -> Result<(), Refused> {
         let Some(environment) = optional("environment_id", given)? else { return Ok(()) };
         let Err(mismatch) = self.access.check_environment(&environment.said) else { return Ok(()) };
         let message = mismatch.to_string();

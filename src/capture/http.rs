@@ -203,6 +203,7 @@ fn unread_problem(unread: Unread, body: &[u8]) -> Problem {
         Unread::NotABatch(NotABatch::NotMany(envelope)) => {
             Problem::invalid(envelope, format!("{envelope} is required: an array of events"))
         }
+        Unread::Environment(mismatch) => mismatch.into(),
         Unread::Empty => {
             Problem::new(ErrorCode::ValidationError, "there is no event in the body: send at least one")
         }

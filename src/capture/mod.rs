@@ -28,6 +28,7 @@
 //! requests are told at once, and one now and then tries.
 
 mod batch;
+mod envelope;
 pub mod http;
 mod metrics;
 mod parse;
@@ -138,7 +139,7 @@ pub enum Refusal {
 }
 
 /// Why a body as a whole will not do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unread {
     NotABatch(NotABatch),
     /// More than `capture.batch_events_max` items, or than the surface takes.
@@ -149,6 +150,14 @@ pub enum Unread {
     },
     /// Not one item.
     Empty,
+    /// The environment that is named beside the batch is not the key's.
+    Environment(EnvironmentMismatch),
+}
+
+impl From<EnvironmentMismatch> for Unread {
+    fn from(error: EnvironmentMismatch) -> Self {
+        Self::Environment(error)
+    }
 }
 
 impl From<NotABatch> for Unread {
@@ -351,6 +360,9 @@ impl Capture {
                 turn_over = items.passed() + STEP_BYTES;
                 tokio::task::yield_now().await;
             }
+        }
+        if let Some(named) = items.environment() {
+            batch.check_environment(&named)?;
         }
         if batch.seen() == 0 { Err(Unread::Empty) } else { Ok(()) }
     }

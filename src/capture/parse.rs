@@ -5,6 +5,9 @@
 //! An item that cannot be read is told from its neighbours and does not sink them, be it bad JSON or bad UTF-8; a body
 //! whose brackets do not close is refused as a whole (it may be half of what was meant).
 
+use std::borrow::Cow;
+
+use super::envelope::Envelope;
 use super::scan::{Caps, Fault, FaultKind, Scanner, Text, element_end};
 use super::words::{Takes, Words};
 
@@ -104,6 +107,8 @@ pub struct Items<'a> {
     caps: Caps,
     words: &'static Words,
     state: State<'a>,
+    /// What was around the array, once all of it is read.
+    read: Option<Envelope<'a>>,
 }
 
 #[derive(Debug)]
@@ -114,17 +119,10 @@ enum State<'a> {
     Array {
         at: usize,
         first: bool,
-        closes: Closes,
+        /// The object that has the array; without one the body ends with it.
+        around: Option<Envelope<'a>>,
     },
     Done,
-}
-
-/// What must follow the end of the array.
-#[derive(Clone, Copy, Debug)]
-enum Closes {
-    Body,
-    /// The rest of the object that has the array.
-    Object,
 }
 
 impl<'a> Items<'a> {
@@ -143,11 +141,16 @@ impl<'a> Items<'a> {
         let begin = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
         let state = match bytes.get(begin) {
             Some(b'[') if words.takes == Takes::One => return Err(NotABatch::NotOne),
-            Some(b'[') => State::Array { at: begin + 1, first: true, closes: Closes::Body },
+            Some(b'[') => State::Array { at: begin + 1, first: true, around: None },
             Some(b'{') => object(bytes, text, begin, caps, words)?,
             _ => return Err(NotABatch::NotEvents { at: begin }),
         };
-        Ok(Self { bytes, text, caps, words, state })
+        Ok(Self { bytes, text, caps, words, state, read: None })
+    }
+
+    /// The environment that the object around the batch names for all items; known when all are read.
+    pub fn environment(&self) -> Option<Cow<'a, str>> {
+        self.read.as_ref().and_then(Envelope::environment)
     }
 
     /// Bytes of the body passed so far.
@@ -166,11 +169,11 @@ impl<'a> Items<'a> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Done => Ok(None),
             State::Single(item) => Ok(Some(*item)),
-            State::Array { at, first, closes } => {
+            State::Array { at, first, around } => {
                 let at = skip_whitespace(self.bytes, at);
                 match self.bytes.get(at) {
-                    Some(b']') if first => self.close(at, closes),
-                    Some(_) => self.element(at, closes).map(Some),
+                    Some(b']') if first => self.close(at, around),
+                    Some(_) => self.element(at, around).map(Some),
                     None => Err(NotABatch::Syntax { at, expected: "the array has no end" }),
                 }
             }
@@ -178,13 +181,14 @@ impl<'a> Items<'a> {
     }
 
     fn close(
-        &self,
+        &mut self,
         at: usize,
-        closes: Closes,
+        around: Option<Envelope<'a>>,
     ) -> Result<Option<Result<Incoming<'a>, Unreadable>>, NotABatch> {
         let mut at = at + 1;
-        if let Closes::Object = closes {
-            at = rest_of_object(self.bytes, at)?;
+        if let Some(mut envelope) = around {
+            at = envelope.close(self.bytes, at)?;
+            self.read = Some(envelope);
         }
         match skip_whitespace(self.bytes, at) {
             end if end == self.bytes.len() => Ok(None),
@@ -192,29 +196,33 @@ impl<'a> Items<'a> {
         }
     }
 
-    fn element(&mut self, at: usize, closes: Closes) -> Result<Result<Incoming<'a>, Unreadable>, NotABatch> {
+    fn element(
+        &mut self,
+        at: usize,
+        around: Option<Envelope<'a>>,
+    ) -> Result<Result<Incoming<'a>, Unreadable>, NotABatch> {
         // The fast way: read it where it stands. The element must end where one may end.
         if let Some(text) = self.text {
             let mut scanner = Scanner::new(text, at);
             if let Ok(item) = incoming(&mut scanner, self.caps, self.words)
                 && matches!(scanner.peek(), Some(b',' | b']'))
             {
-                self.after(scanner.at(), closes)?;
+                self.after(scanner.at(), around)?;
                 return Ok(Ok(item));
             }
         }
         // Else find its end by brackets alone, and say what is wrong between.
         let end = element_end(self.bytes, at)
             .ok_or(NotABatch::Syntax { at: self.bytes.len(), expected: "the array has no end" })?;
-        self.after(end, closes)?;
+        self.after(end, around)?;
         Ok(alone(&self.bytes[at..end], self.caps, self.words))
     }
 
     /// Stands before the next element, or closes the array.
-    fn after(&mut self, at: usize, closes: Closes) -> Result<(), NotABatch> {
+    fn after(&mut self, at: usize, around: Option<Envelope<'a>>) -> Result<(), NotABatch> {
         match self.bytes.get(at) {
-            Some(b',') => self.state = State::Array { at: at + 1, first: false, closes },
-            Some(b']') => drop(self.close(at, closes)?),
+            Some(b',') => self.state = State::Array { at: at + 1, first: false, around },
+            Some(b']') => drop(self.close(at, around)?),
             _ => return Err(NotABatch::Syntax { at, expected: "expected , or ]" }),
         }
         Ok(())
@@ -237,8 +245,8 @@ fn object<'a>(
     words: &Words,
 ) -> Result<State<'a>, NotABatch> {
     if words.takes != Takes::One {
-        if let Some(at) = find_array(bytes, begin, words.envelope)? {
-            return Ok(State::Array { at, first: true, closes: Closes::Object });
+        if let Some((envelope, at)) = Envelope::open(bytes, begin, words.envelope)? {
+            return Ok(State::Array { at, first: true, around: Some(envelope) });
         }
         if words.takes == Takes::Many {
             return Err(NotABatch::NotMany(words.envelope));
@@ -259,67 +267,6 @@ fn object<'a>(
         return Err(NotABatch::Syntax { at: scanner.at(), expected: "expected nothing more" });
     }
     Ok(State::Single(Box::new(item)))
-}
-
-/// The place after the `[` of the object's `envelope`, if it has one.
-pub(super) fn find_array(
-    bytes: &[u8],
-    begin: usize,
-    envelope: &'static str,
-) -> Result<Option<usize>, NotABatch> {
-    let mut at = begin + 1;
-    loop {
-        at = skip_whitespace(bytes, at);
-        if bytes.get(at) != Some(&b'"') {
-            return Ok(None);
-        }
-        let is_envelope =
-            bytes[at + 1..].strip_prefix(envelope.as_bytes()).is_some_and(|rest| rest.starts_with(b"\""));
-        let Some(colon) = element_end_of_key(bytes, at) else { return Ok(None) };
-        let value = skip_whitespace(bytes, colon + 1);
-        if is_envelope {
-            return match bytes.get(value) {
-                Some(b'[') => Ok(Some(value + 1)),
-                _ => Err(NotABatch::NotAnArray(envelope)),
-            };
-        }
-        match element_end(bytes, value) {
-            Some(end) if bytes[end] == b',' => at = end + 1,
-            _ => return Ok(None),
-        }
-    }
-}
-
-/// Where the colon after the key that begins at `at` stands.
-fn element_end_of_key(bytes: &[u8], at: usize) -> Option<usize> {
-    let mut end = at + 1;
-    loop {
-        match bytes.get(end)? {
-            b'"' => break,
-            b'\\' => end += 2,
-            _ => end += 1,
-        }
-    }
-    let colon = skip_whitespace(bytes, end + 1);
-    (bytes.get(colon) == Some(&b':')).then_some(colon)
-}
-
-/// Passes what an object has after its array, and its end.
-pub(super) fn rest_of_object(bytes: &[u8], at: usize) -> Result<usize, NotABatch> {
-    let mut at = skip_whitespace(bytes, at);
-    while bytes.get(at) == Some(&b',') {
-        let key = skip_whitespace(bytes, at + 1);
-        let syntax = NotABatch::Syntax { at: key, expected: "expected a key and its value" };
-        let colon = (bytes.get(key) == Some(&b'"'))
-            .then(|| element_end_of_key(bytes, key))
-            .flatten()
-            .ok_or(syntax)?;
-        at = element_end(bytes, skip_whitespace(bytes, colon + 1)).ok_or(syntax)?;
-    }
-    match bytes.get(at) {
-        Some(b'}') => Ok(at + 1),
-        _ => Err(NotABatch::Syntax { at, expected: "expected , or }" }),
-    }
 }
 
 /// Reads the bytes of one item, which end where it ends.

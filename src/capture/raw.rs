@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::batch::{Drafted, Rejection, RejectionCode, Sealed};
-use super::parse::{NotABatch, find_array, rest_of_object, skip_whitespace};
+use super::envelope::Envelope;
+use super::parse::{NotABatch, skip_whitespace};
 use super::scan::element_end;
 use super::{Capture, InFlight, Receipt, Refusal, STEP_BYTES, Unread};
 use crate::auth::Access;
@@ -43,7 +44,7 @@ impl Capture {
     ) -> Result<Sealed, Unread> {
         let mut taken =
             Taken { capture: self, access, received_at, sealed: Vec::new(), rejected: Vec::new(), seen: 0 };
-        let (mut at, in_object) = begin(body)?;
+        let (mut at, around) = begin(body)?;
         let mut turn_over = STEP_BYTES;
         loop {
             at = skip_whitespace(body, at);
@@ -68,26 +69,31 @@ impl Capture {
             }
         }
         at += 1;
-        if in_object {
-            at = rest_of_object(body, at)?;
+        let mut named = None;
+        if let Some(mut envelope) = around {
+            at = envelope.close(body, at)?;
+            named = envelope.environment();
         }
         let at = skip_whitespace(body, at);
         if at < body.len() {
             return Err(NotABatch::Syntax { at, expected: "expected nothing more" }.into());
         }
+        if let Some(named) = named {
+            access.check_environment(&named)?;
+        }
         if taken.seen == 0 { Err(Unread::Empty) } else { Ok(taken.seal()) }
     }
 }
 
-/// Where the first element of the body's array stands, and whether the array is in an object.
-fn begin(body: &[u8]) -> Result<(usize, bool), NotABatch> {
+/// Where the first element of the body's array stands, and the object that has the array.
+fn begin(body: &[u8]) -> Result<(usize, Option<Envelope<'_>>), NotABatch> {
     let begin = skip_whitespace(body, 0);
     match body.get(begin) {
-        Some(b'[') => Ok((begin + 1, false)),
+        Some(b'[') => Ok((begin + 1, None)),
         Some(b'{') => {
             for envelope in ENVELOPES {
-                if let Some(at) = find_array(body, begin, envelope)? {
-                    return Ok((at, true));
+                if let Some((around, at)) = Envelope::open(body, begin, envelope)? {
+                    return Ok((at, Some(around)));
                 }
             }
             Err(NotABatch::NotMany(ENVELOPES[0]))

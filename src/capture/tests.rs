@@ -44,7 +44,7 @@ impl Recorder for Counts {
     }
 }
 
-/// Capture over a log in memory, with a topic of two partitions.
+/// Capture over a log in memory, with topics of two partitions.
 pub(super) struct Bench {
     pub capture: Capture,
     pub log: MemoryLog,
@@ -57,14 +57,14 @@ pub(super) async fn bench_with(overrides: &[(&str, &str)]) -> Bench {
     let ids = Arc::new(RandomIds);
     let health = Health::new(clock.clone());
     let log = MemoryLog::new(clock.clone(), ids.clone());
-    let spec = TopicSpec {
-        name: "events".into(),
+    let topics = ["events", "raw_events"].map(|name| TopicSpec {
+        name: name.into(),
         partitions: 2,
         retention: Retention::default(),
         record_bytes_max: 4096,
         required_groups: Vec::new(),
-    };
-    log.create_topics(&[spec]).await.unwrap();
+    });
+    log.create_topics(&topics).await.unwrap();
     let config = Config::from_overrides(overrides).unwrap();
     let counts = Counts::default();
     let capture = ::metrics::with_local_recorder(&counts, || {
@@ -84,9 +84,16 @@ impl Bench {
         self.capture.produce(batch, "capture", in_flight).await
     }
 
+    /// Records of all topics.
+    pub(super) async fn records(&self) -> i64 {
+        let topics = self.log.topics().await.unwrap();
+        topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.end).sum()
+    }
+
     /// Event ids of all records in the log.
     pub(super) async fn stored(&self) -> Vec<String> {
-        let topic = self.log.topics().await.unwrap().remove(0);
+        let mut topics = self.log.topics().await.unwrap().into_iter();
+        let topic = topics.find(|topic| &*topic.name == "events").unwrap();
         let from: Vec<FetchFrom> = (0..2)
             .map(|partition| FetchFrom {
                 topic_partition: TopicPartition::new("events", partition),

@@ -121,6 +121,41 @@ async fn every_form_of_body_is_accepted_on_both_paths() {
 }
 
 #[actix_web::test]
+async fn an_environment_that_stands_beside_a_batch_is_held_against_the_key() {
+    let (bench, folder) = bench().await;
+    let service = service!(bench, folder);
+    let bulk = r#"{"event_name":"e","external_customer_id":"c"}"#;
+    let surfaces = [
+        ("/capture", "batch", GOOD),
+        ("/v1/events/bulk", "events", bulk),
+        ("/v1/events/raw/bulk", "data", r#"{"id":"r1"}"#),
+        ("/v1/events/raw/bulk", "raw_events", r#"{"id":"r1"}"#),
+    ];
+    for (path, envelope, item) in surfaces {
+        for (named, expected) in [
+            (r#""env_a""#, StatusCode::ACCEPTED),
+            ("null", StatusCode::ACCEPTED),
+            (r#""env_b""#, StatusCode::FORBIDDEN),
+            (r#""\u0065nv_b""#, StatusCode::FORBIDDEN),
+            ("5", StatusCode::FORBIDDEN),
+        ] {
+            let before = format!(r#"{{"environment_id": {named} ,"{envelope}":[{item}]}}"#);
+            let behind = format!(r#"{{"{envelope}":[{item}],"x":[1],"environment_id": {named} }}"#);
+            for body in [before, behind] {
+                let kept = bench.records().await;
+                let (status, answer) = call!(service, post(body.clone()).uri(path)).await;
+                assert_eq!(status, expected, "{path} {body}: {answer}");
+                let added = i64::from(expected == StatusCode::ACCEPTED);
+                assert_eq!(bench.records().await, kept + added, "{path} {body}");
+                if expected == StatusCode::FORBIDDEN {
+                    assert_eq!(answer["details"]["valid"][0]["id"], "env_a", "{path} {body}: {answer}");
+                }
+            }
+        }
+    }
+}
+
+#[actix_web::test]
 async fn a_bad_item_is_named_and_its_neighbours_are_accepted() {
     let (bench, folder) = bench().await;
     let service = service!(bench, folder);
