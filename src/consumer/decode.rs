@@ -4,14 +4,16 @@
 //! that its producers can feed the topic as they are. What cannot become a row is refused with an [`ErrorKind`] and
 //! words that name the field, the value and what would be right.
 
+mod wire;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::{ErrorKind, SCHEMA_VERSION, Scope, Timestamp};
 use crate::eventlog::Record;
+use wire::{Number, Text, Wire};
 
 /// Longest id, name or distinct id, in characters.
 const TEXT_CHARS_MAX: usize = 200;
@@ -81,9 +83,9 @@ impl Decoded {
         self.unescaped = Some(unescaped.into_boxed_str());
     }
 
-    /// The same for several texts: that `value` is text is looked at once.
+    /// The same for several texts.
     pub fn of<'a>(&'a self, value: &'a [u8]) -> Texts<'a> {
-        Texts { event: self, value: std::str::from_utf8(value).unwrap_or_default() }
+        Texts { event: self, value }
     }
 }
 
@@ -91,7 +93,7 @@ impl Decoded {
 #[derive(Clone, Copy, Debug)]
 pub struct Texts<'a> {
     event: &'a Decoded,
-    value: &'a str,
+    value: &'a [u8],
 }
 
 impl<'a> Texts<'a> {
@@ -101,109 +103,13 @@ impl<'a> Texts<'a> {
         let (from, start) = if start & UNESCAPED == 0 {
             (self.value, start as usize)
         } else {
-            (self.event.unescaped.as_deref().unwrap_or_default(), (start & !UNESCAPED) as usize)
+            let unescaped = self.event.unescaped.as_deref().unwrap_or_default();
+            (unescaped.as_bytes(), (start & !UNESCAPED) as usize)
         };
         // The spans were cut from text at character boundaries.
-        from.get(start..start + length as usize).unwrap_or_default()
+        let text = from.get(start..start + length as usize).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
     }
-}
-
-/// Both shapes at once; the aliases are FlexPrice's names.
-#[derive(Deserialize)]
-struct Wire<'a> {
-    #[serde(borrow, default)]
-    id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    project_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    tenant_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    environment_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    event_name: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    distinct_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    external_customer_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    customer_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    session_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    source: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    timestamp: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    received_at: Option<Text<'a>>,
-    #[serde(default)]
-    schema_version: Option<Number>,
-    #[serde(default)]
-    id_generated: Option<bool>,
-    #[serde(borrow, default)]
-    properties: Option<&'a RawValue>,
-}
-
-/// A text, borrowed where it has no escapes; another type is kept to be named in the refusal.
-enum Text<'a> {
-    Text(Cow<'a, str>),
-    Other(&'static str),
-}
-
-macro_rules! text_visits {
-    ($($method:ident($value:ty) = $name:literal;)+) => {
-        $(fn $method<E>(self, _: $value) -> Result<Self::Value, E> { Ok(Text::Other($name)) })+
-    };
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> serde::de::Visitor<'de> for Visitor<'a> {
-            type Value = Text<'a>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'a>, E> {
-                Ok(Text::Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text<'a>, E> {
-                Ok(Text::Text(Cow::Owned(text.to_owned())))
-            }
-
-            text_visits! {
-                visit_bool(bool) = "a boolean";
-                visit_i64(i64) = "a number";
-                visit_u64(u64) = "a number";
-                visit_f64(f64) = "a number";
-            }
-
-            fn visit_unit<E>(self) -> Result<Text<'a>, E> {
-                Ok(Text::Other("null"))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'a>, A::Error> {
-                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Text::Other("an array"))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Text<'a>, A::Error> {
-                while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Text::Other("an object"))
-            }
-        }
-        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
-    }
-}
-
-/// A schema version; anything that is no natural number is kept as its text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Number {
-    Natural(u64),
-    Other(serde::de::IgnoredAny),
 }
 
 /// Reads a record.
@@ -234,7 +140,7 @@ pub(super) fn decode_in(record: &Record, scope: Option<&Scope>) -> Result<Decode
     if !text.trim_start().starts_with('{') {
         return Err(refused(ErrorKind::InvalidJson, "not a JSON object"));
     }
-    let mut wire: Wire<'_> = serde_json::from_str(text).map_err(|error| bad_json(&error))?;
+    let mut wire = Wire::read(text).map_err(|error| bad_json(&error))?;
     if let Some(scope) = scope
         && (wire.project_id.is_none() && wire.tenant_id.is_none() && wire.environment_id.is_none())
     {

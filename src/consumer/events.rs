@@ -61,18 +61,6 @@ impl EventsStage {
             let texts = event.of(value);
             let (version, is_deleted) =
                 if reprocessed { version_of(&payload.record.headers) } else { (0, false) };
-            if !is_deleted {
-                said.hear(&Saying {
-                    project_id: texts.text(Field::ProjectId),
-                    environment_id: texts.text(Field::EnvironmentId),
-                    event: texts.text(Field::EventName),
-                    event_id: texts.text(Field::Id),
-                    distinct_id: texts.text(Field::DistinctId),
-                    timestamp: event.timestamp,
-                    received_at: event.received_at,
-                    properties: texts.text(Field::Properties),
-                });
-            }
             let row = EventRow {
                 project_id: texts.text(Field::ProjectId),
                 environment_id: texts.text(Field::EnvironmentId),
@@ -95,6 +83,18 @@ impl EventsStage {
                 version,
                 is_deleted,
             };
+            if !is_deleted {
+                said.hear(&Saying {
+                    project_id: row.project_id,
+                    environment_id: row.environment_id,
+                    event: row.event_name,
+                    event_id: row.event_id,
+                    distinct_id: row.distinct_id,
+                    timestamp: row.timestamp,
+                    received_at: row.received_at,
+                    properties: row.properties,
+                });
+            }
             block.push_marked(&row, event.mark.as_deref().unwrap_or_default());
         }
         (block, said)

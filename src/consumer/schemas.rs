@@ -15,8 +15,9 @@ pub(super) fn hold(event: &mut Decoded, record: &Record, schemas: Option<&Regist
         event.mark = Some(String::from_utf8_lossy(&header.value).into());
         return Ok(());
     }
+    let Some(schemas) = schemas else { return Ok(()) };
     let texts = event.of(record.value.as_deref().unwrap_or_default());
-    let Some(schemas) = schemas.and_then(|all| all.of(texts.text(Field::ProjectId))) else { return Ok(()) };
+    let Some(schemas) = schemas.of(texts.text(Field::ProjectId)) else { return Ok(()) };
     let mark = match schemas.check(texts.text(Field::EventName), texts.text(Field::Properties)) {
         Verdict::NoSchema => return Ok(()),
         Verdict::Fits(mark) | Verdict::Flagged(mark, _) => mark,

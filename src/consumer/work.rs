@@ -113,7 +113,8 @@ impl<S: Stage> Work<S> {
         fetched: FetchedRecords,
     ) -> FetchedPart<Payload<S::Row>> {
         let FetchedRecords { records, next_offset, offsets } = fetched;
-        let bytes: usize = records.iter().map(record_bytes).sum();
+        let bytes: usize =
+            records.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).sum();
         let items = if bytes <= DECODE_HERE_BYTES_MAX {
             self.items(at, records)
         } else {
@@ -240,13 +241,23 @@ impl<S: Stage> Work<S> {
     fn show_visibility(&self, batch: &StageBatch<S::Row>, rows: &[RowRef]) {
         let now = self.clock.now();
         let visibility = names::CONSUMER_VISIBILITY.histogram(&[]);
-        let received = |row: &RowRef| match batch.item(*row).verdict {
+        let received = rows.iter().map(|row| match batch.item(*row).verdict {
             Verdict::Row { received_at, .. } => received_at,
             Verdict::Refused(_) => now,
-        };
-        for together in rows.chunk_by(|a, b| received(a) == received(b)) {
-            let at = together.first().map_or(now, received);
-            visibility.record_many(now.since(at).as_secs_f64(), together.len());
+        });
+        let mut together: Option<(Timestamp, usize)> = None;
+        for at in received {
+            match &mut together {
+                Some((same, count)) if *same == at => *count += 1,
+                _ => {
+                    if let Some((at, count)) = together.replace((at, 1)) {
+                        visibility.record_many(now.since(at).as_secs_f64(), count);
+                    }
+                }
+            }
+        }
+        if let Some((at, count)) = together {
+            visibility.record_many(now.since(at).as_secs_f64(), count);
         }
     }
 

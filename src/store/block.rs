@@ -37,6 +37,9 @@ pub struct EventRow<'a> {
     pub is_deleted: bool,
 }
 
+/// So many rows tell how long the others are.
+const TELLING_ROWS: usize = 64;
+
 /// Texts of one column, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Texts {
@@ -48,10 +51,12 @@ impl Texts {
     fn push(&mut self, text: &str) {
         let room = self.bytes.capacity() - self.bytes.len();
         if room < text.len() {
-            // Room for the rows to come, as long as those so far; a few long ones do not make it many times as much.
+            // Room for the rows to come, as long as those so far and a little more; to copy what there is for more room
+            // is what building a block would else spend most on. A few rows tell little.
             let (rows, rows_max) = (self.ends.len(), self.ends.capacity());
-            let expected = self.bytes.len() / rows.max(1) * rows_max.saturating_sub(rows);
-            self.bytes.reserve(text.len() + expected.min(self.bytes.len() * 3));
+            let expected = self.bytes.len() * 9 / 8 / rows.max(1) * rows_max.saturating_sub(rows);
+            let most = if rows < TELLING_ROWS { self.bytes.len() * 3 } else { usize::MAX };
+            self.bytes.reserve(text.len() + expected.min(most));
         }
         self.bytes.extend_from_slice(text.as_bytes());
         self.ends.push(self.bytes.len());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::flood::Flood;
+use super::gathered::Gathered;
 use super::protocol::OffsetSet;
 use super::{
     Core, Dependency, Effect, FetchPosition, Notice, Partition, Phase, Rebuild, RebuildId, RunningRebuild,
@@ -31,8 +32,7 @@ impl<P> Core<P> {
                 assigned_at: start,
                 start,
                 next: start,
-                gathered: Vec::new(),
-                gathered_bytes: 0,
+                gathered: Gathered::default(),
                 at_end: false,
                 stored: OffsetSet::default(),
                 acked_letters: Default::default(),

@@ -15,6 +15,7 @@
 
 mod flight;
 mod flood;
+mod gathered;
 mod membership;
 mod protocol;
 mod reading;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use flight::Flight;
 use flood::Flood;
+use gathered::Gathered;
 use protocol::{AckedLetters, OffsetSet};
 
 pub use flood::FloodLimits;
@@ -80,8 +82,7 @@ struct Partition<P> {
     /// First offset that is in no batch yet, and where the next fetch goes on.
     start: i64,
     next: i64,
-    gathered: Vec<Item<P>>,
-    gathered_bytes: usize,
+    gathered: Gathered<P>,
     at_end: bool,
     stored: OffsetSet,
     acked_letters: AckedLetters,
@@ -104,8 +105,7 @@ impl<P> Partition<P> {
     fn rewind(&mut self, offset: i64) {
         self.start = offset;
         self.next = offset;
-        self.gathered.clear();
-        self.gathered_bytes = 0;
+        self.gathered = Gathered::default();
         self.at_end = false;
     }
 }

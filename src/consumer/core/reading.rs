@@ -1,10 +1,12 @@
 //! Reading ahead and cutting batches: fetch, gather, seal.
 
 use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::{Fate, Flight, PartState};
+use super::window::Hashed;
 use super::{
     Batch, BatchId, Cause, Core, Dependency, Effect, FetchId, FetchPosition, FetchedPart, Fetching, Item,
     Notice, Part, Phase, Verdict,
@@ -25,7 +27,7 @@ impl<P> Core<P> {
         self.partitions.values().filter(|p| p.lane == lane && p.is_readable()).fold(
             (0, 0, false),
             |(rows, bytes, any), p| {
-                (rows + p.gathered.len(), bytes + p.gathered_bytes, any || p.next > p.start)
+                (rows + p.gathered.len(), bytes + p.gathered.bytes(), any || p.next > p.start)
             },
         )
     }
@@ -108,12 +110,7 @@ impl<P> Core<P> {
         let Some(partition) = self.partitions.get_mut(name) else { return };
         match part {
             FetchedPart::Records { items, next_offset, offsets } => {
-                partition.gathered_bytes += items.iter().map(|item| item.bytes).sum::<usize>();
-                if partition.gathered.is_empty() {
-                    partition.gathered = items;
-                } else {
-                    partition.gathered.extend(items);
-                }
+                partition.gathered.push(items);
                 partition.next = partition.next.max(next_offset);
                 partition.at_end = partition.next >= offsets.end;
                 let committed = partition.committed.unwrap_or(offsets.log_start);
@@ -234,9 +231,9 @@ impl<P> Core<P> {
             if rows == 0 || bytes == 0 {
                 break;
             }
-            let Some(part) = self.cut_part(&name, rows, bytes) else { continue };
+            let Some((part, taken)) = self.cut_part(&name, rows, bytes) else { continue };
             rows -= part.items.len();
-            bytes = bytes.saturating_sub(part.items.iter().map(|item| item.bytes).sum());
+            bytes = bytes.saturating_sub(taken);
             if let Some(state) = self.judge(&part) {
                 self.tell(Notice::Taken { topic_partition: name, records: part.items.len() as u64 });
                 parts.push(part);
@@ -257,25 +254,15 @@ impl<P> Core<P> {
             Some(Flight::new(batch, states, since.unwrap_or(self.now.mono), self.now.mono));
     }
 
-    /// Takes the next contiguous range of a partition, at least one record if there is one.
-    fn cut_part(&mut self, name: &TopicPartition, rows: usize, bytes: usize) -> Option<Part<P>> {
+    /// Takes the next contiguous range of a partition, at least one record if there is one. Its bytes come with it.
+    fn cut_part(&mut self, name: &TopicPartition, rows: usize, bytes: usize) -> Option<(Part<P>, usize)> {
         let partition = self.partitions.get_mut(name).filter(|p| p.next > p.start)?;
-        let mut total = 0;
-        let mut taken = 0;
-        for item in partition.gathered.iter().take(rows) {
-            if taken > 0 && total + item.bytes > bytes {
-                break;
-            }
-            total += item.bytes;
-            taken += 1;
-        }
-        let rest = partition.gathered.split_off(taken);
-        let items = std::mem::replace(&mut partition.gathered, rest);
-        partition.gathered_bytes -= total;
+        let (items, taken) = partition.gathered.take(rows, bytes);
         // Up to the next record that stays behind, or to all that was examined: gaps belong to the range before them.
-        let end = partition.gathered.first().map_or(partition.next, |item| item.offset);
+        let end = partition.gathered.first().unwrap_or(partition.next);
         let start = std::mem::replace(&mut partition.start, end);
-        Some(Part { topic_partition: name.clone(), topic_id: partition.topic_id, start, end, items })
+        let part = Part { topic_partition: name.clone(), topic_id: partition.topic_id, start, end, items };
+        Some((part, taken))
     }
 
     /// Decides every record's fate as far as it is known before the insert. None: it is a flood; the partition stops
@@ -283,7 +270,8 @@ impl<P> Core<P> {
     fn judge(&mut self, part: &Part<P>) -> Option<PartState> {
         let partition = self.partitions.get_mut(&part.topic_partition)?;
         let flood_before = partition.flood.clone();
-        let mut here = HashSet::new();
+        let mut here =
+            HashSet::with_capacity_and_hasher(part.items.len(), BuildHasherDefault::<Hashed>::default());
         let mut flood = false;
         let mut fates = Vec::with_capacity(part.items.len());
         partition.stored.forget_before(part.start);

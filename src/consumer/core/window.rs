@@ -7,6 +7,7 @@
 //! that "is in the window" means "is stored from a smaller offset".
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::Hasher;
 
 use crate::event::Timestamp;
 use crate::eventlog::TopicPartition;
@@ -35,6 +36,26 @@ impl IdHash {
     fn entry(self) -> Entry {
         let hash = self.slot_hash();
         Entry { high: (hash >> 32) as u32, low: hash as u32, check: self.0 as u32 }
+    }
+}
+
+/// The hash of what is a hash already.
+#[derive(Default)]
+pub(super) struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -105,10 +126,13 @@ struct PartitionIds {
     ids: usize,
     /// Everything stored since is remembered.
     covered_from: Timestamp,
+    /// Ids had to go: older ones than the rest are not taken any more, there would be a gap between.
+    evicted: bool,
+    chunks_max: usize,
 }
 
 impl PartitionIds {
-    fn new(now: Timestamp) -> Self {
+    fn new(now: Timestamp, chunks_max: usize) -> Self {
         Self {
             chunks: Vec::new(),
             free: Vec::new(),
@@ -117,6 +141,8 @@ impl PartitionIds {
             index: Vec::new(),
             ids: 0,
             covered_from: now,
+            evicted: false,
+            chunks_max,
         }
     }
 
@@ -181,7 +207,7 @@ impl PartitionIds {
     }
 
     fn open_chunk(&mut self, oldest: bool) -> u32 {
-        if self.free.is_empty() && self.chunks.len() == CHUNKS_MAX {
+        if !self.has_free_chunk() {
             self.evict_oldest();
         }
         let number = self.free.pop().unwrap_or_else(|| {
@@ -196,6 +222,16 @@ impl PartitionIds {
             self.order.push_back(number);
         }
         number
+    }
+
+    fn has_free_chunk(&self) -> bool {
+        !self.free.is_empty() || self.chunks.len() < self.chunks_max
+    }
+
+    /// May an id be put in at the old end without another one going?
+    fn takes_older(&self) -> bool {
+        !self.evicted
+            && (self.rebuilding.is_some_and(|number| self.has_room(number)) || self.has_free_chunk())
     }
 
     fn has_room(&self, number: u32) -> bool {
@@ -244,6 +280,7 @@ impl PartitionIds {
         self.chunks[number as usize] = None;
         self.free.push(number);
         self.ids -= entries.len();
+        self.evicted = true;
         self.covered_from = self.covered_from.max(newest);
     }
 
@@ -274,13 +311,15 @@ pub struct IdWindow {
     partitions: BTreeMap<TopicPartition, PartitionIds>,
     bytes: usize,
     bytes_max: usize,
+    /// Of each partition.
+    chunks_max: usize,
     reach: std::time::Duration,
 }
 
 impl IdWindow {
     /// A window that reaches back `reach` and takes at most about `bytes_max` bytes; 0: remembers nothing.
     pub fn new(reach: std::time::Duration, bytes_max: usize) -> Self {
-        Self { partitions: BTreeMap::new(), bytes: 0, bytes_max, reach }
+        Self { partitions: BTreeMap::new(), bytes: 0, bytes_max, chunks_max: CHUNKS_MAX, reach }
     }
 
     /// Does it remember anything at all?
@@ -292,7 +331,7 @@ impl IdWindow {
     pub fn begin(&mut self, partition: &TopicPartition, now: Timestamp) {
         self.forget(partition);
         if self.is_enabled() {
-            self.partitions.insert(partition.clone(), PartitionIds::new(now));
+            self.partitions.insert(partition.clone(), PartitionIds::new(now, self.chunks_max));
         }
     }
 
@@ -314,15 +353,17 @@ impl IdWindow {
         while self.bytes > self.bytes_max && self.evict_oldest() {}
     }
 
-    /// Remembers an id found in the store while rebuilding, newest first. False: memory is full, so stop rebuilding.
+    /// Remembers an id found in the store while rebuilding, newest first; passed over where its partition's places are
+    /// taken. False: memory is full, so stop rebuilding.
     pub fn insert_older(&mut self, partition: &TopicPartition, id: IdHash, received_at: Timestamp) -> bool {
         if self.bytes + CHUNK_IDS * (size_of::<Entry>() + 8) > self.bytes_max {
             return false;
         }
+        let Some(ids) = self.partitions.get_mut(partition).filter(|ids| ids.takes_older()) else {
+            return true;
+        };
+        ids.covered_from = ids.covered_from.min(received_at);
         self.put(partition, id, received_at, true);
-        if let Some(ids) = self.partitions.get_mut(partition) {
-            ids.covered_from = ids.covered_from.min(received_at);
-        }
         true
     }
 
@@ -330,7 +371,9 @@ impl IdWindow {
     pub fn rebuilt(&mut self, partition: &TopicPartition, since: Timestamp) {
         if let Some(ids) = self.partitions.get_mut(partition) {
             ids.rebuilding = None;
-            ids.covered_from = ids.covered_from.min(since);
+            if ids.takes_older() {
+                ids.covered_from = ids.covered_from.min(since);
+            }
         }
     }
 
@@ -434,6 +477,36 @@ mod tests {
         assert!(taken > 2_000 && taken < 10_000, "{taken}");
         assert!(window.contains(&partition(), id(0)));
         assert!(window.contains(&partition(), id(taken as u64)));
+    }
+
+    #[test]
+    fn a_rebuild_stops_where_the_places_of_a_partition_are_taken_and_says_how_far_back_it_came() {
+        let mut window = IdWindow::new(Duration::from_secs(3600), usize::MAX / 2);
+        window.chunks_max = 3;
+        let (now, at) = (Timestamp::from_millis(1_000_000), |n: u64| 1_000_000 - n as i64);
+        let other = TopicPartition::new("events", 1);
+        window.begin(&partition(), now);
+        window.begin(&other, now);
+        window.insert(&partition(), id(0), now);
+        for n in 1..10_000 {
+            assert!(window.insert_older(&partition(), id(n), Timestamp::from_millis(at(n))));
+            assert!(window.insert_older(&other, id(n), Timestamp::from_millis(at(n))));
+        }
+        window.rebuilt(&partition(), Timestamp::EPOCH);
+        assert_eq!(window.partitions[&partition()].ids, 1 + 2 * CHUNK_IDS);
+        for n in 0..=2 * CHUNK_IDS as u64 {
+            assert!(window.contains(&partition(), id(n)), "{n}");
+        }
+        let covered = window.partitions[&partition()].covered_from;
+        assert_eq!(covered, Timestamp::from_millis(at(2 * CHUNK_IDS as u64)));
+        // The newest ids take the places of the oldest; what is asked for then is not taken, to leave no gap.
+        for n in 20_000..20_000 + 2 * CHUNK_IDS as u64 {
+            window.insert(&partition(), id(n), now);
+        }
+        assert!(window.insert_older(&partition(), id(30_000), Timestamp::EPOCH));
+        assert!(!window.contains(&partition(), id(30_000)));
+        window.rebuilt(&partition(), Timestamp::EPOCH);
+        assert!(window.partitions[&partition()].covered_from > covered);
     }
 
     proptest! {
