@@ -26,11 +26,6 @@ use crate::telemetry::names;
 const ROUND_BYTES_MAX: usize = 8 << 20;
 /// How often the room on the disk and, after a failure, the store itself are looked at again.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// As many produces in a round come from a crowd that comes again: the next round waits for it a moment, so that one sync
-/// serves most of it.
-const CROWD: usize = 12;
-/// That moment.
-const GATHER: Duration = Duration::from_micros(250);
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, LogError>>;
 
@@ -133,8 +128,6 @@ impl Writer {
     }
 
     fn run(mut self, queued: &Receiver<Command>, _ended: DropGuard) {
-        // Produces of the last two rounds.
-        let mut crowds = [0; 2];
         loop {
             self.check();
             let first = match queued.recv_timeout(CHECK_INTERVAL) {
@@ -144,12 +137,22 @@ impl Writer {
             };
             self.check();
             let mut round = Round::default();
-            let mut alone = self.gather(&mut round, Some(first), queued);
-            let expected = crowds[0].max(crowds[1]);
-            if alone.is_none() && expected >= CROWD && round.produces.len() < expected {
-                alone = self.gather_more(&mut round, queued);
+            let mut next = Some(first);
+            let mut alone = None;
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Produce { topic, records, permit, answer } => {
+                        self.stage(&mut round, &topic, records, permit, answer);
+                    }
+                    Command::Commit { commit, permit, answer } => {
+                        self.stage_commit(&mut round, &commit, permit, answer);
+                    }
+                    other => alone = Some(other),
+                }
+                if alone.is_none() && round.bytes < ROUND_BYTES_MAX {
+                    next = queued.try_recv().ok();
+                }
             }
-            crowds = [crowds[1], round.produces.len()];
             self.finish(round);
             match alone {
                 None => {}
@@ -162,38 +165,6 @@ impl Writer {
                 Some(command) => self.change(command),
             }
         }
-    }
-
-    /// Takes what is queued into the round, up to something that needs a round of its own.
-    fn gather(
-        &mut self,
-        round: &mut Round,
-        first: Option<Command>,
-        queued: &Receiver<Command>,
-    ) -> Option<Command> {
-        let mut next = first.or_else(|| queued.try_recv().ok());
-        while let Some(command) = next.take() {
-            match command {
-                Command::Produce { topic, records, permit, answer } => {
-                    self.stage(round, &topic, records, permit, answer);
-                }
-                Command::Commit { commit, permit, answer } => {
-                    self.stage_commit(round, &commit, permit, answer);
-                }
-                other => return Some(other),
-            }
-            if round.bytes < ROUND_BYTES_MAX {
-                next = queued.try_recv().ok();
-            }
-        }
-        None
-    }
-
-    /// The same after a moment. It is slept through: to be woken by each that comes would cost what it gains.
-    #[expect(clippy::disallowed_methods, reason = "the writer's own thread, for a bounded moment")]
-    fn gather_more(&mut self, round: &mut Round, queued: &Receiver<Command>) -> Option<Command> {
-        std::thread::sleep(GATHER);
-        self.gather(round, None, queued)
     }
 
     /// Looks, not too often, whether the disk has room and whether a store that failed opens again.
