@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use std::time::Duration;
 
 use super::columns::JsonText;
-use super::{Meta, MetaError, NewNotice};
+use super::{Meta, MetaError, NewNotice, notices};
 use crate::event::{ProjectId, Timestamp};
 
 /// How a job is doing.
@@ -282,11 +282,13 @@ impl Jobs<'_> {
             .col_expr(Column::LeaseExpiresAt, Expr::value(None::<Timestamp>))
             .col_expr(Column::UpdatedAt, Expr::value(now));
         let transaction = self.0.begin_write().await?;
-        match self.0.track(fenced(id, fence, update).exec(&transaction).await)?.rows_affected {
-            0 => return Err(MetaError::LeaseLost(id.to_owned())),
-            _ => self.0.track(super::notices::put(self.0, &transaction, notice.as_slice()).await)?,
-        };
-        self.0.track(super::commit(transaction).await)
+        if self.0.track(fenced(id, fence, update).exec(&transaction).await)?.rows_affected == 0 {
+            return Err(MetaError::LeaseLost(id.to_owned()));
+        }
+        let left = self.0.track(notices::put(self.0, &transaction, notice.as_slice()).await)?;
+        self.0.track(super::commit(transaction).await)?;
+        notices::lost(left);
+        Ok(())
     }
 
     /// Gives the job back to be claimed again from `run_after` on: after an error that may pass (`error` says which),
@@ -334,10 +336,10 @@ impl Jobs<'_> {
         let changed = self.0.track(update.exec(&transaction).await)?.rows_affected;
         let found = self.0.track(within(project, Entity::find_by_id(id)).one(&transaction).await)?;
         let ended = found.as_ref().filter(|job| changed > 0 && job.state == JobState::Cancelled);
-        if let Some(notice) = ended.and_then(notice) {
-            self.0.track(super::notices::put(self.0, &transaction, &[notice]).await)?;
-        }
+        let notice = ended.and_then(notice);
+        let left = self.0.track(notices::put(self.0, &transaction, notice.as_slice()).await)?;
         self.0.track(super::commit(transaction).await)?;
+        notices::lost(left);
         Ok(found)
     }
 

@@ -54,9 +54,10 @@ impl Notices<'_> {
     /// The database does not answer: none is kept, or that cannot be told.
     pub async fn add(&self, notices: &[NewNotice]) -> Result<(), MetaError> {
         let transaction = self.0.begin_write().await?;
-        let put = put(self.0, &transaction, notices).await;
-        self.0.track(put)?;
-        self.0.track(super::commit(transaction).await)
+        let left = self.0.track(put(self.0, &transaction, notices).await)?;
+        self.0.track(super::commit(transaction).await)?;
+        lost(left);
+        Ok(())
     }
 
     /// The oldest notices of all.
@@ -90,12 +91,16 @@ impl Notices<'_> {
     }
 }
 
-/// Keeps notices inside the caller's transaction, as far as there is room, and counts the others as lost.
+/// Keeps notices inside the caller's transaction, as far as there is room. It gives how many there is no room for: they
+/// are [`lost`] once the transaction is committed.
 pub(super) async fn put(
     meta: &Meta,
     transaction: &DatabaseTransaction,
     notices: &[NewNotice],
-) -> Result<(), DbErr> {
+) -> Result<usize, DbErr> {
+    if notices.is_empty() {
+        return Ok(0);
+    }
     let max = notices.iter().map(|notice| notice.max).min().unwrap_or(0);
     let room = max.saturating_sub(Entity::find().count(transaction).await?);
     let room = usize::try_from(room).unwrap_or(usize::MAX).min(notices.len());
@@ -114,8 +119,7 @@ pub(super) async fn put(
             Err(error) => return Err(error),
         }
     }
-    lost(notices.len() - room);
-    Ok(())
+    Ok(notices.len() - room)
 }
 
 /// Counts notices that nobody will be told of.

@@ -1,7 +1,7 @@
 //! Logins, and the refresh tokens that come of each (a family): every refresh uses one up and makes the next.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ConnectionTrait, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder, QuerySelect};
 use serde_json::json;
 
 use super::{AuditAction, Meta, MetaError, User, audit, users};
@@ -38,6 +38,9 @@ mod tokens {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Refresh tokens of one session, which are all kept to recognise their reuse: one every 15 minutes for a hundred days.
+const TOKENS_MAX: u64 = 10_000;
+
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionEnd {
@@ -49,6 +52,8 @@ pub enum SessionEnd {
     Disabled,
     /// There were more than `auth.sessions_max`.
     Replaced,
+    /// It was refreshed 10,000 times.
+    WornOut,
 }
 
 impl SessionEnd {
@@ -61,6 +66,7 @@ impl SessionEnd {
             Self::PasswordReset => "password_reset",
             Self::Disabled => "disabled",
             Self::Replaced => "replaced",
+            Self::WornOut => "worn_out",
         }
     }
 }
@@ -277,6 +283,11 @@ async fn rotate(
     }
     let user = users::Entity::find_by_id(&session.user_id).one(transaction).await?;
     let Some(user) = user.filter(|user| user.disabled_at.is_none()) else { return Ok(Rotation::Ended) };
+    let of_session = tokens::Entity::find().filter(tokens::Column::SessionId.eq(&session.id));
+    if of_session.count(transaction).await? >= TOKENS_MAX {
+        ending(SessionEnd::WornOut, now).filter(Column::Id.eq(&session.id)).exec(transaction).await?;
+        return Ok(Rotation::Ended);
+    }
     tokens::Entity::update_many()
         .col_expr(tokens::Column::UsedAt, Expr::value(now))
         .col_expr(tokens::Column::UpdatedAt, Expr::value(now))

@@ -6,8 +6,7 @@ use sea_orm::ActiveValue;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::OnConflict;
 
-use super::notices::put;
-use super::{Meta, MetaError, NewNotice};
+use super::{Meta, MetaError, NewNotice, notices};
 use crate::event::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -67,8 +66,9 @@ impl WatchedStates<'_> {
         if changed == 0 {
             return Ok(false);
         }
-        self.0.track(put(self.0, &transaction, notice.as_slice()).await)?;
+        let left = self.0.track(notices::put(self.0, &transaction, notice.as_slice()).await)?;
         self.0.track(super::commit(transaction).await)?;
+        notices::lost(left);
         Ok(true)
     }
 }

@@ -8,6 +8,7 @@ on_both! {
     a_hundred_registrations_of_one_address_at_once_leave_one,
     an_invitation_lets_one_person_in_and_no_other,
     a_refresh_token_is_good_once_and_a_second_use_ends_its_session,
+    a_session_that_was_refreshed_ten_thousand_times_ends,
     the_oldest_session_makes_room_and_another_password_ends_all_but_one,
     one_signing_key_is_made_however_many_begin_and_another_takes_its_place,
     every_change_of_who_may_do_what_is_in_the_audit_trail_with_who_did_it,
@@ -151,6 +152,25 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_its_session(engine: 
     assert_eq!(bench.meta.sessions().delete_ended(bench.meta.now()).await.unwrap(), 0);
     bench.clock.advance(Duration::from_secs(1));
     assert_eq!(bench.meta.sessions().delete_ended(bench.meta.now()).await.unwrap(), 1);
+}
+
+async fn a_session_that_was_refreshed_ten_thousand_times_ends(engine: Engine) {
+    let bench = bench(engine).await;
+    let user = bench.user("ann@example.com").await;
+    let until = bench.meta.now().plus(Duration::from_secs(3600));
+    let session = bench.meta.sessions().create(&user.id, "t0".to_owned(), until, 5).await.unwrap();
+    let used = format!(
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9998) \
+         INSERT INTO refresh_tokens SELECT 'used ' || n, '{}', 1, 0, 0 FROM numbers",
+        session.id
+    );
+    bench.meta.connection().execute_unprepared(&used).await.unwrap();
+    let rotated = bench.meta.sessions().rotate("t0", "t1".to_owned()).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated { .. }), "{rotated:?}");
+    let rotated = bench.meta.sessions().rotate("t1", "t2".to_owned()).await.unwrap();
+    assert!(matches!(rotated, Rotation::Ended), "{rotated:?}");
+    let ended = bench.meta.sessions().find(&session.id).await.unwrap().unwrap();
+    assert_eq!(ended.revoked_as.as_deref(), Some("worn_out"));
 }
 
 async fn the_oldest_session_makes_room_and_another_password_ends_all_but_one(engine: Engine) {
