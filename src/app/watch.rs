@@ -98,14 +98,22 @@ fn name(parts: [&str; 3]) -> String {
     json!(parts).to_string()
 }
 
+/// The known states of this kind.
+fn known_of(kind: &str, known: &BTreeSet<String>) -> BTreeSet<String> {
+    let is_of = |name: &&String| serde_json::from_str::<[String; 3]>(name).is_ok_and(|[of, ..]| of == kind);
+    known.iter().filter(is_of).cloned().collect()
+}
+
 fn lag_changes(known: &BTreeSet<String>, rows: &[lag::PartitionLag], max: i64) -> Vec<Change> {
     let mut sums: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     for row in rows {
         *sums.entry((&row.group, &row.topic)).or_default() += row.lag;
     }
     let mut changes = Vec::new();
+    let mut gone = known_of(LAG, known);
     for ((group, topic), lag) in sums {
         let name = name([LAG, group, topic]);
+        gone.remove(&name);
         // Well below before it is over, so that it does not flutter.
         let over = match known.contains(&name) {
             false if lag > max => true,
@@ -116,15 +124,14 @@ fn lag_changes(known: &BTreeSet<String>, rows: &[lag::PartitionLag], max: i64) -
         let event = SystemEvent::of_project(SystemEventKind::LagOverThreshold, None, payload);
         changes.push(Change { name, begins: over, event: Some(event) });
     }
+    // Of topics that are no more.
+    changes.extend(gone.into_iter().map(|name| Change { name, begins: false, event: None }));
     changes
 }
 
 /// An excess is told of; that it is over is only noted.
 fn dead_letter_changes(known: &BTreeSet<String>, counts: Vec<(Scope, u64)>, max: u64) -> Vec<Change> {
-    let mut over = known.clone();
-    over.retain(|name| {
-        serde_json::from_str::<[String; 3]>(name).is_ok_and(|[kind, ..]| kind == DEAD_LETTERS)
-    });
+    let mut over = known_of(DEAD_LETTERS, known);
     let mut changes = Vec::new();
     for (scope, count) in counts {
         let name = name([DEAD_LETTERS, scope.project.as_str(), scope.environment.as_str()]);
@@ -224,7 +231,9 @@ mod tests {
             let changes = lag_changes(&known, &[row(lag), row(0)], 10);
             told(&mut known, &changes)
         };
-        assert_eq!([10, 11, 20, 9, 11, 5, 5].map(&mut look), [0, 1, 0, 0, 0, 1, 0]);
+        assert_eq!([10, 11, 20, 9, 11, 5, 5, 11].map(&mut look), [0, 1, 0, 0, 0, 1, 0, 1]);
+        let changes = lag_changes(&known, &[], 10);
+        assert_eq!((told(&mut known, &changes), known.len()), (0, 0), "the topic is no more");
     }
 
     #[test]
