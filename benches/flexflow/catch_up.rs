@@ -19,7 +19,7 @@ use crate::report;
 /// Merges have caught up when fewer parts than this are left.
 const PARTS_MAX: u64 = 20;
 /// Rows that are prepared at once for the client alone, 700 bytes of memory each.
-const PREPARED_ROWS_MAX: u64 = 4_000_000;
+const PREPARED_ROWS_MAX: u64 = 10_000_000;
 const BLOCK_ROWS: u64 = 20_000;
 
 /// All of it, on `millions` of events.
