@@ -203,6 +203,8 @@ pub struct Reprocess {
     #[serde(with = "humantime_serde")]
     pub attempt_timeout: Duration,
     pub attempts: u32,
+    #[serde(with = "humantime_serde")]
+    pub checkpoint_interval: Duration,
     pub page_bytes_max: ByteSize,
     pub parallelism_max: usize,
 }

@@ -214,6 +214,10 @@ impl Config {
                 format!("at least jobs.backoff_min, {}", humantime::format_duration(self.jobs.backoff_min));
             faults.add("jobs.backoff_max", "is shorter than jobs.backoff_min", valid);
         }
+        if self.reprocess.checkpoint_interval >= self.jobs.step_timeout {
+            let valid = "shorter than jobs.step_timeout, within which a step has to end";
+            faults.add("reprocess.checkpoint_interval", "is not shorter than jobs.step_timeout", valid);
+        }
         if consumer.backoff_max < consumer.backoff_min {
             let valid = format!(
                 "at least consumer.backoff_min, {}",

@@ -1,14 +1,15 @@
 //! What a page is done on: the store and the log as a page needs them; a trait, so that its tests can run on ones that
 //! fail on demand.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::order::{Lane, Order, Place};
+use super::lanes::Span;
+use super::order::{Order, Place};
 use crate::event::{Scope, Timestamp};
 use crate::eventlog::{EventLog, LogError, NewRecord, Position};
 use crate::store::{AMENDED_VERSION, RawKey, RawResultRow, Row, RowCells, Sql, Store, StoreError};
@@ -80,34 +81,34 @@ pub struct Noted {
 /// See the [module](self).
 #[async_trait]
 pub trait Ground: Send + Sync + 'static {
-    /// Days of this order (their beginnings) with the number of their raw events, ascending.
-    async fn days(&self, order: &Order) -> Result<Vec<(Timestamp, u64)>, StoreError>;
-    /// The first day with raw events at this time or later.
-    async fn next_day(
+    /// The first days (their beginnings) with raw events of this order between these times, ascending, and how many.
+    async fn days(
         &self,
         order: &Order,
-        lane: &Lane,
         from: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError>;
-    /// The next raw events of a day, in order; at most `limit`, and fewer once they have `bytes_max`.
+        to: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<(Timestamp, u64)>, StoreError>;
+    /// The next raw events of a span, in order; at most `limit`, and fewer once they have `bytes_max`.
     async fn page(
         &self,
         order: &Order,
-        lane: &Lane,
-        day: Timestamp,
+        span: Span,
+        after: Option<&Place>,
         received_until: Timestamp,
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Raw>, StoreError>;
-    /// What became of the raw events from the first of these places to the last, all of one day.
+    /// What became of the raw events from the first of these places to the last, all of one span.
     async fn former(
         &self,
         order: &Order,
+        span: Span,
         first: &Place,
         last: &Place,
     ) -> Result<BTreeMap<Place, Former>, StoreError>;
     /// How the rows of these keys stand, those that there are; in their order.
-    async fn standings(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Standing>>, StoreError>;
+    async fn standings(&self, scope: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError>;
     /// Which of these events are stored under whatever key.
     async fn stored(&self, scope: &Scope, ids: &[String]) -> Result<HashSet<String>, StoreError>;
     async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Vec<Result<Position, LogError>>;
@@ -148,11 +149,6 @@ fn which(order: &Order, from: Timestamp, to: Timestamp) -> Sql {
     Sql::new(" WHERE ").join(" AND ", &conditions)
 }
 
-/// The end of a day, within an order.
-fn day_end(day: Timestamp, to: Timestamp) -> Timestamp {
-    Timestamp::from_millis(day.as_millis() + DAY_MILLIS - 1).min(to)
-}
-
 pub(super) fn day_of(at: Timestamp) -> Timestamp {
     Timestamp::from_millis(at.as_millis().div_euclid(DAY_MILLIS) * DAY_MILLIS)
 }
@@ -174,40 +170,58 @@ fn tuple(place: &Place) -> Sql {
         .push(")")
 }
 
+/// Id, name, distinct id, day, deleted?, producer, highest version.
+type StandingRow = (String, String, String, i64, u8, String, u64);
+
+/// How the rows stand whose keys these are, and of others with the same ids, names and days.
+fn standing_rows(scope: &Scope, keys: &[&Key]) -> Sql {
+    let days: HashSet<i64> = keys.iter().map(|key| key.3.div_euclid(DAY_MILLIS)).collect();
+    let days: Vec<String> = days.iter().map(|day| date(day * DAY_MILLIS)).collect();
+    let names: HashSet<&str> = keys.iter().map(|key| key.1.as_str()).collect();
+    Sql::new(
+        "SELECT event_id, event_name, distinct_id, day, stands.1 AS is_deleted, stands.2 AS producer, newest \
+         FROM (SELECT event_id, event_name, distinct_id, toInt32(toDate(timestamp)) AS day, \
+         argMax((is_deleted, producer), (version, ingested_at, is_deleted)) AS stands, max(version) AS newest \
+         FROM events WHERE project_id = ",
+    )
+    .arg(scope.project.as_str())
+    .push(" AND environment_id = ")
+    .arg(scope.environment.as_str())
+    .push(" AND toDate(timestamp) IN ")
+    .list(days.iter().map(String::as_str))
+    .push(" AND event_name IN ")
+    .list(names)
+    .push(" AND event_id IN ")
+    .list(keys.iter().map(|key| key.0.as_str()))
+    .push(" GROUP BY event_id, event_name, distinct_id, day)")
+}
+
 const PLACE: &str = "(external_customer_id, timestamp, event_name, id)";
 
 #[async_trait]
 impl Ground for RealGround {
-    async fn days(&self, order: &Order) -> Result<Vec<(Timestamp, u64)>, StoreError> {
+    async fn days(
+        &self,
+        order: &Order,
+        from: Timestamp,
+        to: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<(Timestamp, u64)>, StoreError> {
         let sql = Sql::new(
             "SELECT intDiv(toUnixTimestamp64Milli(timestamp), 86400000) AS day, count() AS raws FROM raw_events",
         )
-        .append(&which(order, order.start_date, order.end_date))
-        .push(" GROUP BY day ORDER BY day");
+        .append(&which(order, from, to))
+        .push(" GROUP BY day ORDER BY day LIMIT ")
+        .arg(limit);
         let days: Vec<(i64, u64)> = self.store.select(sql).await?;
         Ok(days.into_iter().map(|(day, raws)| (Timestamp::from_millis(day * DAY_MILLIS), raws)).collect())
-    }
-
-    async fn next_day(
-        &self,
-        order: &Order,
-        lane: &Lane,
-        from: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let sql = Sql::new("SELECT min(timestamp) AS first, count() AS raws FROM raw_events").append(&which(
-            order,
-            from.max(lane.from),
-            lane.to,
-        ));
-        let found: Vec<(Timestamp, u64)> = self.store.select(sql).await?;
-        Ok(found.first().filter(|(_, raws)| *raws > 0).map(|(first, _)| day_of(*first)))
     }
 
     async fn page(
         &self,
         order: &Order,
-        lane: &Lane,
-        day: Timestamp,
+        span: Span,
+        after: Option<&Place>,
         received_until: Timestamp,
         limit: usize,
         bytes_max: usize,
@@ -216,8 +230,8 @@ impl Ground for RealGround {
             "SELECT external_customer_id, timestamp, event_name, id, payload, received_at, source_topic, \
              source_topic_id, source_partition, source_offset FROM raw_events FINAL",
         )
-        .append(&which(order, day.max(lane.from), day_end(day, lane.to)));
-        if let Some(after) = &lane.after {
+        .append(&which(order, span.from, span.to));
+        if let Some(after) = after {
             // The first one is what the index understands for certain.
             sql = sql.push(" AND external_customer_id >= ").arg(after.0.as_str());
             sql = sql.push(" AND ").push(PLACE).push(" > ").append(&tuple(after));
@@ -244,15 +258,15 @@ impl Ground for RealGround {
     async fn former(
         &self,
         order: &Order,
+        span: Span,
         first: &Place,
         last: &Place,
     ) -> Result<BTreeMap<Place, Former>, StoreError> {
-        let day = day_of(first.1);
         let sql = Sql::new(
             "SELECT external_customer_id, timestamp, event_name, id, outcome, reason, transform_id, \
              transform_version, events, version FROM raw_event_results FINAL",
         )
-        .append(&which(order, day, day_end(day, Timestamp::MAX)))
+        .append(&which(order, span.from, span.to))
         .push(" AND external_customer_id >= ")
         .arg(first.0.as_str())
         .push(" AND external_customer_id <= ")
@@ -290,43 +304,32 @@ impl Ground for RealGround {
             .collect())
     }
 
-    async fn standings(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Standing>>, StoreError> {
-        let mut found = BTreeMap::new();
-        for some in keys.chunks(IDS_AT_ONCE) {
-            let days: HashSet<String> = some.iter().map(|key| date(key.3)).collect();
-            let names: HashSet<&str> = some.iter().map(|key| key.1.as_str()).collect();
-            let sql = Sql::new(
-                "SELECT event_id, event_name, distinct_id, day, stands.1 AS is_deleted, stands.2 AS producer, newest \
-                 FROM (SELECT event_id, event_name, distinct_id, toInt32(toDate(timestamp)) AS day, \
-                 argMax((is_deleted, producer), (version, ingested_at, is_deleted)) AS stands, max(version) AS newest \
-                 FROM events WHERE project_id = ",
-            )
-            .arg(scope.project.as_str())
-            .push(" AND environment_id = ")
-            .arg(scope.environment.as_str())
-            .push(" AND toDate(timestamp) IN ")
-            .list(days.iter().map(String::as_str))
-            .push(" AND event_name IN ")
-            .list(names)
-            .push(" AND event_id IN ")
-            .list(some.iter().map(|key| key.0.as_str()))
-            .push(" GROUP BY event_id, event_name, distinct_id, day)");
-            let rows: Vec<(String, String, String, i64, u8, String, u64)> = self.store.select(sql).await?;
+    async fn standings(&self, scope: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError> {
+        let mut found = vec![None; keys.len()];
+        for (keys, found) in keys.chunks(IDS_AT_ONCE).zip(found.chunks_mut(IDS_AT_ONCE)) {
+            // Keys that differ in the time of day alone name the same row: the first stands for all.
+            let mut places = HashMap::with_capacity(keys.len());
+            let mut firsts = Vec::with_capacity(keys.len());
+            for (place, key) in keys.iter().enumerate() {
+                let row = (&*key.0, &*key.1, &*key.2, key.3.div_euclid(DAY_MILLIS));
+                firsts.push(*places.entry(row).or_insert(place));
+            }
+            let rows: Vec<StandingRow> = self.store.select(standing_rows(scope, keys)).await?;
+            let mut standings = vec![None; keys.len()];
             for (id, name, distinct_id, day, is_deleted, producer, newest) in rows {
-                let standing = match (newest >= AMENDED_VERSION, is_deleted != 0) {
+                let Some(place) = places.get(&(&*id, &*name, &*distinct_id, day)) else { continue };
+                standings[*place] = Some(match (newest >= AMENDED_VERSION, is_deleted != 0) {
                     (true, _) => Standing::Settled,
                     (false, true) if producer == BY_HAND => Standing::Settled,
                     (false, true) => Standing::Removed,
                     (false, false) => Standing::Live,
-                };
-                found.insert((id, name, distinct_id, day), standing);
+                });
+            }
+            for (found, first) in found.iter_mut().zip(firsts) {
+                *found = standings[first];
             }
         }
-        let standing = |key: &Key| {
-            let day = key.3.div_euclid(DAY_MILLIS);
-            found.get(&(key.0.clone(), key.1.clone(), key.2.clone(), day)).copied()
-        };
-        Ok(keys.iter().map(standing).collect())
+        Ok(found)
     }
 
     async fn stored(&self, scope: &Scope, ids: &[String]) -> Result<HashSet<String>, StoreError> {

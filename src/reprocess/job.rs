@@ -1,18 +1,18 @@
-//! The job: waits until what it reads is all there, then does page after page, each followed by a checkpoint.
+//! The job: waits until what it reads is all there, then does pages of all its ranges side by side, and keeps every
+//! `reprocess.checkpoint_interval` how far each of them is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Reprocess;
-use super::order::{At, KIND, Lane, Order, Totals};
+use super::lanes::{Lane, Stretch, divided};
+use super::order::{At, KIND, Order, Totals};
 use super::page::Bench;
-use crate::event::Timestamp;
 use crate::eventlog::TopicPartition;
 use crate::job::{Handler, JobContext, JobError, Step, Then};
 use crate::meta::{JobFilter, JobState};
@@ -25,7 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const GENERATION: &str = "reprocess_generation";
 /// Jobs looked through for one that has to end first.
 const JOBS_MAX: u64 = 200;
-const DAY: Duration = Duration::from_secs(86_400);
+/// Days of one job: more than there are.
+const DAYS_MAX: u64 = 1_000_000;
 
 pub(super) struct Work(pub(super) Reprocess);
 
@@ -132,8 +133,7 @@ impl Work {
         if at.lanes.iter().all(|lane| lane.done) {
             return Ok((Then::Done, None));
         }
-        self.pages(context, order, at, generation).await?;
-        then(Duration::ZERO, None)
+        self.pages(context, order.clone(), at, generation).await
     }
 
     /// Where a topic ends now.
@@ -166,64 +166,56 @@ impl Work {
         Ok(false)
     }
 
-    /// The days of the order in as many ranges as it asks for, of about as many raw events each.
+    /// The days of the order in as many ranges as it asks for, and how many raw events they have.
     async fn lanes(&self, order: &Order) -> Result<(Vec<Lane>, u64), JobError> {
-        let days = self.0.ground.days(order).await.map_err(retry)?;
-        let total: u64 = days.iter().map(|(_, raws)| raws).sum();
-        let share = total.div_ceil(order.parallelism as u64).max(1);
-        let mut lanes: Vec<Lane> = Vec::new();
-        let mut held = 0;
-        for (day, raws) in &days {
-            let wanted = (held / share).min(order.parallelism as u64 - 1);
-            if lanes.len() as u64 <= wanted {
-                let from = (*day).max(order.start_date);
-                lanes.push(Lane { from, to: from, after: None, day: None, done: false });
-            }
-            if let Some(lane) = lanes.last_mut() {
-                let end = Timestamp::from_millis(day.plus(DAY).as_millis() - 1);
-                lane.to = end.min(order.end_date);
-            }
-            held += raws;
-        }
-        Ok((lanes, total))
+        let days = self.0.ground.days(order, order.start_date, order.end_date, DAYS_MAX).await;
+        let days = days.map_err(retry)?;
+        let total = days.iter().map(|(_, raws)| raws).sum();
+        Ok((divided(&days, order.parallelism, order.start_date, order.end_date), total))
     }
 
-    /// A page of each lane that has one, side by side.
+    /// Pages of all lanes that have any, side by side, until it is time for a checkpoint.
     async fn pages(
         &self,
         context: &JobContext,
-        order: &Order,
+        order: Order,
         at: &mut At,
         generation: u64,
-    ) -> Result<(), JobError> {
+    ) -> Result<Advanced, JobError> {
+        let (config, dry_run) = (&self.0.config, order.dry_run);
         let chosen = Chosen::of(&order.transform.id, order.transform.version, order.transform.spec.clone());
-        let chosen = Arc::new(chosen.map_err(|error| JobError::Fatal(error.to_string()))?);
-        let bench = Bench {
-            ground: &*self.0.ground,
-            clock: &*self.0.clock,
-            order,
-            chosen: &chosen,
+        let page_bytes_max = usize::try_from(config.page_bytes_max.as_u64()).unwrap_or(usize::MAX);
+        let bench = Arc::new(Bench {
+            ground: self.0.ground.clone(),
+            clock: self.0.clock.clone(),
+            chosen: chosen.map_err(|error| JobError::Fatal(error.to_string()))?,
             limits: self.0.limits,
             generation,
-            output_topic: &self.0.config.output_topic,
-            dlq_topic: &self.0.dlq_topic,
+            received_until: at.received_until,
+            output_topic: config.output_topic.as_str().into(),
+            dlq_topic: self.0.dlq_topic.clone(),
             dlq_record_bytes_max: self.0.dlq_record_bytes_max,
-            page_bytes_max: usize::try_from(self.0.config.page_bytes_max.as_u64()).unwrap_or(usize::MAX),
-        };
-        context.confirm().await?;
-        let (received_until, first) = (at.received_until, at.totals.processed_batches);
-        let open = at.lanes.iter_mut().filter(|lane| !lane.done);
-        let working = (first..).zip(open).map(|(batch, lane)| {
-            let bench = &bench;
-            async move { bench.advance(lane, received_until, batch).await }
+            page_bytes_max: page_bytes_max / order.parallelism.max(1),
+            batches: at.totals.processed_batches.into(),
+            order,
         });
-        for totals in try_join_all(working).await? {
-            if !order.dry_run {
-                show(&totals);
-            }
-            at.totals.add(&totals);
+        context.confirm().await?;
+        let (began, cancelled) = (Instant::now(), context.cancelled());
+        let enough = || cancelled.is_cancelled() || began.elapsed() >= config.checkpoint_interval;
+        let Stretch { totals, failed } = bench.side_by_side(&mut at.lanes, &enough).await;
+        if !dry_run {
+            show(&totals);
         }
-        Ok(())
+        at.totals.add(&totals);
+        match failed {
+            // Pages that are done are kept; what failed comes first next time.
+            Some(error) if totals.processed_batches > 0 => {
+                tracing::warn!(job_id = context.job_id(), %error, "a range of a reprocess job failed, to be tried again");
+                Ok((Then::Continue(LOOK_EVERY), None))
+            }
+            Some(error) => Err(error),
+            None => Ok((Then::Continue(Duration::ZERO), None)),
+        }
     }
 
     fn finish(&self, context: &JobContext, order: &Order, at: &At) {

@@ -2,8 +2,9 @@
 //! what they became before, also where day, name, customer or the number of events changed.
 //!
 //! Promises:
-//! - A job goes on where it was after a crash, without skipping or doubling: it is a durable job ([`crate::job`]) with a
-//!   checkpoint after each page, and a page can be done twice.
+//! - A job goes on where it was after a crash, without skipping or doubling: it is a durable job ([`crate::job`]) whose
+//!   checkpoint, every `reprocess.checkpoint_interval`, stands behind pages that are durable; a page can be done twice.
+//! - Ranges of time go side by side, none waiting for another.
 //! - Running it twice changes nothing. Events that were corrected or deleted by hand stay as they are.
 //! - Memory does not grow with the range: pages are bounded by rows and by bytes.
 //! - It begins once the live stages have passed what the log had when it was started; what is received later is theirs.
@@ -17,6 +18,7 @@
 mod ground;
 pub mod http;
 mod job;
+mod lanes;
 mod list;
 mod order;
 mod page;
@@ -27,7 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use ground::{Former, Ground, Noted, Raw, RealGround, Standing};
-pub use order::{KIND, Lane, Order, Place, TASK_QUEUE, WORKFLOW, job_of};
+pub use lanes::Span;
+pub use order::{KIND, Order, Place, TASK_QUEUE, WORKFLOW, job_of};
 
 use crate::config::{self, Config};
 use crate::event::{Clock, Timestamp};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::lanes::Lane;
 use crate::event::{Scope, Timestamp};
 use crate::transform::Pinned;
 
@@ -95,19 +96,6 @@ pub fn job_of(workflow_id: &str) -> &str {
 /// The place of a raw event in the order of the table: customer, time, name, id.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Place(pub String, pub Timestamp, pub String, pub String);
-
-/// A range of days that one page after the other goes through.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Lane {
-    /// Both included.
-    pub(super) from: Timestamp,
-    pub(super) to: Timestamp,
-    /// The last raw event that was done, in the day that is at hand.
-    pub(super) after: Option<Place>,
-    /// The beginning of that day; none: the next one that has anything is to be found.
-    pub(super) day: Option<Timestamp>,
-    pub(super) done: bool,
-}
 
 /// What came of it, by the names of the documents.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

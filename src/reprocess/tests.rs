@@ -2,7 +2,7 @@
 //! same as if nothing had happened.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -11,7 +11,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::ground::day_of;
-use super::order::{Lane, Order, Totals};
+use super::lanes::Lane;
+use super::order::{Order, Totals};
 use super::page::Bench;
 use super::*;
 use crate::event::{ManualClock, Scope};
@@ -89,42 +90,32 @@ impl Fake {
     }
 }
 
-fn in_lane(place: &Place, lane: &Lane) -> bool {
-    place.1 >= lane.from && place.1 <= lane.to
+fn within(place: &Place, from: Timestamp, to: Timestamp) -> bool {
+    place.1 >= from && place.1 <= to
 }
 
 #[async_trait]
 impl Ground for Fake {
-    async fn days(&self, _: &Order) -> Result<Vec<(Timestamp, u64)>, StoreError> {
-        self.asked()?;
-        let mut days: BTreeMap<Timestamp, u64> = BTreeMap::new();
-        for place in self.world.lock().unwrap().raws.keys() {
-            *days.entry(day_of(place.1)).or_default() += 1;
-        }
-        Ok(days.into_iter().collect())
-    }
-
-    async fn next_day(
+    async fn days(
         &self,
         _: &Order,
-        lane: &Lane,
         from: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
+        to: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<(Timestamp, u64)>, StoreError> {
         self.asked()?;
-        let world = self.world.lock().unwrap();
-        Ok(world
-            .raws
-            .keys()
-            .filter(|place| in_lane(place, lane) && place.1 >= from)
-            .map(|p| day_of(p.1))
-            .min())
+        let mut days: BTreeMap<Timestamp, u64> = BTreeMap::new();
+        for place in self.world.lock().unwrap().raws.keys().filter(|place| within(place, from, to)) {
+            *days.entry(day_of(place.1)).or_default() += 1;
+        }
+        Ok(days.into_iter().take(usize::try_from(limit).unwrap()).collect())
     }
 
     async fn page(
         &self,
         _: &Order,
-        lane: &Lane,
-        day: Timestamp,
+        span: Span,
+        after: Option<&Place>,
         received_until: Timestamp,
         limit: usize,
         bytes_max: usize,
@@ -134,10 +125,9 @@ impl Ground for Fake {
         let mut bytes = 0;
         let mut found = Vec::new();
         for raw in world.raws.values() {
-            let fits = day_of(raw.place.1) == day
-                && in_lane(&raw.place, lane)
+            let fits = within(&raw.place, span.from, span.to)
                 && raw.received_at <= received_until
-                && lane.after.as_ref().is_none_or(|after| raw.place > *after);
+                && after.is_none_or(|after| raw.place > *after);
             if fits && found.len() < limit && bytes < bytes_max {
                 bytes += raw.payload.len();
                 found.push(raw.clone());
@@ -149,6 +139,7 @@ impl Ground for Fake {
     async fn former(
         &self,
         _: &Order,
+        _: Span,
         first: &Place,
         last: &Place,
     ) -> Result<BTreeMap<Place, Former>, StoreError> {
@@ -157,10 +148,10 @@ impl Ground for Fake {
         Ok(world.results.range(first.clone()..=last.clone()).map(|(p, f)| (p.clone(), f.clone())).collect())
     }
 
-    async fn standings(&self, _: &Scope, keys: &[Key]) -> Result<Vec<Option<Standing>>, StoreError> {
+    async fn standings(&self, _: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError> {
         self.asked()?;
         let world = self.world.lock().unwrap();
-        let standing = |key: &Key| {
+        let standing = |key: &&Key| {
             let (_, deleted, by_hand) = world.events.get(&row_of(key))?;
             Some(match (by_hand, deleted) {
                 (true, _) => Standing::Settled,
@@ -331,38 +322,59 @@ fn lived() -> World {
     world
 }
 
-/// Goes on from `lanes` until the end or a failure; a page that failed leaves its lane, as a checkpoint would.
-async fn run(
-    fake: &Fake,
-    chosen: &Arc<Chosen>,
-    order: &Order,
-    generation: u64,
-    lanes: &mut [Lane],
-    totals: &mut Totals,
-) -> Result<(), JobError> {
-    let clock = ManualClock::default();
-    let bench = Bench {
-        ground: fake,
-        clock: &clock,
-        order,
-        chosen,
-        limits: LIMITS,
-        generation,
-        output_topic: "out",
-        dlq_topic: "dlq",
-        dlq_record_bytes_max: 1 << 20,
-        page_bytes_max: 1 << 20,
-    };
-    while let Some(lane) = lanes.iter_mut().find(|lane| !lane.done) {
-        totals.add(&bench.advance(lane, Timestamp::from_millis(10), 0).await?);
-    }
-    Ok(())
+/// How far a job is, as its checkpoint has it.
+#[derive(Clone)]
+struct Kept {
+    lanes: Vec<Lane>,
+    totals: Totals,
 }
 
-fn lanes() -> Vec<Lane> {
-    let day = |day: i64| Timestamp::from_millis(day * 86_400_000);
-    let lane = |from, to: Timestamp| Lane { from, to, after: None, day: None, done: false };
-    vec![lane(day(0), Timestamp::from_millis(3 * 86_400_000 - 1)), lane(day(3), day(100))]
+impl Kept {
+    fn new() -> Self {
+        let day = |day: i64| Timestamp::from_millis(day * 86_400_000);
+        let lanes =
+            vec![Lane::new(day(0), Timestamp::from_millis(3 * 86_400_000 - 1)), Lane::new(day(3), day(100))];
+        Self { lanes, totals: Totals::default() }
+    }
+}
+
+/// Goes on from what is kept until the end or a failure, with a checkpoint after so many pages. What was done since the
+/// last one is either kept, or lost as in a crash.
+async fn run(
+    fake: &Arc<Fake>,
+    chosen: &Chosen,
+    order: &Order,
+    generation: u64,
+    kept: &mut Kept,
+    (pages, crashes): (usize, bool),
+) -> Result<(), JobError> {
+    let bench = Arc::new(Bench {
+        ground: fake.clone(),
+        clock: Arc::new(ManualClock::default()),
+        order: order.clone(),
+        chosen: chosen.clone(),
+        limits: LIMITS,
+        generation,
+        received_until: Timestamp::from_millis(10),
+        output_topic: "out".into(),
+        dlq_topic: "dlq".into(),
+        dlq_record_bytes_max: 1 << 20,
+        page_bytes_max: 1 << 20,
+        batches: AtomicU64::new(0),
+    });
+    while kept.lanes.iter().any(|lane| !lane.done) {
+        let (mut lanes, asked) = (kept.lanes.clone(), AtomicUsize::new(0));
+        let enough = || asked.fetch_add(1, Ordering::SeqCst) + 1 >= pages;
+        let stretch = bench.side_by_side(&mut lanes, &enough).await;
+        if stretch.failed.is_none() || !crashes {
+            kept.lanes = lanes;
+            kept.totals.add(&stretch.totals);
+        }
+        if let Some(error) = stretch.failed {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// The world after a job, with at most one failure in it, and what it counted.
@@ -373,17 +385,22 @@ async fn after(
     fails: Option<(usize, bool)>,
     change: fn(&mut Order),
 ) -> (World, Totals, usize) {
-    let chosen = Arc::new(chosen(text, generation));
+    let chosen = chosen(text, generation);
     let order = order(&chosen, change);
-    let mut fake = Fake { world: Mutex::new(world), calls: AtomicUsize::new(0), fails };
-    let (mut lanes, mut totals) = (lanes(), Totals::default());
-    let mut calls = 0;
-    while run(&fake, &chosen, &order, generation, &mut lanes, &mut totals).await.is_err() {
-        calls += fake.calls.swap(0, Ordering::SeqCst);
-        fake.fails = None;
+    let fake = |world, fails| Arc::new(Fake { world: Mutex::new(world), calls: AtomicUsize::new(0), fails });
+    let (mut kept, mut calls) = (Kept::new(), 0);
+    let mut now = fake(world, fails);
+    while run(&now, &chosen, &order, generation, &mut kept, (2, fails.is_some_and(|(call, _)| call % 2 == 0)))
+        .await
+        .is_err()
+    {
+        calls += now.calls.load(Ordering::SeqCst);
+        let world = std::mem::take(&mut *now.world.lock().unwrap());
+        now = fake(world, None);
     }
-    calls += fake.calls.load(Ordering::SeqCst);
-    (fake.world.into_inner().unwrap(), totals, calls)
+    calls += now.calls.load(Ordering::SeqCst);
+    let world = std::mem::take(&mut *now.world.lock().unwrap());
+    (world, kept.totals, calls)
 }
 
 /// The events that count.
@@ -516,18 +533,25 @@ async fn a_resend_that_was_passed_over_does_not_come_back() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_failures_in_a_row_and_any_batch_size_end_alike(failures in proptest::collection::vec((0..40_usize, any::<bool>()), 0..6), batch_size in 1..10_usize) {
+    fn any_failures_in_a_row_and_any_batch_size_end_alike(
+        failures in proptest::collection::vec((0..40_usize, any::<bool>(), any::<bool>()), 0..6),
+        batch_size in 1..10_usize,
+        pages in 1..6_usize,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (calm, ..) = runtime.block_on(after(lived(), SECOND, 2, None, |_| {}));
-        let chosen = Arc::new(chosen(SECOND, 2));
+        let chosen = chosen(SECOND, 2);
         let order = order(&chosen, |order| order.batch_size = batch_size);
-        let mut fake = Fake { world: Mutex::new(lived()), calls: AtomicUsize::new(0), fails: None };
-        let (mut lanes, mut totals) = (lanes(), Totals::default());
+        let (mut world, mut kept) = (lived(), Kept::new());
         for failure in failures.into_iter().map(Some).chain([None]) {
-            (fake.fails, fake.calls) = (failure, AtomicUsize::new(0));
-            let _ = runtime.block_on(run(&fake, &chosen, &order, 2, &mut lanes, &mut totals));
+            let fails = failure.map(|(call, had_effect, _)| (call, had_effect));
+            let fake = Arc::new(Fake { world: Mutex::new(world), calls: AtomicUsize::new(0), fails });
+            let how = (pages, failure.is_some_and(|(.., crashes)| crashes));
+            let _ = runtime.block_on(run(&fake, &chosen, &order, 2, &mut kept, how));
+            world = std::mem::take(&mut *fake.world.lock().unwrap());
         }
-        let world = fake.world.into_inner().unwrap();
+        prop_assert!(kept.lanes.iter().all(|lane| lane.done));
+        prop_assert_eq!(kept.totals.total_events_found, 9);
         prop_assert_eq!(live(&world), live(&calm));
         prop_assert_eq!(world.results, calm.results);
     }

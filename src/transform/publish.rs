@@ -1,5 +1,7 @@
 //! Events that transforms make, as records of the log, and what is kept of them to replace them later.
 
+use std::sync::{Arc, LazyLock};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -61,9 +63,20 @@ impl Key {
     }
 }
 
-fn header(name: &str, value: &str) -> Header {
-    Header { name: name.into(), value: Bytes::copy_from_slice(value.as_bytes()) }
-}
+/// In the order in which records have them; the last two only some do.
+static HEADER_NAMES: LazyLock<[Arc<str>; 7]> = LazyLock::new(|| {
+    [
+        "schema_version",
+        "project_id",
+        "environment_id",
+        "producer",
+        RAW_EVENT_ID_HEADER,
+        VERSION_HEADER,
+        DELETED_HEADER,
+    ]
+    .map(Arc::from)
+});
+static SCHEMA: LazyLock<Bytes> = LazyLock::new(|| SCHEMA_VERSION.to_string().into());
 
 impl Origin<'_> {
     /// The record of an event; `version` of reprocessed ones.
@@ -122,22 +135,24 @@ impl Origin<'_> {
         deleted: bool,
         now: Timestamp,
     ) -> NewRecord {
-        let mut headers = vec![
-            header("schema_version", &SCHEMA_VERSION.to_string()),
-            header("project_id", self.scope.project.as_str()),
-            header("environment_id", self.scope.environment.as_str()),
-            header("producer", self.producer),
-            header(RAW_EVENT_ID_HEADER, self.raw_event_id),
+        let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let values = [
+            Some(SCHEMA.clone()),
+            Some(copy(self.scope.project.as_str())),
+            Some(copy(self.scope.environment.as_str())),
+            Some(Bytes::from_static(self.producer.as_bytes())),
+            Some(copy(self.raw_event_id)),
+            version.map(|version| version.to_string().into()),
+            deleted.then(|| Bytes::from_static(b"1")),
         ];
-        headers.extend(version.map(|version| header(VERSION_HEADER, &version.to_string())));
-        if deleted {
-            headers.push(header(DELETED_HEADER, "1"));
-        }
+        let named = HEADER_NAMES.iter().zip(values);
+        let headers =
+            named.filter_map(|(name, value)| Some(Header { name: name.clone(), value: value? })).collect();
         NewRecord {
             key: Some(Bytes::copy_from_slice(self.key.unwrap_or(&event.distinct_id).as_bytes())),
             // Texts, numbers and JSON that was made here: none can fail to be written.
             value: serde_json::to_vec(event).unwrap_or_default().into(),
-            headers: headers.into(),
+            headers,
             timestamp: now,
         }
     }

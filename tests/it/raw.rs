@@ -198,7 +198,13 @@ async fn a_reprocess_that_is_killed_goes_on_where_it_was(log: Log) {
     let log = LogSettings::of(log).await;
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let args = ["--set=transform.cache_ttl=20ms", "--set=jobs.lease=2s", "--set=jobs.poll_interval=50ms"];
+    // A checkpoint after every page: so that it can be killed between two.
+    let args = [
+        "--set=transform.cache_ttl=20ms",
+        "--set=jobs.lease=2s",
+        "--set=jobs.poll_interval=50ms",
+        "--set=reprocess.checkpoint_interval=1ms",
+    ];
     let mut process = Process::serve_on(&data_dir, &log, &args).await;
     let payloads: Vec<Value> = (1..=150).map(|id| payload(id, 1 + id % 6)).collect();
     send(&process.client, &payloads).await;
@@ -235,7 +241,7 @@ async fn a_reprocess_that_is_killed_goes_on_where_it_was(log: Log) {
 async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was() {
     let times = |more: &[(&'static str, &'static str)]| {
         let backoff = [("jobs.backoff_min", "10ms"), ("jobs.backoff_max", "40ms")];
-        [&SETTINGS[..], &backoff[..], more].concat()
+        [&SETTINGS[..], &backoff[..], &[("reprocess.checkpoint_interval", "1ms")], more].concat()
     };
     let app = Sandbox::with(&times(&[])).await;
     let payloads: Vec<Value> = (1..=200).map(|id| payload(id, 1 + id % 6)).collect();
@@ -355,8 +361,10 @@ async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_me
         let payloads: Vec<Value> = (from..count.min(from + 1000))
             .map(|id| {
                 let mut payload = payload(id, 1);
+                // Day after day, as they would come.
+                let day = id * 168 / count;
                 payload["createdAt"] =
-                    json!(format!("2026-{:02}-{:02}T{:02}:00:00Z", 1 + id % 6, 1 + id / 6 % 28, id % 24));
+                    json!(format!("2026-{:02}-{:02}T{:02}:00:00Z", 1 + day / 28, 1 + day % 28, id % 24));
                 payload
             })
             .collect();
