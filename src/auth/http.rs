@@ -64,7 +64,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(
             resource("/api/projects/{project_id}")
                 .get(projects::show)
-                .patch(projects::rename)
+                .patch(projects::change)
                 .delete(projects::delete),
         )
         .service(

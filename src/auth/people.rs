@@ -42,6 +42,7 @@ pub struct Person {
 pub(super) struct Membership {
     pub project: ProjectId,
     pub name: Arc<str>,
+    pub time_zone: Arc<str>,
     pub role: Role,
     pub environments: Arc<[NamedEnvironment]>,
 }
@@ -420,9 +421,10 @@ impl People {
             let environments =
                 own.map(|one| NamedEnvironment { id: one.id.clone(), name: one.name.as_str().into() });
             let environments: Vec<NamedEnvironment> = environments.collect();
-            let name = named.iter().find(|one| one.id == member.project_id);
+            let own = named.iter().find(|one| one.id == member.project_id);
             Membership {
-                name: name.map_or_else(|| member.project_id.as_str().into(), |one| one.name.as_str().into()),
+                name: own.map_or_else(|| member.project_id.as_str().into(), |one| one.name.as_str().into()),
+                time_zone: own.map_or_else(|| "UTC".into(), |one| one.time_zone.as_str().into()),
                 project: member.project_id,
                 role: member.role,
                 environments: environments.into(),

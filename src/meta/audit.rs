@@ -14,6 +14,7 @@ use crate::event::{ProjectId, Timestamp};
 pub enum AuditAction {
     ProjectCreated,
     ProjectRenamed,
+    ProjectZoneChanged,
     ProjectDeleted,
     EnvironmentCreated,
     EnvironmentRenamed,
@@ -52,6 +53,7 @@ impl AuditAction {
     pub const ALL: &'static [Self] = &[
         Self::ProjectCreated,
         Self::ProjectRenamed,
+        Self::ProjectZoneChanged,
         Self::ProjectDeleted,
         Self::EnvironmentCreated,
         Self::EnvironmentRenamed,
@@ -90,6 +92,7 @@ impl AuditAction {
         match self {
             Self::ProjectCreated => "project_created",
             Self::ProjectRenamed => "project_renamed",
+            Self::ProjectZoneChanged => "project_zone_changed",
             Self::ProjectDeleted => "project_deleted",
             Self::EnvironmentCreated => "environment_created",
             Self::EnvironmentRenamed => "environment_renamed",

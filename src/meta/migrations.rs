@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0060_notices",
     "0090_schema_upcasts",
     "0091_watched_states",
+    "0100_project_time_zones",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

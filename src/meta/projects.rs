@@ -18,6 +18,8 @@ pub struct Model {
     pub id: ProjectId,
     /// Unique in the installation, 1–200 characters.
     pub name: String,
+    /// By its IANA name.
+    pub time_zone: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     /// From then on no finder returns it.
@@ -32,6 +34,8 @@ impl ActiveModelBehavior for ActiveModel {}
 /// A project (tenant).
 pub type Project = Model;
 
+/// The time zone that every project begins with.
+const FIRST_ZONE: &str = "UTC";
 /// The environments that every project begins with.
 const FIRST_ENVIRONMENTS: [&str; 2] = ["production", "development"];
 
@@ -82,28 +86,47 @@ impl Projects<'_> {
         Ok(made)
     }
 
-    /// Gives a project another name. `None`: there is no such project.
+    /// Gives a project another name, time zone, or both. `None`: there is no such project.
     ///
     /// # Errors
     /// [`MetaError::Exists`] for a name that is taken.
-    pub async fn rename(&self, project: &ProjectId, name: &str) -> Result<Option<Project>, MetaError> {
+    pub async fn change(
+        &self,
+        project: &ProjectId,
+        name: Option<&str>,
+        time_zone: Option<&str>,
+    ) -> Result<Option<Project>, MetaError> {
         let transaction = self.0.begin_write().await?;
         let found = living().filter(Column::Id.eq(project.clone())).one(&transaction).await;
         let Some(found) = self.0.track(found)? else { return Ok(None) };
         let now = self.0.now();
+        let changed = Model {
+            name: name.unwrap_or(&found.name).to_owned(),
+            time_zone: time_zone.unwrap_or(&found.time_zone).to_owned(),
+            updated_at: now,
+            ..found.clone()
+        };
         let update = Entity::update_many()
-            .col_expr(Column::Name, Expr::value(name))
+            .col_expr(Column::Name, Expr::value(&*changed.name))
+            .col_expr(Column::TimeZone, Expr::value(&*changed.time_zone))
             .col_expr(Column::UpdatedAt, Expr::value(now))
             .filter(Column::Id.eq(project.clone()));
         let updated = update.exec(&transaction).await;
         let taken = |error| MetaError::from(error).about("a project with this name", "the project");
         self.0.track(updated.map_err(taken))?;
-        let facts = json!({ "from": found.name, "to": name });
-        let action = AuditAction::ProjectRenamed;
-        let entry = audit::record(self.0, &transaction, Some(project), action, project.as_str(), facts);
-        self.0.track(entry.await)?;
+        for (given, action, from, to) in [
+            (name.is_some(), AuditAction::ProjectRenamed, &found.name, &changed.name),
+            (time_zone.is_some(), AuditAction::ProjectZoneChanged, &found.time_zone, &changed.time_zone),
+        ] {
+            if given {
+                let facts = json!({ "from": from, "to": to });
+                let entry =
+                    audit::record(self.0, &transaction, Some(project), action, project.as_str(), facts);
+                self.0.track(entry.await)?;
+            }
+        }
         self.0.track(super::commit(transaction).await)?;
-        Ok(Some(Model { name: name.to_owned(), updated_at: now, ..found }))
+        Ok(Some(changed))
     }
 
     /// Deletes a project: no finder returns it any more, its keys are revoked, its jobs end, its webhooks are told
@@ -180,6 +203,7 @@ pub(super) async fn insert(
     let project = Model {
         id: ProjectId::new(meta.new_id("proj_", now)),
         name: name.to_owned(),
+        time_zone: FIRST_ZONE.to_owned(),
         created_at: now,
         updated_at: now,
         deleted_at: None,
@@ -187,6 +211,7 @@ pub(super) async fn insert(
     let row = ActiveModel {
         id: ActiveValue::Set(project.id.clone()),
         name: ActiveValue::Set(project.name.clone()),
+        time_zone: ActiveValue::Set(project.time_zone.clone()),
         created_at: ActiveValue::Set(now),
         updated_at: ActiveValue::Set(now),
         deleted_at: ActiveValue::Set(None),

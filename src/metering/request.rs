@@ -12,7 +12,7 @@ use super::tally::Aggregation;
 use super::usage::{BACK, Group, Plan, Segment};
 use super::window::{Anchor, WindowSize, Windows};
 use crate::event::{Scope, Timestamp};
-use crate::http::{Problem, strict};
+use crate::http::{self, Problem};
 
 /// Most groups, filters and values of a filter.
 const GROUPS_MAX: usize = 5;
@@ -148,17 +148,7 @@ pub fn range(
 /// # Errors
 /// 400 with the nearest known name.
 pub fn zone(name: &Option<String>) -> Result<Tz, Problem> {
-    let Some(name) = given(name) else { return Ok(Tz::UTC) };
-    name.parse().map_err(|_| {
-        let known = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        let near =
-            known().find(|zone| zone.eq_ignore_ascii_case(name)).or_else(|| strict::nearest(name, known()));
-        let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        let message =
-            format!("timezone is {name:?}, which is not an IANA time zone such as Europe/Berlin{hint}");
-        let problem = Problem::invalid("timezone", message).with("given", name);
-        if let Some(near) = near { problem.with("valid", vec![near]) } else { problem }
-    })
+    given(name).map_or(Ok(Tz::UTC), |name| http::zone("timezone", name))
 }
 
 /// A window size of field `field`.

@@ -149,6 +149,10 @@ impl Question for Attributed {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         let calendar = range::calendar(self.timezone.as_deref(), None)?;
         let now = self.now.unwrap_or_else(|| query.clock.now());

@@ -76,6 +76,11 @@ pub(super) trait Question: DeserializeOwned + 'static {
     /// The environment that it names, to be refused if the key has another.
     fn environment_id(&self) -> Option<&str>;
 
+    /// Where it names its time zone, if it has one: that of its project counts where it names none.
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        None
+    }
+
     /// The answer is to be kept as a file: it may be longer, where the question does not say.
     fn export(&mut self, _: &config::Query) {}
 
@@ -142,7 +147,7 @@ async fn ask<Q: Question>(
                 fields.insert("exported".to_owned(), true.into());
             }
         }
-        Ok((answer(&question, &sent, &query, &access.scope, explain).await?, manner.format))
+        Ok((answer(question, sent, &query, &access.scope, explain).await?, manner.format))
     });
     let (answer, format) = answered.await?;
     Ok(match format {
@@ -156,12 +161,19 @@ async fn ask<Q: Question>(
 
 /// The answer to a question, remembered or new; one to be explained is always new.
 async fn answer<Q: Question>(
-    question: &Q,
-    sent: &Value,
+    mut question: Q,
+    mut sent: Value,
     query: &Query,
     scope: &Scope,
     explain: bool,
 ) -> Result<Value, Problem> {
+    if let Some(zone @ None) = question.timezone() {
+        let own = zone.insert(query.zone_of(&scope.project).await?);
+        // What is remembered is of this zone.
+        if let Some(fields) = sent.as_object_mut() {
+            fields.insert("timezone".to_owned(), own.as_str().into());
+        }
+    }
     let own = query.for_question(explain).within(scope);
     let ask = async {
         let answer = question.answer(&own, scope).await?;
@@ -170,7 +182,7 @@ async fn answer<Q: Question>(
     if explain {
         return ask.await;
     }
-    query.answers.get(&query.store, scope, Q::NAME, sent, query.clock.now(), ask).await
+    query.answers.get(&query.store, scope, Q::NAME, &sent, query.clock.now(), ask).await
 }
 
 /// The questions that can be kept, by the last part of their path.
@@ -200,7 +212,7 @@ pub(super) async fn ask_kind(
                 let message = "the question names another environment than its dashboard's";
                 return Err(Problem::invalid("environment_id", message).with("given", named));
             }
-            timed(Q::NAME, Q::duration(), answer(&question, sent, query, scope, false)).await
+            timed(Q::NAME, Q::duration(), answer(question, sent.clone(), query, scope, false)).await
         })
     }
     match kind {

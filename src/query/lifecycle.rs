@@ -171,6 +171,10 @@ impl Question for Lifecycle {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         let actors = query.actors(scope).await?;
         let asked = query.begin().await?;
@@ -220,6 +224,10 @@ impl Question for LifecyclePeople {
 
     fn environment_id(&self) -> Option<&str> {
         self.lifecycle.environment_id.as_deref()
+    }
+
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.lifecycle.timezone()
     }
 
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Self::Answer, Problem> {

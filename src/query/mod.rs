@@ -77,6 +77,7 @@ pub mod trace;
 pub mod trends;
 pub mod v1;
 pub mod values;
+mod zones;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,6 +124,7 @@ pub struct Query {
     fair: Arc<Fair>,
     project: Option<ProjectId>,
     journal: Arc<Journal>,
+    zones: zones::Zones,
 }
 
 /// What an answer says about itself.
@@ -207,6 +209,7 @@ impl Query {
             fair: Arc::default(),
             project: None,
             journal,
+            zones: zones::Zones::default(),
         }
     }
 

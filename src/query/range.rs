@@ -21,7 +21,7 @@ use chrono_tz::Tz;
 
 use super::interval::{Buckets, Calendar, Interval, TooManyBuckets, WeekStart};
 use crate::event::Timestamp;
-use crate::http::{Problem, strict};
+use crate::http::{Problem, zone};
 
 /// What a question says about time, as it was sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,27 +53,6 @@ impl Range {
     pub fn last(&self) -> Timestamp {
         Timestamp::from_millis(self.end.as_millis() - 1)
     }
-}
-
-/// Finds a time zone by its IANA name.
-///
-/// # Errors
-/// 400 with the nearest known name.
-pub fn zone(name: &str) -> Result<Tz, Problem> {
-    name.parse().map_err(|_| {
-        let known = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_lowercase();
-        let wanted = last(name);
-        let near = known()
-            .find(|zone| zone.eq_ignore_ascii_case(name) || last(zone) == wanted)
-            .or_else(|| strict::nearest(name, known()));
-        let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        let message = format!(
-            "timezone is {name:?}, which is not an IANA time zone such as UTC, Asia/Kathmandu or America/New_York{hint}"
-        );
-        let problem = Problem::invalid("timezone", message).with("given", name);
-        if let Some(near) = near { problem.with("valid", vec![near]) } else { problem }
-    })
 }
 
 /// Resolves where a range begins (before its first bucket is made whole) and ends.
@@ -148,7 +127,7 @@ pub fn backwards(from: Timestamp, last: Timestamp) -> Problem {
 /// # Errors
 /// 400: no such time zone.
 pub fn calendar(timezone: Option<&str>, week_start: Option<WeekStart>) -> Result<Calendar, Problem> {
-    let zone = timezone.map_or(Ok(Tz::UTC), zone)?;
+    let zone = timezone.map_or(Ok(Tz::UTC), |name| zone("timezone", name))?;
     Ok(Calendar { zone, week_start: week_start.unwrap_or_default() })
 }
 
@@ -523,7 +502,7 @@ mod tests {
             ("America/NewYork", "America/New_York"),
             ("Berlin", "Europe/Berlin"),
         ] {
-            assert_eq!(zone(given).unwrap_err().details["valid"][0], near);
+            assert_eq!(zone("timezone", given).unwrap_err().details["valid"][0], near);
         }
     }
 
@@ -533,7 +512,7 @@ mod tests {
             for zone in [Tz::UTC, chrono_tz::America::New_York] {
                 let _ = parse("date_to", &text, &in_zone(zone), Timestamp::from_millis(millis));
             }
-            let _ = zone(&text);
+            let _ = zone("timezone", &text);
         }
     }
 }

@@ -189,6 +189,10 @@ impl Question for Stickiness {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         let actors = query.actors(scope).await?;
         let asked = query.begin().await?;
@@ -236,6 +240,10 @@ impl Question for StickinessPeople {
 
     fn environment_id(&self) -> Option<&str> {
         self.stickiness.environment_id.as_deref()
+    }
+
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.stickiness.timezone()
     }
 
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Self::Answer, Problem> {

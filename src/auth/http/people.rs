@@ -95,7 +95,8 @@ pub(super) async fn me(request: HttpRequest, keys: Data<Keys>) -> Result<Json<Va
         .memberships
         .iter()
         .map(|one| {
-            json!({ "id": one.project, "name": one.name, "role": one.role, "environments": one.environments })
+            json!({ "id": one.project, "name": one.name, "time_zone": one.time_zone, "role": one.role,
+                    "environments": one.environments })
         })
         .collect();
     Ok(Json(json!({ "user": show(&user), "projects": projects })))

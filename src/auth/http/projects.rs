@@ -12,7 +12,7 @@ use super::{
 use crate::auth::{Access, Denied, Keys, Permission};
 use crate::config::Registration;
 use crate::event::{EnvironmentId, ProjectId};
-use crate::http::{BodyLimits, Problem, cursor, query_string};
+use crate::http::{BodyLimits, Problem, cursor, query_string, zone};
 use crate::meta::{Environment, Project};
 
 /// Entries of a page of the audit trail when the request does not say, and at most.
@@ -84,7 +84,15 @@ pub(super) async fn show(
     Ok(Json(show_project(&existing(&keys, &id).await?)))
 }
 
-pub(super) async fn rename(
+/// What of a project is to be otherwise.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    name: Option<String>,
+    time_zone: Option<String>,
+}
+
+pub(super) async fn change(
     request: HttpRequest,
     path: Path<String>,
     payload: Payload,
@@ -93,11 +101,16 @@ pub(super) async fn rename(
 ) -> Result<Json<Value>, Problem> {
     let id = ProjectId::new(path.into_inner());
     let access = manager(&request, &id).await?;
-    let asked: NewName = read(&request, payload, **limits).await?;
+    let asked: Change = read(&request, payload, **limits).await?;
+    let name = asked.name.as_deref().map(valid_name).transpose()?;
+    let time_zone = asked.time_zone.as_deref().map(|given| zone("time_zone", given)).transpose()?;
+    if name.is_none() && time_zone.is_none() {
+        return Err(Problem::invalid("name", "name or time_zone must be given"));
+    }
     let meta = keys.meta().by(access.actor());
-    let renamed = meta.projects().rename(&id, valid_name(&asked.name)?).await.map_err(problem)?;
+    let changed = meta.projects().change(&id, name, time_zone.map(|zone| zone.name())).await;
     keys.0.people.forget_all();
-    Ok(Json(show_project(&renamed.ok_or_else(|| not_found("project", id.as_str()))?)))
+    Ok(Json(show_project(&changed.map_err(problem)?.ok_or_else(|| not_found("project", id.as_str()))?)))
 }
 
 pub(super) async fn delete(
@@ -229,6 +242,7 @@ fn show_project(project: &Project) -> Value {
     json!({
         "id": project.id,
         "name": project.name,
+        "time_zone": project.time_zone,
         "created_at": project.created_at,
         "updated_at": project.updated_at,
     })

@@ -377,7 +377,18 @@ async fn projects_begin_with_two_environments_and_names_are_taken_once() {
 
     let path = format!("/api/projects/{}", made[0]["id"].as_str().unwrap());
     let (_, shown) = send!(service, request(&Method::GET, &path, Some(&bench.operator))).await;
-    assert_eq!(shown["name"], "shop");
+    assert_eq!((&shown["name"], &shown["time_zone"]), (&json!("shop"), &json!("UTC")));
+    for (asked, status, field, told) in [
+        (json!({ "time_zone": "Asia/Kathmandu" }), 200, "time_zone", json!("Asia/Kathmandu")),
+        (json!({ "name": "store", "time_zone": "Europe/Berlin" }), 200, "time_zone", json!("Europe/Berlin")),
+        (json!({ "name": "shop" }), 200, "time_zone", json!("Europe/Berlin")),
+        (json!({ "time_zone": "Berlin" }), 400, "details", json!({ "field": "time_zone", "given": "Berlin", "valid": ["Europe/Berlin"] })),
+        (json!({}), 400, "details", json!({ "field": "name" })),
+    ] {
+        let request = request(&Method::PATCH, &path, Some(&bench.operator)).set_json(&asked);
+        let (answered, answer) = send!(service, request).await;
+        assert_eq!((answered.as_u16(), &answer[field]), (status, &told), "{asked}: {answer}");
+    }
     let environments = format!("{path}/environments");
     let stage = json!({ "name": "staging" });
     for expected in [201, 409] {

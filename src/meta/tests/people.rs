@@ -231,7 +231,11 @@ async fn every_change_of_who_may_do_what_is_in_the_audit_trail_with_who_did_it(e
     let key = meta.api_keys().create(&project.id, new_key(&environments[0].id), 10).await.unwrap();
     meta.api_keys().revoke(&project.id, &key.id).await.unwrap();
     meta.api_keys().revoke(&project.id, &key.id).await.unwrap();
-    meta.projects().rename(&project.id, "store").await.unwrap().unwrap();
+    let renamed = meta.projects().change(&project.id, Some("store"), None).await.unwrap().unwrap();
+    assert_eq!((&*renamed.name, &*renamed.time_zone), ("store", "UTC"));
+    let moved = meta.projects().change(&project.id, None, Some("Asia/Kathmandu")).await.unwrap().unwrap();
+    assert_eq!(meta.projects().find(&project.id).await.unwrap(), Some(moved.clone()));
+    assert_eq!((&*moved.name, &*moved.time_zone), ("store", "Asia/Kathmandu"));
     meta.environments().rename(&project.id, &environments[0].id, "live").await.unwrap().unwrap();
     let entries = meta.audit_log().list(Some(&project.id), None, 100).await.unwrap();
     let actions: Vec<&str> = entries.iter().rev().map(|entry| &*entry.action).collect();
@@ -243,6 +247,7 @@ async fn every_change_of_who_may_do_what_is_in_the_audit_trail_with_who_did_it(e
         "key_created",
         "key_revoked",
         "project_renamed",
+        "project_zone_changed",
         "environment_renamed",
     ];
     assert_eq!(actions, expected);

@@ -199,6 +199,10 @@ impl Question for Funnel {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     fn export(&mut self, limits: &config::Query) {
         if let Some(breakdown) = &mut self.breakdown {
             breakdown.limit.get_or_insert(limits.breakdown_values_max);

@@ -74,6 +74,10 @@ impl Question for FunnelPeople {
         self.funnel.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.funnel.timezone()
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<People<Way>, Problem> {
         people(query, scope, self).await
     }

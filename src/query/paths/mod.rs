@@ -184,6 +184,10 @@ impl Question for Paths {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Answer, Problem> {
         let actors = query.actors(scope).await?;
         let plan = self.check(&query.limits, &actors, query.clock.now())?;

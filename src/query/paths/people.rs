@@ -45,6 +45,10 @@ impl Question for PathsPeople {
         self.paths.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.paths.timezone()
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Self::Answer, Problem> {
         let actors = query.actors(scope).await?;
         let plan = self.paths.check(&query.limits, &actors, query.clock.now())?;

@@ -49,6 +49,10 @@ impl Question for RetentionPeople {
         self.retention.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.retention.timezone()
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<Self::Answer, Problem> {
         let actors = query.actors(scope).await?;
         let now = query.clock.now();

@@ -195,6 +195,10 @@ impl Question for Trends {
         self.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        Some(&mut self.timezone)
+    }
+
     fn export(&mut self, _: &crate::config::Query) {
         if let Some(breakdown) = &mut self.breakdown {
             breakdown.export = true;

@@ -68,6 +68,10 @@ impl Question for TrendsPeople {
         self.trends.environment_id.as_deref()
     }
 
+    fn timezone(&mut self) -> Option<&mut Option<String>> {
+        self.trends.timezone()
+    }
+
     async fn answer(&self, query: &Query, scope: &Scope) -> Result<People<Events>, Problem> {
         let now = query.clock.now();
         self.trends.check(&query.limits, now, &Actors::new(scope, false))?;

@@ -1,0 +1,57 @@
+//! The time zones of projects: what a question is asked in that names none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Query, saved};
+use crate::event::ProjectId;
+use crate::http::Problem;
+
+/// How long a zone is taken from memory: within this time a change counts in every process.
+const KNOWN_FOR: Duration = Duration::from_secs(2);
+/// Zones in memory at most.
+const PROJECTS_MAX: usize = 10_000;
+/// Of projects that the database does not know, such as those of `auth.static_keys`.
+const ELSE: &str = "UTC";
+
+/// The zones that were read last, and when.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Zones(Arc<Mutex<HashMap<ProjectId, (Instant, String)>>>);
+
+impl Zones {
+    fn known(&self, project: &ProjectId) -> Option<(Instant, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(project).cloned()
+    }
+
+    fn keep(&self, project: &ProjectId, zone: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= PROJECTS_MAX && !known.contains_key(project) {
+            known.clear();
+        }
+        known.insert(project.clone(), (Instant::now(), zone.to_owned()));
+    }
+}
+
+impl Query {
+    /// The zone of a project; while the database is away, what it was last.
+    ///
+    /// # Errors
+    /// 503 while the metadata database does not answer and the zone was never read.
+    pub(super) async fn zone_of(&self, project: &ProjectId) -> Result<String, Problem> {
+        let Some(meta) = &self.database else { return Ok(ELSE.to_owned()) };
+        let known = self.zones.known(project);
+        if let Some((at, zone)) = &known
+            && at.elapsed() < KNOWN_FOR
+        {
+            return Ok(zone.clone());
+        }
+        let zone = match (meta.projects().find(project).await, known) {
+            (Ok(found), _) => found.map_or_else(|| ELSE.to_owned(), |project| project.time_zone),
+            (Err(_), Some((_, zone))) => zone,
+            (Err(error), None) => return Err(saved::problem(error)),
+        };
+        self.zones.keep(project, &zone);
+        Ok(zone)
+    }
+}
