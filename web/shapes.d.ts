@@ -111,10 +111,6 @@ type Load<T> = {
 };
 type LoadedProps = {of: Load<any>, children: (data: any) => any, what?: string};
 
-// lib/metrics.js
-type Sample = {name: string, labels: Record<string, string>, value: number};
-type Moment = {at: number, samples: Sample[]};
-
 // lib/router.js
 type Place = {
   /** the first part of the path: the name of the file in screens/ */
@@ -126,7 +122,7 @@ type Place = {
 
 // lib/session.js
 type Environment = {id: string, name: string};
-type Project = {id: string, name: string, role: string, environments: Environment[]};
+type Project = {id: string, name: string, time_zone: string, role: string, environments: Environment[]};
 type User = {id: string, email: string, name: string, is_admin: boolean};
 type Scope = {project: string, environment: string};
 

@@ -27,7 +27,7 @@ use crate::reprocess;
 use crate::rollup;
 use crate::schema;
 use crate::store::Store;
-use crate::telemetry::Recorder;
+use crate::telemetry::{Recorder, names};
 use crate::transform;
 use crate::web::{self as page, Pages};
 use crate::webhook;
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     config: Arc<Config>,
     roles: Arc<[Role]>,
     pools: Pools,
-    recorder: Recorder,
+    pub recorder: Recorder,
     pub capture: Option<web::Data<Capture>>,
     query: Option<web::Data<Query>>,
     /// Runs with the query role.
@@ -221,7 +221,22 @@ async fn operator(request: &HttpRequest) -> Result<Access, Problem> {
 
 async fn components(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
-    Ok(HttpResponse::Ok().json(readiness::report(&shared.pools.health, &shared.roles)))
+    let mut body = json!(readiness::report(&shared.pools.health, &shared.roles));
+    let mut breakers = shared.recorder.series(&[&names::BREAKER_STATE]);
+    breakers.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
+    let breakers = breakers.into_iter().map(|(_, labels, state)| {
+        let dependency = labels.split('"').nth(1).unwrap_or_default();
+        let state = if state < 1.0 {
+            "closed"
+        } else if state < 2.0 {
+            "half_open"
+        } else {
+            "open"
+        };
+        json!({ "dependency": dependency, "state": state })
+    });
+    body["breakers"] = breakers.collect();
+    Ok(HttpResponse::Ok().json(body))
 }
 
 async fn list_topics(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {

@@ -228,8 +228,9 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
     }
     if let Some(lags) = &shared.lags {
         let (lags, config, pools) = (lags.clone(), config.clone(), pools.clone());
+        let recorder = shared.recorder.clone();
         work.spawn_until_stop("lag history", restart, move || {
-            lags.clone().follow(config.clone(), pools.clone())
+            lags.clone().follow(config.clone(), pools.clone(), recorder.clone())
         });
     }
     if let Some(capture) = &shared.capture {

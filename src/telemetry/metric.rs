@@ -60,10 +60,25 @@ impl Recorder {
         self.0.render()
     }
 
+    /// The series of these metrics with what they are now: name, labels as they are written, value.
+    pub fn series(&self, wanted: &[&Metric]) -> Vec<(&'static str, String, f64)> {
+        series(&self.render(), wanted)
+    }
+
     /// Drops old samples of histograms; called every few seconds.
     pub fn upkeep(&self) {
         self.0.run_upkeep();
     }
+}
+
+fn series(text: &str, wanted: &[&Metric]) -> Vec<(&'static str, String, f64)> {
+    let read = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let metric = wanted.iter().find(|metric| metric.name == name)?;
+        Some((metric.name, labels.strip_suffix('}')?.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter_map(read).collect()
 }
 
 /// Installs the recorder on first use; the same one ever after. Call it before any handle is made: handles made
@@ -132,5 +147,22 @@ impl Counted {
     /// As [`Recorder::render`].
     pub fn render(&self) -> String {
         self.0.handle().render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_read_as_it_is_written() {
+        let text = "# TYPE breaker_state gauge\nbreaker_state{dependency=\"a log\"} 1\nbreaker_state_of 5\n\nup_total 3\n";
+        let found = |name: &'static str| {
+            let metric = Metric { name, kind: Kind::Gauge, labels: &[], help: "" };
+            series(text, &[&metric])
+        };
+        assert_eq!(found("breaker_state"), [("breaker_state", "dependency=\"a log\"".to_owned(), 1.0)]);
+        assert_eq!(found("up_total"), [("up_total", String::new(), 3.0)]);
+        assert_eq!(found("up"), []);
     }
 }

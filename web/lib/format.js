@@ -1,23 +1,27 @@
 // Numbers, times and sizes as the reader is used to them.
 import { Exact } from "./json.js";
-import { html, signal } from "./ui.js";
+import { session } from "./session.js";
+import { computed, html, signal } from "./ui.js";
 
 const ZONE = "flexflow.zone";
 const own = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
+/** The zone that the reader chose; none: the project's. */
+export const ownZone = signal(localStorage.getItem(ZONE) ?? "");
+export const projectZone = computed(() => session.place().project?.time_zone ?? "UTC");
 /** The zone that times are shown in, and questions are asked in. */
-export const zone = signal(localStorage.getItem(ZONE) || own);
+export const zone = computed(() => ownZone.value || projectZone.value);
 
 /** @param {string} name */
 export function setZone(name) {
   localStorage.setItem(ZONE, name);
-  zone.value = name;
+  ownZone.value = name;
 }
 
 /** @returns {string[]} */
 export function zones() {
   const known = /** @type {any} */ (Intl).supportedValuesOf?.("timeZone") ?? [];
-  return [...new Set(["UTC", own, ...known])];
+  return [...new Set(["UTC", own, projectZone.value, ...known])];
 }
 
 /**

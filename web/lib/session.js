@@ -148,7 +148,7 @@ async function everyProject(own) {
   const others = all.filter((/** @type {Project} */ one) => !own.some((mine) => mine.id === one.id));
   const named = others.map(async (/** @type {Project} */ one) => {
     const { environments } = await request(`/api/projects/${encodeURIComponent(one.id)}/environments`, { unscoped: true });
-    return { id: one.id, name: one.name, role: "owner", environments };
+    return { ...one, role: "owner", environments };
   });
   return [...own, ...(await Promise.all(named))];
 }

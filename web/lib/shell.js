@@ -4,7 +4,7 @@ import { Dialog, Field, Select } from "./parts.js";
 import { Search } from "./search.js";
 import { session } from "./session.js";
 import { setTheme, theme } from "./theme.js";
-import { setZone, zone, zones } from "./format.js";
+import { ownZone, projectZone, setZone, zones } from "./format.js";
 import { shortcuts, useShortcut } from "./keyboard.js";
 import { html, useCallback, useEffect, useState } from "./ui.js";
 
@@ -113,7 +113,7 @@ function Person({ onHelp }) {
 }
 
 export const Habits = () => html`<${Field} label="Theme"><${Select} value=${theme.value} options=${[["system", "As the system"], ["light", "Light"], ["dark", "Dark"]]} onChange=${setTheme} data-testid="theme" /><//>
-  <${Field} label="Time zone"><${Select} value=${zone.value} options=${zones()} onChange=${setZone} data-testid="zone" /><//>`;
+  <${Field} label="Time zone"><${Select} value=${ownZone.value} options=${[["", `The project's: ${projectZone.value}`], ...zones()]} onChange=${setZone} data-testid="zone" /><//>`;
 
 /** @param {{onClose: () => void}} props */
 function Help({ onClose }) {

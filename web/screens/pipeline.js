@@ -1,7 +1,6 @@
 // How the pipeline does: /pipeline, /pipeline/topics, /pipeline/jobs, /pipeline/checks.
-import { Badge, Card, Code, Dialog, Empty, Fault, get, Head, html, Loaded, Loading, number, place, post, pretty, request, Select, setQuery, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Dialog, Empty, Fault, get, Head, html, Loaded, number, place, post, pretty, request, Select, setQuery, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
-import { perMinute, sum, useMetrics } from "../lib/metrics.js";
 
 const TABS = /** @type {[string, string, string][]} */ ([
   ["", "Overview", "/pipeline"], ["topics", "Topics and lag", "/pipeline/topics"], ["jobs", "Jobs", "/pipeline/jobs"], ["checks", "Checks", "/pipeline/checks"],
@@ -27,8 +26,8 @@ function Overview() {
         { key: "state", title: "State", cell: (one) => html`<${Badge} kind=${KINDS[one.state] ?? "plain"}>${one.state}<//>` },
         { key: "reason", title: "Reason and cure", cell: (one) => one.reason ? html`${one.reason}` : html`<span class="muted">–</span>` },
         { key: "since", title: "Since", as: "ago" },
-      ]} /><//>`}<//>
-    <${Rates} />`;
+      ]} /><//>
+      <${Rates} breakers=${found.breakers} />`}<//>`;
 }
 
 const RATES = /** @type {[string, string][]} */ ([
@@ -36,42 +35,36 @@ const RATES = /** @type {[string, string][]} */ ([
   ["Dead letters", "consumer_dlq_messages_total"], ["Batches", "consumer_batches_written_total"],
 ]);
 
-/** What the process that answers counts, a minute. */
-function Rates() {
-  const { moments, error, reload } = useMetrics();
-  const last = moments[moments.length - 1];
-  if (error && !last) return html`<${Fault} error=${error} retry=${reload} />`;
-  if (!last) return html`<${Loading} what="counters" />`;
-  const x = moments.slice(1).map((one) => one.at);
-  const series = RATES.map(([label, name]) => ({ label, values: perMinute(moments, name) }));
-  const breakers = last.samples.filter((one) => one.name === "breaker_state");
-  return html`<div class="split">
-      <${Card} title="A minute, since this page was opened">
-        ${x.length > 1 ? html`<${Chart} label="Rates a minute" x=${x} series=${series} height=${220} />` : html`<p class="muted">The chart begins with the third look, in a few seconds.</p>`}
-        <${Table} label="Counters of this process" testid="rates" rows=${RATES.map(([label, name], index) => ({ label, total: sum(last.samples, name), rate: series[index]?.values.at(-1) }))} columns=${[
+const BREAKERS = /** @type {Record<string, string>} */ ({ closed: "good", half_open: "warning", open: "bad" });
+
+/** What the process that answers counted a minute, and how far each group was behind. @param {{breakers: any[]}} props */
+function Rates({ breakers }) {
+  const load = useLoad((signal) => get("/api/ops/lag", { history: true }, { signal }), [], { every: 5000 });
+  return html`<${Loaded} of=${load} what="counters">${({ history }) => {
+    const at = history.map((/** @type {any} */ one) => Date.parse(one.at));
+    const last = history.at(-1);
+    const grown = (/** @type {string} */ name) => at.slice(1).map((/** @type {number} */ now, /** @type {number} */ index) => ((history[index + 1].counted[name] - history[index].counted[name]) * 60_000) / (now - at[index]));
+    const series = RATES.map(([label, name]) => ({ label, values: grown(name) }));
+    const groups = [...new Set(history.flatMap((/** @type {any} */ one) => Object.keys(one.groups)))];
+    const lags = (groups.length > 0 ? groups : ["Lag"]).map((label) => ({ label, values: history.map((/** @type {any} */ one) => one.groups[label] ?? 0) }));
+    return html`<div class="split">
+      <${Card} title="A minute">
+        ${at.length > 1 ? html`<${Chart} label="Rates a minute" x=${at.slice(1)} series=${series} height=${220} />` : html`<p class="muted">The chart begins with the second look.</p>`}
+        <${Table} label="Counters of this process" testid="rates" rows=${RATES.map(([label, name], index) => ({ label, total: last?.counted[name], rate: series[index]?.values.at(-1) }))} columns=${[
           { key: "label", title: "What" }, { key: "rate", title: "A minute now", right: true, cell: (one) => number(one.rate, { maximumFractionDigits: 0 }) },
           { key: "total", title: "Since its start", right: true },
         ]} />
       <//>
       <div>
-        <${Card} title="Lag, records"><${Lags} /><//>
-        <${Card} title="Circuit breakers"><${Table} label="Circuit breakers" rows=${breakers} columns=${[
-          { key: "dependency", title: "Around", cell: (one) => html`<code>${one.labels.dependency}</code>` },
-          { key: "value", title: "State", cell: (one) => html`<${Badge} kind=${one.value === 0 ? "good" : one.value === 1 ? "warning" : "bad"}>${["closed", "half-open", "open"][one.value] ?? one.value}<//>` },
+        <${Card} title="Lag, records"><div data-testid="lag-history" data-looks=${at.length}><${Chart} label="Lag" x=${at} series=${lags} height=${140} /></div>
+          <p class="muted small">${number(last?.lag)} records wait for a group that reads them; looked at since <${Time} at=${history[0]?.at} />.</p><//>
+        <${Card} title="Circuit breakers"><${Table} label="Circuit breakers" testid="breakers" rows=${breakers} columns=${[
+          { key: "dependency", title: "Around", as: "code" },
+          { key: "state", title: "State", cell: (one) => html`<${Badge} kind=${BREAKERS[one.state]}>${one.state.replace("_", "-")}<//>` },
         ]} /><//>
-        <p class="muted small">Counters are those of the process that serves it; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
+        <p class="muted small">Counters are those of the process that serves it, since it began or for two hours; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
       </div>
     </div>`;
-}
-
-/** How far each group was behind. */
-function Lags() {
-  const load = useLoad((signal) => get("/api/ops/lag", { history: true }, { signal }), [], { every: 5000 });
-  return html`<${Loaded} of=${load} what="the lag">${({ history }) => {
-    const groups = [...new Set(history.flatMap((/** @type {any} */ one) => Object.keys(one.groups)))];
-    const series = (groups.length > 0 ? groups : ["Lag"]).map((label) => ({ label, values: history.map((/** @type {any} */ one) => one.groups[label] ?? 0) }));
-    return html`<div data-testid="lag-history" data-looks=${history.length}><${Chart} label="Lag" x=${history.map((/** @type {any} */ one) => Date.parse(one.at))} series=${series} height=${140} /></div>
-      <p class="muted small">${number(history.at(-1)?.lag)} records wait for a group that reads them; looked at since <${Time} at=${history[0]?.at} />.</p>`;
   }}<//>`;
 }
 

@@ -103,7 +103,7 @@ function One({ id }) {
     <${Fault} error=${change.error} />
     <div class="split"><div>
       <${Card} title="Versions">${one.versions.slice().reverse().map((/** @type {any} */ version, /** @type {number} */ index) => html`<details key=${version.version} open=${index === 0} data-testid="version">
-        <summary>Version ${String(version.version)} <span class="muted small"><${Time} at=${version.created_at} />${version.created_by ? html` by <bdi>${version.created_by}</bdi>` : ""}</span></summary><${Code} text=${pretty(version.definition)} label=${`Version ${version.version}`} /></details>`)}<//>
+        <summary>Version ${String(version.version)} <span class="muted small"><${Time} at=${version.created_at} />${version.created_by ? html` by <bdi>${version.created_by}</bdi>` : ""}</span></summary><${Code} text=${pretty(version.definition)} label=${`Version ${version.version}`} />${version.upcast ? html`<p class="muted small">What events of version ${String(version.version - 1)} become in it:</p><${Code} text=${pretty(version.upcast)} label=${`Upcast to version ${version.version}`} />` : null}</details>`)}<//>
     </div><div>
       <${Card} title="Rules"><div class="form">
         <${Field} label="What does not fit"><${Select} value=${one.policy} options=${POLICIES} disabled=${!owner || change.busy} onChange=${(policy) => change.run({ policy })} data-testid="policy" /><//>

@@ -1,5 +1,5 @@
 // Settings: /settings (you), /settings/project, /settings/members, /settings/keys, /settings/audit, /settings/people.
-import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, put, request, Secret, Select, session, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, projectZone, put, request, Secret, Select, session, Table, Tabs, Time, toast, useAction, useLoad, useState, zones } from "../lib/page.js";
 import { Habits } from "../lib/shell.js";
 import { Filters } from "../insights/filters.js";
 import { saidFilters } from "../insights/question.js";
@@ -79,9 +79,16 @@ function Project({ project, owner }) {
     toast(`${shown?.name} was deleted`);
     await session.load();
   });
+  const move = useAction(async (time_zone) => {
+    await patch(at, { time_zone }, { unscoped: true });
+    toast(`Times are shown in ${time_zone} now`);
+    await session.load();
+  });
   return html`<div class="grid">
     <${Card} title="Project">
       <dl class="facts"><dt>Name</dt><dd><bdi>${shown?.name}</bdi></dd><dt>Id</dt><dd><code>${project}</code> <${Copy} text=${project} /></dd></dl>
+      <${Fault} error=${move.error} />
+      <div class="spaced"><${Field} label="Time zone" hint="Of its times, and of questions that name none."><${Select} value=${projectZone.value} options=${zones()} disabled=${!owner || move.busy} onChange=${move.run} data-testid="project-zone" /><//></div>
       ${owner ? html`<div class="form spaced"><${NameForm} key=${shown?.name} label="Rename it" action="Rename" testid="rename-project" onSave=${async (name) => { await patch(at, { name }, { unscoped: true }); toast("Renamed"); await session.load(); }} />
         <div><button class="danger" onClick=${() => setGone(true)}>Delete the project…</button></div></div>` : null}
     <//>

@@ -108,7 +108,7 @@ pub(super) async fn change(
         return Err(Problem::invalid("name", "name or time_zone must be given"));
     }
     let meta = keys.meta().by(access.actor());
-    let changed = meta.projects().change(&id, name, time_zone.map(|zone| zone.name())).await;
+    let changed = meta.projects().change(&id, name, time_zone.map(chrono_tz::Tz::name)).await;
     keys.0.people.forget_all();
     Ok(Json(show_project(&changed.map_err(problem)?.ok_or_else(|| not_found("project", id.as_str()))?)))
 }

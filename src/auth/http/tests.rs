@@ -382,7 +382,12 @@ async fn projects_begin_with_two_environments_and_names_are_taken_once() {
         (json!({ "time_zone": "Asia/Kathmandu" }), 200, "time_zone", json!("Asia/Kathmandu")),
         (json!({ "name": "store", "time_zone": "Europe/Berlin" }), 200, "time_zone", json!("Europe/Berlin")),
         (json!({ "name": "shop" }), 200, "time_zone", json!("Europe/Berlin")),
-        (json!({ "time_zone": "Berlin" }), 400, "details", json!({ "field": "time_zone", "given": "Berlin", "valid": ["Europe/Berlin"] })),
+        (
+            json!({ "time_zone": "Berlin" }),
+            400,
+            "details",
+            json!({ "field": "time_zone", "given": "Berlin", "valid": ["Europe/Berlin"] }),
+        ),
         (json!({}), 400, "details", json!({ "field": "name" })),
     ] {
         let request = request(&Method::PATCH, &path, Some(&bench.operator)).set_json(&asked);

@@ -261,6 +261,25 @@ impl Browser {
         .await;
     }
 
+    /// Drags one thing onto another with the mouse.
+    pub(crate) async fn drag(&self, from: &str, onto: &str) {
+        let mut steps = vec![json!({ "type": "pointerMove", "origin": "viewport", "x": 1, "y": 1 })];
+        for (css, held) in [(from, false), (onto, true)] {
+            self.find(css).await;
+            let found = json!({ ELEMENT: self.element("css selector", css).await.unwrap() });
+            // It is dragged once it has moved a little, and is over a thing once it moves there.
+            for (x, y) in [(0, 0), (5, 5)] {
+                steps.push(json!({ "type": "pointerMove", "duration": 50, "origin": found, "x": x, "y": y }));
+                if !held && x == 0 {
+                    steps.push(json!({ "type": "pointerDown", "button": 0 }));
+                }
+            }
+        }
+        steps.push(json!({ "type": "pointerUp", "button": 0 }));
+        let mouse = json!({ "type": "pointer", "id": "mouse", "parameters": { "pointerType": "mouse" }, "actions": steps });
+        self.order("actions", json!({ "actions": [mouse] })).await.unwrap();
+    }
+
     /// Puts this text into a field instead of what it has.
     pub(crate) async fn fill(&self, id: &str, text: &str) {
         self.fill_in(&format!("[data-testid=\"{id}\"]"), text).await;

@@ -44,9 +44,14 @@ async fn save(stage: &Stage, event: &str, name: &str, dashboard: Option<&str>) {
     browser.reads("notices", "Saved to").await;
 }
 
-/// The second tile goes before the first, and back again.
+/// The second tile goes before the first, and back again; then by the mouse.
 async fn earlier(stage: &Stage) {
     let browser = &stage.browser;
+    for order in [["Sales <b>", "Views"], ["Views", "Sales <b>"]] {
+        let tile = |number: usize| format!("[data-testid=tile]:nth-child({number})");
+        browser.drag(&format!("{} header", tile(2)), &tile(1)).await;
+        has(stage, &order).await;
+    }
     for order in [["Sales <b>", "Views"], ["Views", "Sales <b>"]] {
         for control in ["tile-menu", "tile-earlier"] {
             browser.click_on(&format!("[data-testid=tile]:nth-child(2) [data-testid={control}]")).await;

@@ -30,23 +30,9 @@ const DRAWN_BY: [&str; 19] = [
 ];
 
 /// Controls that no test uses, and why that may be.
-const UNUSED: [(&str, &str); 16] = [
+const UNUSED: [(&str, &str); 2] = [
     ("app.js: Reload", "comes up when a file of the page does not load"),
     ("lib/shell.js: API reference", "opens another tab"),
-    ("screens/attribution.js: All rules", "not yet"),
-    ("screens/attribution.js: Version", "not yet"),
-    ("screens/attribution.js: model", "not yet"),
-    ("screens/pipeline.js: Create them", "comes up while a topic is missing"),
-    ("screens/schemas.js: All schemas", "not yet"),
-    ("screens/schemas.js: Version", "not yet"),
-    ("screens/schemas.js: compatibility", "not yet"),
-    ("screens/transforms.js: All transforms", "not yet"),
-    ("screens/transforms.js: Last day", "not yet"),
-    ("screens/transforms.js: Look at it", "not yet"),
-    ("screens/transforms.js: dry", "not yet"),
-    ("screens/transforms.js: outcome", "not yet"),
-    ("screens/transforms.js: pending", "not yet"),
-    ("screens/transforms.js: samples", "not yet"),
 ];
 
 /// The end of what begins at `from` with something in braces in it.

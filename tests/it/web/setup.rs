@@ -33,6 +33,19 @@ pub(super) async fn count(browser: &Browser, css: &str, wanted: usize) {
     browser.until(&format!("{wanted} of {css}"), &script).await;
 }
 
+/// Waits until this element has this JSON as its text, however it is laid out.
+async fn tells(browser: &Browser, css: &str, wanted: &Value) {
+    eventually(&format!("{css} tells {wanted}"), || async {
+        let script = "const found = document.querySelector(arguments[0]); return found && (found.value ?? found.innerText)";
+        let text = browser.run(script, vec![json!(css)]).await;
+        match serde_json::from_str::<Value>(text.as_str().unwrap_or_default()) {
+            Ok(told) if told == *wanted => Ok(()),
+            _ => Err(text.to_string()),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_is_made_tried_paused_and_says_what_it_delivered() {
     let settings =
@@ -172,6 +185,7 @@ async fn schemas_transforms_and_rules_are_made_tried_and_changed() {
     let stage = Stage::logged_in(&settings).await;
     a_schema(&stage).await;
     a_transform(&stage).await;
+    a_transform_is_deleted(&stage).await;
     a_rule(&stage).await;
     stage.close().await;
 }
@@ -217,11 +231,44 @@ async fn a_schema(stage: &Stage) {
     browser.is_clean("the next version").await;
     browser.click("make-version").await;
     count(browser, "[data-testid=version]", 2).await;
+    an_upcast(stage, &made).await;
     browser.choose("policy", "reject").await;
     only(stage, "/api/schemas", "schemas", "the policy is kept", |one| one["policy"] == "reject").await;
     browser.goto("/schemas").await;
     browser.reads("schemas", "Refuse what does not fit").await;
     browser.is_clean("schemas").await;
+    browser.click_on("[data-testid=schemas] tbody a").await;
+    browser.pick("(//summary[starts-with(normalize-space(.), 'Version')])[last()]").await;
+    tells(
+        browser,
+        "[data-testid=version][open] pre[aria-label='Version 1']",
+        &made["versions"][0]["definition"],
+    )
+    .await;
+    browser.press("All schemas").await;
+    browser.click_on("[data-testid=schemas] tbody a").await;
+    browser.choose("compatibility", "none").await;
+    only(stage, "/api/schemas", "schemas", "the next may be anything", |one| one["compatibility"] == "none")
+        .await;
+    browser.press("Delete…").await;
+    browser.click("confirm").await;
+    browser.reads("empty", "No schema yet").await;
+    assert_eq!(operator(stage, "/api/schemas").await["schemas"], json!([]));
+}
+
+/// The next version comes with an upcast, which the page shows.
+async fn an_upcast(stage: &Stage, made: &Value) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    let upcast = json!({"definition": {"type": "object", "properties": {"cost": {"type": "number"}}},
+                        "upcast": "properties = [{ name = 'cost', value = 'number(price)' }]"});
+    let at = format!("/api/schemas/{}/versions", made["id"].as_str().unwrap());
+    let (status, third) = client.operator_post(&at, &upcast).await;
+    assert_eq!(status, 201, "{third}");
+    browser.reload().await;
+    let kept = operator(stage, "/api/schemas").await["schemas"][0]["versions"][2]["upcast"].clone();
+    assert!(kept.is_object(), "{kept}");
+    tells(browser, "pre[aria-label='Upcast to version 3']", &kept).await;
+    browser.is_clean("a schema with an upcast").await;
 }
 
 async fn a_transform(stage: &Stage) {
@@ -232,14 +279,24 @@ async fn a_transform(stage: &Stage) {
     browser.press("raw").await;
     browser.click("try").await;
     browser.reads("tried", "1 become events").await;
-    browser.fill("spec", "{no").await;
-    browser.click("try").await;
-    browser.reads("fault", "The transform is not JSON").await;
     let toml = |name: &str| {
         format!(
             "[[event]]\nevent_name = \"'{name}'\"\ndistinct_id = \"orgId\"\ntimestamp = \"time(createdAt)\""
         )
     };
+    browser.fill("samples", "[{}, {}]").await;
+    browser.click("try").await;
+    let built_in = operator(stage, "/api/transforms/default").await["spec"].clone();
+    let asked = json!({"spec": built_in, "samples": [{}, {}]});
+    let (status, tried) = client.operator_post("/api/transforms/test", &asked).await;
+    assert_eq!((status, &tried["dropped"]), (200, &json!(2)), "{tried}");
+    browser.reads("tried", "0 become events, 2 dropped, 0 errors").await;
+    browser.reads("tried", tried["results"][1]["reason"].as_str().unwrap()).await;
+    let payload = json!({"id": "call-1", "orgId": "org-1", "createdAt": "2026-01-31T12:00:00Z"});
+    browser.fill("samples", &payload.to_string()).await;
+    browser.fill("spec", "{no").await;
+    browser.click("try").await;
+    browser.reads("fault", "The transform is not JSON").await;
     browser.fill("spec", &toml("called")).await;
     browser.click("try").await;
     browser.reads("tried", "\"called\"").await;
@@ -259,13 +316,16 @@ async fn a_transform(stage: &Stage) {
     browser.goto("/transforms/raw").await;
     browser.reads("raws", "raw-1").await;
     browser.reads("raw-counts", "published").await;
+    raw_events_are_chosen(stage).await;
     browser.is_clean("raw events").await;
-    browser.click("reprocess").await;
-    browser.see("from").await;
-    browser.run("document.querySelector('[data-testid=from]').value = '2026-01-01'", vec![]).await;
-    browser.is_clean("the form of a reprocess").await;
-    browser.click("start").await;
-    browser.reads("jobs", "succeeded").await;
+    reprocess(browser, &["pending", "dry"]).await;
+    let asked = operator(stage, "/v1/events/raw/reprocess").await["workflows"][0]["request"].clone();
+    let told = ["pending", "dry_run", "start_date", "end_date"].map(|name| asked[name].clone());
+    let wanted =
+        [json!(true), json!(true), json!("2026-01-01T00:00:00.000Z"), json!("2026-01-31T23:59:59.000Z")];
+    assert_eq!(told, wanted, "{asked}");
+    browser.goto("/transforms/raw").await;
+    reprocess(browser, &[]).await;
     eventually("the event has its new name", || async {
         let (_, found) = client.get("/api/query/events?event=spoken").await;
         if found["events"].as_array().is_some_and(|all| all.len() == 1) {
@@ -275,6 +335,76 @@ async fn a_transform(stage: &Stage) {
         }
     })
     .await;
+}
+
+/// Raw events by what became of them.
+async fn raw_events_are_chosen(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    for (outcome, shown) in [("dropped", ("empty", "No raw events")), ("published", ("raws", "raw-1"))] {
+        let (_, listed) = client.get(&format!("/v1/events/raw/list?outcome={outcome}")).await;
+        let count = listed["raw_events"].as_array().unwrap().len();
+        assert_eq!(count, usize::from(outcome == "published"), "{listed}");
+        browser.choose("outcome", outcome).await;
+        browser.reads(shown.0, shown.1).await;
+        self::count(browser, "[data-testid=raws] tbody tr", count).await;
+    }
+    browser.press("Refresh").await;
+    browser.reads("raws", "raw-1").await;
+}
+
+/// Reprocesses a month by the form, and waits until no job of it runs any more.
+async fn reprocess(browser: &Browser, boxes: &[&str]) {
+    browser.click("reprocess").await;
+    for (day, value) in [("from", "2026-01-01"), ("to", "2026-01-31")] {
+        browser.see(day).await;
+        let script = format!("document.querySelector('[data-testid={day}]').value = '{value}'");
+        browser.run(&script, vec![]).await;
+    }
+    for one in boxes {
+        browser.click(one).await;
+    }
+    browser.is_clean("the form of a reprocess").await;
+    browser.click("start").await;
+    let ended = "const rows = [...document.querySelectorAll('[data-testid=jobs] tbody tr')]; \
+                 return rows.length > 0 && rows.every((row) => row.innerText.includes('succeeded'))";
+    browser.until("the jobs have succeeded", ended).await;
+}
+
+/// What a version said is looked at; a transform that is deleted leaves the one that is built in.
+async fn a_transform_is_deleted(stage: &Stage) {
+    let browser = &stage.browser;
+    browser.goto("/transforms").await;
+    browser.press("raw").await;
+    browser.press("All transforms").await;
+    browser.press("raw").await;
+    browser
+        .pick("//*[@data-testid='versions']//tr[td[1][normalize-space(.)='1']]//button[.='Look at it']")
+        .await;
+    let id = operator(stage, "/api/transforms").await["items"][0]["id"].clone();
+    let versions = operator(stage, &format!("/api/transforms/{}/versions", id.as_str().unwrap())).await;
+    let first = versions["items"].as_array().unwrap().iter().find(|one| one["version"] == 1).unwrap();
+    tells(browser, "[data-testid=spec]", &first["spec"]).await;
+    browser.press("Delete…").await;
+    browser.press("Keep it").await;
+    browser.press("Delete…").await;
+    browser.click("confirm").await;
+    browser.reads("transforms", "built in").await;
+}
+
+/// Waits until the table of credit has the names and numbers that the API answers.
+async fn credited(stage: &Stage, rule: &Value, mut asked: Value) {
+    asked["rule_id"] = rule.clone();
+    let (status, answer) = stage.app.client.post("/api/query/attribution", &asked).await;
+    assert_eq!(status, 200, "{answer}");
+    let rows = answer["results"].as_array().unwrap().iter();
+    let rows: Vec<Value> = rows.map(|row| json!([row["name"], row["conversions"].to_string()])).collect();
+    let script = format!(
+        "const rows = [...document.querySelectorAll('[data-testid=credit] tbody tr')] \
+         .map((row) => [row.cells[0].innerText.trim(), row.cells[1].innerText.trim()]); \
+         return JSON.stringify(rows) === JSON.stringify({}) || JSON.stringify(rows)",
+        json!(rows)
+    );
+    stage.browser.until(&format!("{asked} is shown"), &script).await;
 }
 
 async fn a_rule(stage: &Stage) {
@@ -316,17 +446,42 @@ async fn a_rule(stage: &Stage) {
     browser.reads("credit", "12.5").await;
     browser.reads("conversions", "ad clicked").await;
     browser.is_clean("a rule").await;
+    for (control, value, asked) in [
+        ("by", "source", json!({"by": "source", "date_from": "-30d"})),
+        ("range", "-7d", json!({"by": "source", "date_from": "-7d"})),
+        ("by", "day", json!({"by": "day", "date_from": "-7d"})),
+        ("range", "all", json!({"by": "day", "date_from": "all"})),
+    ] {
+        browser.choose(control, value).await;
+        credited(stage, &rule["id"], asked).await;
+    }
     browser.click("edit").await;
     browser.fill("rule-name", "Clicks").await;
     browser.fill("rule-look_back", "2d").await;
+    browser.pick("//select[@name='model']/option[@value='linear']").await;
     browser.click("save-rule").await;
     count(browser, "[data-testid=version]", 2).await;
-    only(stage, "/api/attribution/rules", "rules", "it is changed", |one| one["name"] == "Clicks").await;
+    only(stage, "/api/attribution/rules", "rules", "it is changed", |one| {
+        one["name"] == "Clicks" && one["model"] == "linear"
+    })
+    .await;
     browser.click("recompute").await;
     browser.reads("notices", "computed anew").await;
     browser.goto("/attribution").await;
     browser.reads("rules", "Clicks").await;
     browser.is_clean("rules").await;
+    a_rule_is_deleted(stage, &rule).await;
+}
+
+/// What its first version said is looked at; then it goes.
+async fn a_rule_is_deleted(stage: &Stage, rule: &Value) {
+    let browser = &stage.browser;
+    browser.press("Clicks").await;
+    browser.pick("(//summary[starts-with(normalize-space(.), 'Version')])[1]").await;
+    let at = format!("/api/attribution/rules/{}/versions", rule["id"].as_str().unwrap());
+    let versions = operator(stage, &at).await["versions"].clone();
+    tells(browser, "[data-testid=version][open] pre", &versions[1]["definition"]).await;
+    browser.press("All rules").await;
     browser.press("Clicks").await;
     browser.click("delete").await;
     browser.click("confirm").await;

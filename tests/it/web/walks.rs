@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Stage;
 use super::setup::{count, operator};
-use crate::support::Browser;
+use crate::support::{Browser, eventually};
 
 const ENTER: &str = "\u{e007}";
 const ESCAPE: &str = "\u{e00c}";
@@ -39,6 +39,7 @@ async fn every_screen_and_list_is_reached_by_what_leads_to_it() {
     events(&stage).await;
     pipeline(&stage).await;
     crowd(&stage).await;
+    clocks(&stage).await;
     nothing_yet(&stage).await;
     stage.close().await;
 }
@@ -181,7 +182,35 @@ async fn events(stage: &Stage) {
     browser.is_clean("live, cleared").await;
 }
 
-/// How far behind the groups were is known before the page is opened.
+/// Waits until the page has each component and each breaker as the API tells them, and all of it is as it should be.
+async fn components(stage: &Stage, fits: impl Fn(&[Vec<String>]) -> bool) {
+    let text = |one: &Value, name: &str| one[name].as_str().unwrap_or("–").to_owned();
+    eventually("the page tells what the API tells", || async {
+        let told = operator(stage, "/api/ops/components").await;
+        let (parts, breakers) = (told["components"].as_array().unwrap(), told["breakers"].as_array().unwrap());
+        let parts: Vec<Vec<String>> =
+            parts.iter().map(|one| ["name", "state", "reason"].map(|name| text(one, name)).to_vec()).collect();
+        let breakers: Vec<Vec<String>> = breakers
+            .iter()
+            .map(|one| vec![text(one, "dependency"), text(one, "state").replace('_', "-")])
+            .collect();
+        let mut shown = Vec::new();
+        for (id, columns) in [("components", 3), ("breakers", 2)] {
+            let script = "return [...document.querySelectorAll(`[data-testid=${arguments[0]}] tbody tr`)] \
+                .map((row) => [...row.cells].slice(0, arguments[1]).map((cell) => cell.innerText.replace(/^[●▲■] /, '').trim()))";
+            let rows = stage.browser.run(script, vec![json!(id), json!(columns)]).await;
+            shown.push(serde_json::from_value::<Vec<Vec<String>>>(rows).unwrap());
+        }
+        if shown == [parts.clone(), breakers] && !shown[1].is_empty() && fits(&parts) {
+            Ok(())
+        } else {
+            Err(format!("{shown:?}, {told}"))
+        }
+    })
+    .await;
+}
+
+/// How far behind the groups were is known before the page is opened, and every component tells how it is.
 async fn pipeline(stage: &Stage) {
     let browser = &stage.browser;
     browser.goto("/pipeline").await;
@@ -195,13 +224,64 @@ async fn pipeline(stage: &Stage) {
     let looks = told["history"].as_array().unwrap();
     assert!(looks.len() > 3 && looks.iter().all(|look| look["lag"].is_u64()), "{told}");
     assert_eq!(operator(stage, "/api/ops/lag").await.get("history"), None);
+    let stored: Vec<u64> =
+        looks.iter().map(|look| look["counted"]["consumer_records_stored_total"].as_u64().unwrap()).collect();
+    assert!(stored.is_sorted() && stored.last() > Some(&0), "{stored:?}");
     browser.is_clean("the lag over time").await;
+    components(stage, |rows| rows.iter().all(|row| row[1] == "up" && row[2] == "–")).await;
+    let down = "document.querySelector('[data-testid=rates]').scrollIntoView({ block: 'end' })";
+    browser.run(down, vec![]).await;
+    browser.picture("pipeline").await;
+    stage.app.running.log().delete_topic("prod_events_v4").await.unwrap();
+    let missing = |row: &Vec<String>| {
+        row[0] == "topics"
+            && row[1] != "up"
+            && row[2].contains("missing: prod_events_v4; `flexflow topics create`")
+    };
+    components(stage, |rows| rows.iter().any(missing)).await;
+    browser.goto("/pipeline/topics").await;
+    browser.press("Create them").await;
+    browser.reads("notices", "Created: prod_events_v4").await;
     browser.goto("/pipeline/checks").await;
     browser.press("Check again").await;
     browser.click("audit").await;
     browser.reads("audit-answer", "Balanced").await;
     browser.press("Audit again").await;
     browser.reads("audit-answer", "Balanced").await;
+}
+
+/// Times are by the project's clocks, until somebody takes others; questions that name no zone are asked in it.
+async fn clocks(stage: &Stage) {
+    let (browser, client) = (&stage.browser, &stage.app.client);
+    browser.goto("/settings/project").await;
+    browser.choose("project-zone", "Pacific/Chatham").await;
+    browser.reads("notices", "Pacific/Chatham").await;
+    let path = format!("/api/projects/{}", stage.project);
+    assert_eq!(operator(stage, &path).await["time_zone"], "Pacific/Chatham");
+    browser.is_clean("the zone of a project").await;
+    browser.picture("settings").await;
+    let trail = operator(stage, &format!("{path}/audit-log")).await;
+    assert_eq!(trail["entries"][0]["action"], "project_zone_changed", "{trail}");
+    eventually("questions are asked in it", || async {
+        let (_, answer) = client.post("/api/query/trends", &json!({"series": [{"event": "seen"}]})).await;
+        if answer["meta"]["timezone"] == "Pacific/Chatham" { Ok(()) } else { Err(answer["meta"].to_string()) }
+    })
+    .await;
+    let shown_in = |zone: &str| {
+        format!(
+            "const found = document.querySelector('[data-testid=events-table] time'); if (!found) return 'none'; \
+             const wanted = new Intl.DateTimeFormat(undefined, {{ hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3, \
+               timeZone: '{zone}' }}).format(new Date(found.dateTime)); \
+             return found.innerText.includes(wanted) && found.title.includes(found.dateTime) || found.innerText"
+        )
+    };
+    browser.goto("/events").await;
+    browser.until("events are shown in the project's zone", &shown_in("Pacific/Chatham")).await;
+    browser.click("person").await;
+    browser.choose("zone", "Asia/Kabul").await;
+    browser.until("events are shown in the reader's zone", &shown_in("Asia/Kabul")).await;
+    browser.pick("//*[@data-testid='zone']/option[starts-with(., 'The project')]").await;
+    browser.until("events are shown in the project's zone again", &shown_in("Pacific/Chatham")).await;
 }
 
 /// More people, and more events, than one page of a list has.
@@ -273,7 +353,7 @@ async fn nothing_yet(stage: &Stage) {
     }
     let key = stage.key(&stage.project, &json!(other)).await;
     // What is sent before the page listens is not of those that arrive in its sight.
-    crate::support::eventually("one arrives", || async {
+    eventually("one arrives", || async {
         stage.send(&key, &json!({"event": "first", "distinct_id": "ada"})).await;
         if browser.has("[data-testid=arrived]").await { Ok(()) } else { Err("none arrived".to_owned()) }
     })
