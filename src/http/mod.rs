@@ -4,7 +4,7 @@
 //!   request id and logs its cause. Answers that actix makes itself (404, 405, …) get the same body. The one exception:
 //!   a request whose head is not HTTP, or comes too slowly, is closed by the connection with an empty 400 or 408.
 //! - [`body::read`] reads a body within bounds, [`strict::json`] and [`strict::query_string`] read it strictly.
-//! - [`zone`] finds a time zone by its name.
+//! - [`zone()`] finds a time zone by its name.
 //! - [`cursor`] makes the opaque cursors of keyset pages.
 //! - [`server::serve`] makes a listener.
 

@@ -15,9 +15,9 @@ use super::cohorts::{self, Cohorts};
 use super::extraction::Uses;
 use super::filter::Filters;
 use super::statement::{self, View};
-use super::{Query, session, test_accounts};
+use super::{Query, saved, session, test_accounts};
 use crate::event::Scope;
-use crate::http::Problem;
+use crate::http::{ErrorCode, Problem};
 use crate::store::{Property, Sql};
 
 /// How long a scope that was merged by another process may be taken for one without merges. Merges by this process
@@ -34,8 +34,7 @@ pub(super) struct Actors(Arc<Inner>);
 struct Inner {
     scope: Scope,
     merged: bool,
-    cohorts: Option<Cohorts>,
-    test_accounts: Arc<Filters>,
+    kept: Kept,
     columns: Columns,
     uses: Option<Arc<Uses>>,
     /// Person properties that were asked for; a place here is a column of the join.
@@ -44,31 +43,40 @@ struct Inner {
     sessions: Mutex<Vec<Sql>>,
 }
 
+static UNFILTERED: Filters = Filters(Vec::new());
+
+/// What the metadata database keeps of a scope.
+#[derive(Clone, Debug)]
+enum Kept {
+    /// Read just now, or when the database last answered.
+    Read { cohorts: Cohorts, test_accounts: Arc<Filters> },
+    /// It does not answer, and did not since this process asks about the scope.
+    Away,
+    /// Nobody asked.
+    Unasked,
+}
+
 impl Actors {
     /// Of a scope that has merges, or has not; its cohorts are not known. For checks without the store.
     pub(super) fn new(scope: &Scope, merged: bool) -> Self {
-        let known = (None, Arc::default(), Columns::default(), None);
-        Self::of(scope, merged, known)
+        Self::of(scope, merged, Kept::Unasked, (Columns::default(), None))
     }
 
     /// The same of a scope without merges that has these cohorts.
     #[cfg(test)]
     pub(super) fn with_cohorts(scope: &Scope, cohorts: Cohorts) -> Self {
-        Self::of(scope, false, (Some(cohorts), Arc::default(), Columns::default(), None))
+        let kept = Kept::Read { cohorts, test_accounts: Arc::default() };
+        Self::of(scope, false, kept, (Columns::default(), None))
     }
 
     fn known(scope: &Scope, known: Known, uses: &Arc<Uses>) -> Self {
-        let Known { merged, cohorts, test_accounts, columns, .. } = known;
-        Self::of(scope, merged, (Some(cohorts), test_accounts, columns, Some(uses.clone())))
+        let Known { merged, kept, columns, .. } = known;
+        Self::of(scope, merged, kept, (columns, Some(uses.clone())))
     }
 
-    fn of(
-        scope: &Scope,
-        merged: bool,
-        (cohorts, test_accounts, columns, uses): (Option<Cohorts>, Arc<Filters>, Columns, Option<Arc<Uses>>),
-    ) -> Self {
+    fn of(scope: &Scope, merged: bool, kept: Kept, (columns, uses): (Columns, Option<Arc<Uses>>)) -> Self {
         let (scope, keys, sessions) = (scope.clone(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { scope, merged, cohorts, test_accounts, columns, uses, keys, sessions }))
+        Self(Arc::new(Inner { scope, merged, kept, columns, uses, keys, sessions }))
     }
 
     /// The event's property `key`: from its column where it was promoted, else from the text.
@@ -82,14 +90,28 @@ impl Actors {
         Property::new(key)
     }
 
-    /// The cohorts of the scope; none: they are not known.
-    pub(super) fn cohorts(&self) -> Option<&Cohorts> {
-        self.0.cohorts.as_ref()
+    /// The cohorts of the scope; none: nobody asked for them.
+    ///
+    /// # Errors
+    /// 503: the metadata database does not answer.
+    pub(super) fn cohorts(&self) -> Result<Option<&Cohorts>, Problem> {
+        match &self.0.kept {
+            Kept::Read { cohorts, .. } => Ok(Some(cohorts)),
+            Kept::Away => Err(saved::away()),
+            Kept::Unasked => Ok(None),
+        }
     }
 
     /// The filters that leave the scope's own people out.
-    pub(super) fn test_accounts(&self) -> &Filters {
-        &self.0.test_accounts
+    ///
+    /// # Errors
+    /// 503: the metadata database does not answer.
+    pub(super) fn test_accounts(&self) -> Result<&Filters, Problem> {
+        match &self.0.kept {
+            Kept::Read { test_accounts, .. } => Ok(test_accounts),
+            Kept::Away => Err(saved::away()),
+            Kept::Unasked => Ok(&UNFILTERED),
+        }
     }
 
     /// Rows of one column: the acting ids of a static cohort's members.
@@ -390,8 +412,7 @@ struct Known {
     /// Of the store's count of merges, when it was asked.
     generation: u64,
     merged: bool,
-    cohorts: Cohorts,
-    test_accounts: Arc<Filters>,
+    kept: Kept,
     columns: Columns,
 }
 
@@ -415,13 +436,26 @@ impl Query {
         let overrides = Actors::new(scope, true).overrides();
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
         let merged = !self.select::<(u8,)>(sql).await?.is_empty();
-        let cohorts = cohorts::load(self, scope).await?;
-        let test_accounts = test_accounts::load(self, scope).await?;
+        let kept = self.kept(scope).await?;
         let columns = self.store.promoted_columns().await.map_err(super::problem)?;
         let columns = Arc::new(columns.into_iter().collect());
-        let known = Known { at: Instant::now(), generation, merged, cohorts, test_accounts, columns };
+        let known = Known { at: Instant::now(), generation, merged, kept, columns };
         self.merged.set(scope, known.clone());
         Ok(Actors::known(scope, known, &self.uses))
+    }
+
+    /// While the metadata database is away, what it kept last: questions that need nothing of it are answered.
+    async fn kept(&self, scope: &Scope) -> Result<Kept, Problem> {
+        let read = async {
+            let cohorts = cohorts::load(self, scope).await?;
+            Ok(Kept::Read { cohorts, test_accounts: test_accounts::load(self, scope).await? })
+        };
+        match read.await {
+            Err(Problem { code: ErrorCode::ServiceUnavailable, .. }) => {
+                Ok(self.merged.get(scope).map_or(Kept::Away, |known| known.kept))
+            }
+            other => other,
+        }
     }
 
     /// Forgets what is known of the scope's people: a cohort changed.

@@ -196,13 +196,13 @@ pub(super) fn condition(filter: &Filter, path: &str, ground: &Ground<'_>) -> Res
 /// Holds for the events of the cohort's members.
 ///
 /// # Errors
-/// 400: no such cohort.
+/// 400: no such cohort. 503: the metadata database does not answer.
 pub(super) fn member(id: &str, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
     if id == ALL {
         return Ok(Sql::new("true"));
     }
     // A check without the store: whether there is such a cohort is found out with it.
-    let Some(cohorts) = ground.actors.cohorts() else { return Ok(Sql::new("true")) };
+    let Some(cohorts) = ground.actors.cohorts()? else { return Ok(Sql::new("true")) };
     let definition = cohorts.get(id).ok_or_else(|| {
         let shown: String = id.chars().take(100).collect();
         let message = format!("{field}: no cohort of this project and environment has the id {shown:?}");

@@ -164,7 +164,7 @@ impl List {
         let ground = Ground { calendar: &utc, now, limits, actors };
         let mut conditions = filter::conditions(&self.properties, "properties", &ground)?;
         if self.filter_test_accounts {
-            conditions.extend(filter::conditions(actors.test_accounts(), "filter_test_accounts", &ground)?);
+            conditions.extend(filter::conditions(actors.test_accounts()?, "filter_test_accounts", &ground)?);
         }
         if !self.event.is_empty() {
             conditions.push(Sql::new("event_name IN ").list(&self.event));

@@ -187,7 +187,7 @@ pub(super) fn shared(
     let mut all = conditions(filters, "filters", ground)?;
     all.extend(people.map(|people| people.condition("filter", ground)).transpose()?);
     if filter_test_accounts {
-        all.extend(conditions(ground.actors.test_accounts(), "filter_test_accounts", ground)?);
+        all.extend(conditions(ground.actors.test_accounts()?, "filter_test_accounts", ground)?);
     }
     Ok(all)
 }

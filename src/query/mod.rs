@@ -209,7 +209,7 @@ impl Query {
             fair: Arc::default(),
             project: None,
             journal,
-            zones: zones::Zones::default(),
+            zones: zones::Zones::new(config),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use flexflow::app::{Options, Role};
 use serde_json::{Value, json};
@@ -52,7 +53,19 @@ async fn a_postgres_that_is_killed_and_comes_back_costs_no_event_and_needs_no_re
     let url = postgres.database().await;
     // Keys are asked for again at every request that they can be.
     let settings = [("auth.key_cache_ttl", "10ms"), ("auth.stale_key_ttl", "10m")];
-    let app = Arc::new(on(&url, &[Role::Capture, Role::Auth], &settings).await);
+    let app = Arc::new(on(&url, &[Role::Capture, Role::Query, Role::Auth], &settings).await);
+    let cohort = json!({ "name": "some", "distinct_ids": ["ann"] });
+    let (status, cohort) = app.client.operator_post("/api/cohorts", &cohort).await;
+    assert_eq!(status, 201, "{cohort}");
+    let of_cohort = json!({
+        "series": [{ "event": "opened" }], "refresh": true,
+        "filters": [{ "type": "cohort", "value": cohort["id"] }],
+    });
+    let asked = async || {
+        let (status, answer) = app.client.post("/api/query/trends", &of_cohort).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    asked().await;
     let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     #[expect(clippy::disallowed_methods, reason = "the senders are joined below")]
     let senders: Vec<_> = (0..4)
@@ -82,6 +95,11 @@ async fn a_postgres_that_is_killed_and_comes_back_costs_no_event_and_needs_no_re
     for _ in 0..2 {
         postgres.kill();
         more("events are taken without the database").await;
+        // Longer than what a scope has is taken from memory without asking.
+        let away_since = Instant::now();
+        while away_since.elapsed() < Duration::from_millis(1500) {
+            asked().await;
+        }
         let (status, answer) = app.client.operator_post("/api/projects", &json!({ "name": "x" })).await;
         assert_eq!((status, &answer["code"]), (503, &json!("service_unavailable")), "{answer}");
         eventually("auth says that it cannot work", || async {
@@ -111,12 +129,19 @@ async fn a_postgres_that_is_down_at_start_is_waited_for_without_standing_still()
     let postgres = Postgres::start();
     let url = postgres.database().await;
     postgres.kill();
-    let static_key = "[{ sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\", project_id = \"p\", environment_id = \"e\", scopes = [\"ingest\"] }]";
-    // The sandbox waits until it is ready, which capture alone is, degraded.
-    let app = on(&url, &[Role::Capture], &[("auth.static_keys", static_key)]).await;
+    let static_key = "[{ sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\", project_id = \"p\", environment_id = \"e\", scopes = [\"ingest\", \"query\"] }]";
+    // The sandbox waits until it is ready, which these are, degraded.
+    let app = on(&url, &[Role::Capture, Role::Query], &[("auth.static_keys", static_key)]).await;
     assert!(app.running.first_run().is_none());
     let known = Client { key: "password".to_owned(), ..app.client.clone() };
     assert_eq!(known.capture(&event()).await.0, 202, "a key of the configuration needs no database");
+    let question = json!({ "series": [{ "event": "signup" }] });
+    let (status, answer) = known.post("/api/query/trends", &question).await;
+    assert_eq!(status, 200, "neither does a question: {answer}");
+    let of_cohort =
+        json!({ "series": [{ "event": "signup" }], "filters": [{ "type": "cohort", "value": "c" }] });
+    let (status, answer) = known.post("/api/query/trends", &of_cohort).await;
+    assert_eq!(status, 503, "but for one about what the database keeps: {answer}");
     let unknown = Client { key: format!("ff_{}", "x".repeat(43)), ..app.client.clone() };
     assert_eq!(unknown.capture(&event()).await.0, 503);
     postgres.restart();

@@ -350,7 +350,8 @@ async fn stored_events(client: &Client) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_memory() {
-    let count: usize = std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(6000, |count| count.parse().unwrap());
+    let count: usize =
+        std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(30_000, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let log = LogSettings::of(Log::Embedded).await;
     let args =

@@ -1,7 +1,7 @@
 //! Ordered funnels with steps that may be left out.
 //!
 //! Such a funnel is all those funnels together that leave some of these steps out; never the last one: whoever does not
-//! come to it has only not come so far. In each of them every rule of the [fold](super::fold) holds, over the steps that
+//! come to it has only not come so far. In each of them every rule of the [fold] holds, over the steps that
 //! it has: an exclusion reaches from the first of them that is not before its `from` step to the first that is not
 //! before its `to` step. Of what a person comes to in all of them, the furthest step counts; of those the attempt that
 //! no exclusion has found before one that is tainted, then the one that got there first, then the one that took most

@@ -13,12 +13,15 @@ pub(super) fn problem(error: MetaError) -> Problem {
         MetaError::Full { max, setting, .. } => Problem::new(ErrorCode::ValidationError, error.to_string())
             .with("max", max)
             .with("setting", setting),
-        MetaError::Unavailable(_) | MetaError::Schema { .. } => {
-            let message = "the metadata database does not answer now; try again after a moment";
-            Problem::unavailable(message, Duration::from_secs(1)).because(error)
-        }
+        MetaError::Unavailable(_) | MetaError::Schema { .. } => away().because(error),
         other => Problem::internal(other),
     }
+}
+
+/// The answer while that database is away.
+pub(super) fn away() -> Problem {
+    let message = "the metadata database does not answer now; try again after a moment";
+    Problem::unavailable(message, Duration::from_secs(1))
 }
 
 /// Refuses a name that nobody could call.
