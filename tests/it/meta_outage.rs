@@ -47,6 +47,17 @@ async fn processes_on_one_postgres_make_one_project_and_believe_each_others_keys
     there.stop().await;
 }
 
+/// Makes a cohort, and the question about its members.
+async fn question_of_a_cohort(client: &Client) -> Value {
+    let cohort = json!({ "name": "some", "distinct_ids": ["ann"] });
+    let (status, cohort) = client.operator_post("/api/cohorts", &cohort).await;
+    assert_eq!(status, 201, "{cohort}");
+    json!({
+        "series": [{ "event": "opened" }], "refresh": true,
+        "filters": [{ "type": "cohort", "value": cohort["id"] }],
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_is_killed_and_comes_back_costs_no_event_and_needs_no_restart() {
     let postgres = Postgres::start();
@@ -54,13 +65,7 @@ async fn a_postgres_that_is_killed_and_comes_back_costs_no_event_and_needs_no_re
     // Keys are asked for again at every request that they can be.
     let settings = [("auth.key_cache_ttl", "10ms"), ("auth.stale_key_ttl", "10m")];
     let app = Arc::new(on(&url, &[Role::Capture, Role::Query, Role::Auth], &settings).await);
-    let cohort = json!({ "name": "some", "distinct_ids": ["ann"] });
-    let (status, cohort) = app.client.operator_post("/api/cohorts", &cohort).await;
-    assert_eq!(status, 201, "{cohort}");
-    let of_cohort = json!({
-        "series": [{ "event": "opened" }], "refresh": true,
-        "filters": [{ "type": "cohort", "value": cohort["id"] }],
-    });
+    let of_cohort = question_of_a_cohort(&app.client).await;
     let asked = async || {
         let (status, answer) = app.client.post("/api/query/trends", &of_cohort).await;
         assert_eq!(status, 200, "{answer}");
