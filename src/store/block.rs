@@ -39,6 +39,8 @@ pub struct EventRow<'a> {
 
 /// So many rows tell how long the others are.
 const TELLING_ROWS: usize = 64;
+/// Room for rows to come that is made at once, whatever a few very long ones promise: no machine may refuse it.
+const ROOM_AHEAD_MAX: usize = 32 << 20;
 
 /// Texts of one column, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl Texts {
             // is what building a block would else spend most on. A few rows tell little.
             let (rows, rows_max) = (self.ends.len(), self.ends.capacity());
             let expected = self.bytes.len() * 9 / 8 / rows.max(1) * rows_max.saturating_sub(rows);
-            let most = if rows < TELLING_ROWS { self.bytes.len() * 3 } else { usize::MAX };
+            let most = if rows < TELLING_ROWS { 0 } else { ROOM_AHEAD_MAX }.max(self.bytes.len() * 3);
             self.bytes.reserve(text.len() + expected.min(most));
         }
         self.bytes.extend_from_slice(text.as_bytes());
@@ -336,6 +338,17 @@ pub(super) mod tests {
         block.push(&EventRow { customer_id: "c", version: 1, is_deleted: true, ..row("b", "{}") });
         let used: Vec<&str> = block.used_columns().into_iter().map(|(name, _)| name).collect();
         assert!(["customer_id", "version", "is_deleted"].iter().all(|name| used.contains(name)), "{used:?}");
+    }
+
+    #[test]
+    fn a_few_very_long_rows_do_not_reserve_as_much_for_all_others() {
+        let mut block = EventBlock::with_capacity(20_000);
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(100 << 10));
+        for rows in 0..200 {
+            block.push(&row("a", if rows < 80 { &long } else { "{}" }));
+        }
+        let properties = &block.texts[11].bytes;
+        assert!(properties.len() > 8_000_000 && properties.capacity() < 2 * ROOM_AHEAD_MAX);
     }
 
     #[test]
