@@ -233,9 +233,10 @@ impl Sender {
             }
         }
         for (id, ready) in by_broker {
-            // Nothing is under way, and whoever was answered last is back: more would only come later. One request takes
-            // along all that there is for its broker.
-            let gathered = |broker: &Broker| broker.under_way == 0 && ready.queued >= broker.crowd;
+            // Callers come back in crowds. With half of them a request goes out, so that one half is served while the
+            // other half's request is at the broker; it takes along all that there is for its broker.
+            let gathered =
+                |broker: &Broker| broker.under_way < 2 && ready.queued >= broker.crowd.div_ceil(2);
             if ready.due || self.brokers.get(&id).is_none_or(gathered) {
                 self.send_to(id, &ready.keys, now);
             }
