@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::pools::Pools;
 use super::topics;
 use crate::config::Config;
-use crate::event::{EnvironmentId, ProjectId};
+use crate::event::ProjectId;
 use crate::meta::Meta;
 use crate::store::Store;
 
@@ -52,8 +52,9 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
         ),
         topics_finding(config, pools).await,
     ];
+    findings.push(configured(&pools.meta).await);
     if let Some(store) = &pools.store {
-        findings.push(environments(config, pools, store).await);
+        findings.push(environments(pools, store).await);
         match store.check().await {
             Ok(checked) => findings.extend(checked.into_iter().map(|finding| Finding {
                 name: finding.name,
@@ -72,19 +73,13 @@ pub(super) async fn run(config: &Config, pools: &Pools) -> Vec<Finding> {
 }
 
 /// Environments that stored events name and that no project has: events nobody can ask for.
-async fn environments(config: &Config, pools: &Pools, store: &Store) -> Finding {
+async fn environments(pools: &Pools, store: &Store) -> Finding {
     let looked = async {
         let stored = store.scopes(SCOPES_MAX).await.map_err(|error| error.to_string())?;
         let known = pools.meta.environments().known(&stored).await.map_err(|error| error.to_string())?;
-        let is_known = |(project, environment): &&(ProjectId, EnvironmentId)| {
-            known.iter().any(|one| one.id == *environment && one.project_id == *project)
-                || config.auth.static_keys.iter().any(|key| {
-                    key.environment_id == environment.as_str() && key.project_id == project.as_str()
-                })
-        };
         let stray: Vec<String> = stored
             .iter()
-            .filter(|scope| !is_known(scope))
+            .filter(|scope| !known.contains(*scope))
             .map(|(project, environment)| format!("{environment} (project {project})"))
             .collect();
         if stray.is_empty() {
@@ -94,6 +89,22 @@ async fn environments(config: &Config, pools: &Pools, store: &Store) -> Finding 
     };
     let cure = "whoever sent them used another installation's keys or this database is not theirs: restore the metadata database, or list them in auth.static_keys";
     Finding::new("environments", looked.await, cure)
+}
+
+/// Projects that the configuration names and that are deleted: their keys go on, and nobody else sees them.
+async fn configured(meta: &Meta) -> Finding {
+    let outcome = match meta.deleted_configured().await {
+        Err(error) => Err(error.to_string()),
+        Ok(deleted) if deleted.is_empty() => {
+            Ok("no project that the configuration names is deleted".to_owned())
+        }
+        Ok(deleted) => {
+            let ids: Vec<&str> = deleted.iter().map(ProjectId::as_str).collect();
+            Err(format!("the configuration names projects that are deleted: {}", ids.join(", ")))
+        }
+    };
+    let cure = "take them out of auth.static_keys and consumer.sources, or give those another project_id";
+    Finding::new("configured_projects", outcome, cure)
 }
 
 fn meta_message(meta: &Meta) -> String {

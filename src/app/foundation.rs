@@ -1,5 +1,5 @@
-//! What an installation stands on: the tables of the metadata database, and the first project. Laid at start; while the
-//! database is down, as soon as it is back.
+//! What an installation stands on: the tables of the metadata database, the first project, and the rows of what the
+//! configuration names. Laid at start; while the database is down or lacks its tables, as soon as it is ready.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -55,14 +55,15 @@ impl Foundation {
         }
     }
 
-    /// Tries once; true: the database does not answer, try again later.
+    /// Tries once; true: the database does not answer or is not ready, try again later.
     ///
     /// # Errors
     /// Something that no waiting cures.
     pub(super) async fn lay(&self) -> anyhow::Result<bool> {
         match self.try_lay().await {
             Ok(()) => Ok(false),
-            Err(AuthError::Meta(error)) if error.is_unavailable() => {
+            Err(AuthError::Meta(error)) if self.may_pass(&error) => {
+                // The component says what is missing, and the cure.
                 tracing::warn!(error = %error, "starting without the metadata database");
                 Ok(true)
             }
@@ -88,29 +89,36 @@ impl Foundation {
                     tracing::info!("the metadata database is there");
                     return Ok(());
                 }
-                Err(AuthError::Meta(error)) if error.is_unavailable() => {}
+                Err(AuthError::Meta(error)) if self.may_pass(&error) => {}
                 Err(error) => tracing::error!(error = %error, "the metadata database cannot be used"),
             }
         }
+    }
+
+    /// Does it pass without this process: the database comes back, or somebody else brings its tables up?
+    fn may_pass(&self, error: &MetaError) -> bool {
+        error.is_unavailable() || (!self.migrate && matches!(error, MetaError::Schema { .. }))
     }
 
     async fn try_lay(&self) -> Result<(), AuthError> {
         if self.migrate {
             self.meta.migrate().await?;
         } else {
-            match self.meta.probe().await {
-                Err(error @ MetaError::Unavailable(_)) => return Err(error.into()),
-                Err(error) => {
-                    // The component says what is missing, and the cure.
-                    tracing::warn!(error = %error, "no first project is made: the metadata database is not ready");
-                    return Ok(());
-                }
-                Ok(()) => {}
+            self.meta.probe().await?;
+        }
+        if self.found {
+            self.lay_first_project().await?;
+        }
+        // After the first project: the first start tells an empty database by having none.
+        if self.meta.is_founded().await? {
+            for project in self.meta.keep_configured().await? {
+                tracing::warn!(project_id = %project, "the configuration names a project that is deleted: its keys go on, but nobody else sees it");
             }
         }
-        if !self.found {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    async fn lay_first_project(&self) -> Result<(), AuthError> {
         // Before anything is taken or stored: the first events are held against them, too.
         if let Err(error) = self.schemas.refresh().await {
             tracing::warn!(%error, "schemas of events cannot be read yet: events are not held against them");

@@ -71,6 +71,7 @@ impl Pools {
         let health = Health::new(clock.clone());
         let tasks = Tasks::new(Stop::default());
         let meta = Meta::open(&config.meta, &config.data_dir, clock.clone(), ids.clone(), &health).await?;
+        meta.configure(config.named_scopes());
         let keys = Keys::new(meta.clone(), &config.auth, clock.clone(), ids.clone(), &tasks)?;
         let schemas =
             web::Data::new(Registry::new(meta.clone(), config.schema.clone(), config.transform.work_max));

@@ -440,7 +440,8 @@ fn not_found(id: &str) -> Problem {
 
 fn meta_problem(error: MetaError) -> Problem {
     match error {
-        MetaError::Unavailable(_) => {
+        // Missing: the row of the project, which is there once the database has been brought up.
+        MetaError::Unavailable(_) | MetaError::Missing(_) => {
             Problem::unavailable("the metadata database does not answer; try again", RETRY_AFTER)
                 .because(error)
         }

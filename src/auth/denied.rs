@@ -105,7 +105,7 @@ pub(super) fn meta_problem(error: MetaError) -> Problem {
         MetaError::Unavailable(_) => unavailable(error),
         MetaError::Exists(_) => Problem::new(ErrorCode::AlreadyExists, error.to_string()),
         MetaError::Missing(_) => Problem::new(ErrorCode::NotFound, error.to_string()),
-        MetaError::LastOwner | MetaError::DefaultProject => {
+        MetaError::LastOwner | MetaError::DefaultProject | MetaError::ConfiguredProject => {
             Problem::new(ErrorCode::ValidationError, error.to_string())
         }
         MetaError::Full { max, setting, .. } => Problem::new(ErrorCode::ValidationError, error.to_string())

@@ -132,7 +132,7 @@ impl People {
         Ok(Self {
             passwords: passwords.map_err(|error| ("auth.password_memory", error.to_string()))?,
             tokens: Tokens::new(meta, config, clock, ids)?,
-            limits: LoginLimits::new(config, clock),
+            limits: LoginLimits::new(config, clock, &**ids),
             sessions: Sessions {
                 known: Cache::builder()
                     .max_capacity(config.key_cache_entries_max)

@@ -93,6 +93,7 @@ pub(super) async fn members(command: &Members, operator: &Operator, output: Outp
         | Members::Invitations { project }
         | Members::Uninvite { project, .. } => project_id(operator, project).await?,
     };
+    let project = segment(&project);
     let members = format!("/api/projects/{project}/members");
     let invitations = format!("/api/projects/{project}/invitations");
     let answer: Value = match command {
@@ -146,7 +147,9 @@ pub(super) async fn signing_keys(
 
 pub(super) async fn audit_log(args: &AuditLog, operator: &Operator, output: Output) -> anyhow::Result<()> {
     let path = match &args.project {
-        Some(project) => format!("/api/projects/{}/audit-log", project_id(operator, project).await?),
+        Some(project) => {
+            format!("/api/projects/{}/audit-log", segment(&project_id(operator, project).await?))
+        }
         None => "/api/audit-log".to_owned(),
     };
     let page: Value = operator.get(&path, &[("limit", args.limit.to_string())]).await?;

@@ -213,6 +213,13 @@ pub(super) enum Projects {
         #[arg(long)]
         name: String,
     },
+    /// Give a project another time zone: what its questions are asked in that name none
+    Zone {
+        /// Id or name of the project
+        project: String,
+        /// IANA name, such as Europe/Berlin
+        time_zone: String,
+    },
     /// Hide a project everywhere and revoke its keys; its events stay until their retention
     Delete {
         /// Id of the project: a name is not enough for this

@@ -4,6 +4,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{Environments, Keys, Projects};
+use super::events::segment;
 use super::operator::Operator;
 use super::output::Output;
 
@@ -26,16 +27,20 @@ pub(super) async fn projects(command: &Projects, operator: &Operator, output: Ou
             output.object(&made)?;
         }
         Projects::Rename { project, name } => {
-            let path = format!("/api/projects/{}", project_id(operator, project).await?);
+            let path = format!("/api/projects/{}", segment(&project_id(operator, project).await?));
             output.object(&operator.patch::<Value>(&path, &json!({ "name": name })).await?)?;
         }
+        Projects::Zone { project, time_zone } => {
+            let path = format!("/api/projects/{}", segment(&project_id(operator, project).await?));
+            output.object(&operator.patch::<Value>(&path, &json!({ "time_zone": time_zone })).await?)?;
+        }
         Projects::Delete { project_id } => {
-            let path = format!("/api/projects/{}", super::events::segment(project_id));
+            let path = format!("/api/projects/{}", segment(project_id));
             output.object(&operator.delete(&path).await?)?;
         }
         Projects::List => {
             let all: Value = operator.get("/api/projects", &[]).await?;
-            output.list(&all["projects"], &["id", "name", "created_at"])?;
+            output.list(&all["projects"], &["id", "name", "time_zone", "origin", "created_at"])?;
         }
     }
     Ok(())
@@ -48,20 +53,22 @@ pub(super) async fn environments(
 ) -> anyhow::Result<()> {
     match command {
         Environments::Create { project, name } => {
-            let path = format!("/api/projects/{}/environments", project_id(operator, project).await?);
+            let path =
+                format!("/api/projects/{}/environments", segment(&project_id(operator, project).await?));
             let made: Value = operator.post(&path, &json!({ "name": name })).await?;
             output.object(&made)?;
         }
         Environments::Rename { environment, name, project } => {
             let project = project_id(operator, project).await?;
             let environment = environment_id(operator, &project, environment).await?;
-            let path = format!("/api/projects/{project}/environments/{environment}");
+            let path = format!("/api/projects/{}/environments/{}", segment(&project), segment(&environment));
             output.object(&operator.patch::<Value>(&path, &json!({ "name": name })).await?)?;
         }
         Environments::List { project } => {
-            let path = format!("/api/projects/{}/environments", project_id(operator, project).await?);
+            let path =
+                format!("/api/projects/{}/environments", segment(&project_id(operator, project).await?));
             let all: Value = operator.get(&path, &[]).await?;
-            output.list(&all["environments"], &["id", "name", "created_at"])?;
+            output.list(&all["environments"], &["id", "name", "origin", "created_at"])?;
         }
     }
     Ok(())
@@ -82,19 +89,20 @@ pub(super) async fn keys(command: &Keys, operator: &Operator, output: Output) ->
             if let Some(rate) = rate_max {
                 asked["rate_max"] = json!(rate);
             }
-            let made: Value = operator.post(&format!("/api/projects/{project}/api-keys"), &asked).await?;
+            let made: Value =
+                operator.post(&format!("/api/projects/{}/api-keys", segment(&project)), &asked).await?;
             output.object(&made)?;
             output.talk("the key is shown this once: keep it now");
         }
         Keys::List { project } => {
-            let path = format!("/api/projects/{}/api-keys", project_id(operator, project).await?);
+            let path = format!("/api/projects/{}/api-keys", segment(&project_id(operator, project).await?));
             let all: Value = operator.get(&path, &[]).await?;
             output.list(&all["api_keys"], KEY_COLUMNS)?;
         }
         Keys::Revoke { key_id, project } => {
             let project = project_id(operator, project).await?;
             let revoked = operator
-                .delete(&format!("/api/projects/{project}/api-keys/{}", super::events::segment(key_id)))
+                .delete(&format!("/api/projects/{}/api-keys/{}", segment(&project), segment(key_id)))
                 .await?;
             output.object(&revoked)?;
         }
@@ -120,7 +128,7 @@ pub(super) async fn environment_id(
     project: &str,
     given: &str,
 ) -> anyhow::Result<String> {
-    let all: Value = operator.get(&format!("/api/projects/{project}/environments"), &[]).await?;
+    let all: Value = operator.get(&format!("/api/projects/{}/environments", segment(project)), &[]).await?;
     find("environment", given, &all["environments"])
 }
 

@@ -23,6 +23,8 @@ pub use sections::{
 };
 pub use stages::{Attribution, PostProcessing, Source, SourceDecoder, Webhook};
 
+use crate::event::Scope;
+
 /// The defaults file as compiled in.
 pub const REFERENCE: &str = include_str!("../../config/flexflow.toml");
 
@@ -38,5 +40,13 @@ impl Config {
             sources.set("--set", key, value);
         }
         Ok(load(&sources)?.config)
+    }
+
+    /// The projects and environments that it names: those of `auth.static_keys` and of `consumer.sources`.
+    pub fn named_scopes(&self) -> impl Iterator<Item = Scope> {
+        let keys = self.auth.static_keys.iter();
+        let keys = keys.map(|key| Scope::new(key.project_id.as_str(), key.environment_id.as_str()));
+        let sources = self.consumer.sources.iter().filter_map(Source::scope);
+        keys.chain(sources.map(|(project, environment)| Scope::new(project, environment)))
     }
 }

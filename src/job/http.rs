@@ -119,7 +119,7 @@ pub fn problem(error: JobsError) -> Problem {
         JobsError::NotResumable { state, .. } => {
             Problem::new(ErrorCode::ValidationError, error.to_string()).with("state", state.as_str())
         }
-        JobsError::Meta(cause @ MetaError::Unavailable(_)) => {
+        JobsError::Meta(cause @ (MetaError::Unavailable(_) | MetaError::Missing(_))) => {
             Problem::unavailable("the metadata database does not answer; try again", RETRY_AFTER)
                 .because(cause)
         }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config;
-use crate::event::{Clock, ManualClock, ProjectId, RandomIds, Timestamp};
+use crate::event::{Clock, ManualClock, ProjectId, RandomIds, Scope, Timestamp};
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::meta::{JobFilter, JobState, Meta};
 
@@ -405,6 +405,8 @@ async fn open_jobs_are_bounded_and_ended_ones_do_not_stay_for_ever() {
 async fn a_project_sees_and_changes_its_own_jobs_only() {
     let bench = bench().await;
     let (mine, theirs) = (ProjectId::new("proj_mine"), ProjectId::new("proj_theirs"));
+    bench.meta.configure([Scope::new("proj_mine", "env_1")]);
+    bench.meta.keep_configured().await.unwrap();
     let new = NewJob { project: Some(&mine), kind: "count", spec: json!({ "to": 1 }) };
     let id = bench.jobs.start(new).await.unwrap().id;
     assert_eq!(bench.jobs.get(Some(&theirs), &id).await.unwrap(), None);

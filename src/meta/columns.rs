@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{ArrayType, ColumnType, Nullable, StringLen, ValueType, ValueTypeErr};
 use sea_orm::{ColIdx, DbErr, IntoActiveValue, QueryResult, TryFromU64, TryGetError, TryGetable, Value};
 
-use super::{DeliveryState, JobState, Role, WebhookStatus};
+use super::{DeliveryState, JobState, Origin, Role, WebhookStatus};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 /// A JSON value in a text column.
@@ -85,6 +85,9 @@ text_column!(JsonText, |json| json.0.to_string(), |text| serde_json::from_str(&t
 
 text_column!(JobState, |state| state.as_str().to_owned(), |text| JobState::from_name(&text)
     .ok_or_else(|| format!("{text:?} is not a state of a job")));
+
+text_column!(Origin, |origin| origin.as_str().to_owned(), |text| Origin::from_name(&text)
+    .ok_or_else(|| format!("{text:?} is not an origin")));
 
 text_column!(Role, |role| role.as_str().to_owned(), |text| Role::from_name(&text)
     .ok_or_else(|| format!("{text:?} is not a role")));

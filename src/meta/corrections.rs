@@ -92,7 +92,9 @@ impl Corrections<'_> {
             created_at: ActiveValue::Set(now),
             updated_at: ActiveValue::Set(now),
         };
-        self.0.track(Entity::insert(row).exec_without_returning(self.0.connection()).await)?;
+        let transaction = self.0.begin_write().await?;
+        self.0.track(Entity::insert(row).exec_without_returning(&transaction).await)?;
+        self.0.track(super::commit(transaction).await)?;
         Ok(made)
     }
 

@@ -1,20 +1,25 @@
-//! Environments of a project: `production`, `development`, and what people add.
+//! Environments of a project: `production`, `development`, what people add, and what the configuration names.
+
+use std::collections::HashSet;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue, ConnectionTrait, PaginatorTrait, QueryOrder, QuerySelect};
+use sea_orm::{ConnectionTrait, PaginatorTrait, QueryOrder};
 use serde_json::json;
 
-use super::{AuditAction, Meta, MetaError, audit, projects};
+use super::{AuditAction, Meta, MetaError, Origin, audit, projects};
 use crate::event::{EnvironmentId, ProjectId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "environments")]
 pub struct Model {
+    /// Unique in its project: the configuration may name the same one in several.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: EnvironmentId,
+    #[sea_orm(primary_key, auto_increment = false)]
     pub project_id: ProjectId,
     /// Unique in its project, 1–200 characters.
     pub name: String,
+    pub origin: Origin,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -66,16 +71,22 @@ impl Environments<'_> {
         self.0.track(found.all(self.0.connection()).await)
     }
 
-    /// Of these ids of environments, those that are some project's, be it deleted: for the operator, who holds what
-    /// the store has against what there is.
+    /// Of these environments, those that their project has, be it deleted: for the operator, who holds what the store
+    /// has against what there is.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn known(&self, ids: &[(ProjectId, EnvironmentId)]) -> Result<Vec<Environment>, MetaError> {
+    pub async fn known(
+        &self,
+        ids: &[(ProjectId, EnvironmentId)],
+    ) -> Result<HashSet<(ProjectId, EnvironmentId)>, MetaError> {
+        let asked: HashSet<&(ProjectId, EnvironmentId)> = ids.iter().collect();
         let found = Entity::find()
-            .filter(Column::Id.is_in(ids.iter().map(|(_, environment)| environment.clone())))
-            .limit(ids.len() as u64);
-        self.0.track(found.all(self.0.connection()).await)
+            .filter(Column::ProjectId.is_in(ids.iter().map(|(project, _)| project.clone())))
+            .filter(Column::Id.is_in(ids.iter().map(|(_, environment)| environment.clone())));
+        let found = self.0.track(found.all(self.0.connection()).await)?;
+        let found = found.into_iter().map(|row| (row.project_id, row.id));
+        Ok(found.filter(|one| asked.contains(one)).collect())
     }
 
     /// Gives an environment another name. `None`: the project has no such environment.
@@ -95,6 +106,7 @@ impl Environments<'_> {
         let update = Entity::update_many()
             .col_expr(Column::Name, Expr::value(name))
             .col_expr(Column::UpdatedAt, Expr::value(now))
+            .filter(Column::ProjectId.eq(project.clone()))
             .filter(Column::Id.eq(environment.clone()));
         let updated = update.exec(&transaction).await;
         let taken = |error| MetaError::from(error).about(TAKEN, "the project");
@@ -141,26 +153,34 @@ pub(super) async fn insert(
     project: &ProjectId,
     name: &str,
 ) -> Result<Environment, MetaError> {
+    let id = EnvironmentId::new(meta.new_id("env_", meta.now()));
+    insert_row(meta, transaction, project, id, name, Origin::Made).await
+}
+
+/// The same with an id that somebody chose.
+pub(super) async fn insert_row(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    project: &ProjectId,
+    id: EnvironmentId,
+    name: &str,
+    origin: Origin,
+) -> Result<Environment, MetaError> {
     let now = meta.now();
     let environment = Model {
-        id: EnvironmentId::new(meta.new_id("env_", now)),
+        id,
         project_id: project.clone(),
         name: name.to_owned(),
+        origin,
         created_at: now,
         updated_at: now,
     };
-    let row = ActiveModel {
-        id: ActiveValue::Set(environment.id.clone()),
-        project_id: ActiveValue::Set(project.clone()),
-        name: ActiveValue::Set(environment.name.clone()),
-        created_at: ActiveValue::Set(now),
-        updated_at: ActiveValue::Set(now),
-    };
-    Entity::insert(row)
+    let row: ActiveModel = environment.clone().into();
+    Entity::insert(row.reset_all())
         .exec_without_returning(transaction)
         .await
         .map_err(|error| MetaError::from(error).about(TAKEN, "the project"))?;
-    let (id, facts) = (environment.id.as_str(), json!({ "name": name }));
+    let (id, facts) = (environment.id.as_str(), json!({ "name": name, "origin": origin }));
     audit::record(meta, transaction, Some(project), AuditAction::EnvironmentCreated, id, facts).await?;
     Ok(environment)
 }

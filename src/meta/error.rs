@@ -26,6 +26,11 @@ pub enum MetaError {
     /// Requests without a key, and the operator, act in the default project.
     #[error("the default project cannot be deleted")]
     DefaultProject,
+    /// Its keys are good whatever stands here.
+    #[error(
+        "the configuration names this project (auth.static_keys or consumer.sources): take it out there and restart, then delete it"
+    )]
+    ConfiguredProject,
     /// What the first start makes could not be written down: nothing was made.
     #[error("what the first start makes could not be written down: {0}")]
     Keep(#[source] std::io::Error),

@@ -163,8 +163,9 @@ impl Jobs<'_> {
             updated_at: ActiveValue::Set(now),
             ..Default::default()
         };
-        let inserted = Entity::insert(row).exec_without_returning(self.0.connection()).await;
-        self.0.track(inserted)?;
+        let transaction = self.0.begin_write().await?;
+        self.0.track(Entity::insert(row).exec_without_returning(&transaction).await)?;
+        self.0.track(super::commit(transaction).await)?;
         Ok(made)
     }
 

@@ -15,6 +15,7 @@ mod actor;
 mod api_keys;
 mod audit;
 mod columns;
+mod configured;
 mod corrections;
 mod documents;
 mod environments;
@@ -69,7 +70,7 @@ pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use notices::{NewNotice, Notices, lost as notices_lost};
-pub use projects::{Project, Projects};
+pub use projects::{Origin, Project, Projects};
 pub use schemas::{NewSchemaVersion, SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
 pub use signing_keys::{SigningKey, SigningKeys};
@@ -109,6 +110,7 @@ struct Inner {
     lost: AtomicBool,
     /// The millisecond of the newest id.
     last_id: AtomicI64,
+    configured: configured::Configured,
 }
 
 impl Meta {
@@ -140,6 +142,7 @@ impl Meta {
             quotas: health.quotas().clone(),
             lost: AtomicBool::new(false),
             last_id: AtomicI64::new(0),
+            configured: configured::Configured::default(),
         });
         Ok(Self { inner, actor: Actor::system() })
     }
@@ -348,10 +351,19 @@ impl Meta {
         &self.inner.connection
     }
 
+    /// A transaction that may write, alone; what the configuration names has its rows in it.
+    async fn begin_write(&self) -> Result<DatabaseTransaction, MetaError> {
+        let transaction = self.begin_alone().await?;
+        if self.inner.configured.is_owed() {
+            self.make_owed(&transaction).await?;
+        }
+        Ok(transaction)
+    }
+
     /// A transaction that may write, alone. On SQLite it takes the write lock at once: one that took it at its first
     /// write would fail, instead of waiting, whenever another had written since it began to read. On PostgreSQL it
     /// takes [`WRITE_LOCK`] until it ends.
-    async fn begin_write(&self) -> Result<DatabaseTransaction, MetaError> {
+    async fn begin_alone(&self) -> Result<DatabaseTransaction, MetaError> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()

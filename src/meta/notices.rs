@@ -1,10 +1,12 @@
 //! What is to be told and is not in the log yet: deleted once it is.
 
+use std::collections::BTreeSet;
+
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ActiveValue, DatabaseTransaction, QueryOrder, QuerySelect};
 
-use super::{Meta, MetaError};
+use super::{Meta, MetaError, projects};
 use crate::event::{ProjectId, Timestamp};
 use crate::telemetry::names;
 
@@ -13,7 +15,7 @@ use crate::telemetry::names;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
-    /// None: it concerns the whole installation.
+    /// None: it concerns the whole installation, or a project that nobody has.
     pub project_id: Option<ProjectId>,
     /// As it will stand in the log.
     #[sea_orm(column_type = "Text")]
@@ -106,9 +108,13 @@ pub(super) async fn put(
     let room = usize::try_from(room).unwrap_or(usize::MAX).min(notices.len());
     let now = meta.now();
     for some in notices[..room].chunks(500) {
+        let about: BTreeSet<&ProjectId> =
+            some.iter().filter_map(|notice| notice.project_id.as_ref()).collect();
+        let there = projects::rows_of(transaction, about.into_iter().cloned()).await?;
         let rows = some.iter().map(|notice| ActiveModel {
             id: ActiveValue::Set(notice.id.clone()),
-            project_id: ActiveValue::Set(notice.project_id.clone()),
+            // Events of a project that nobody has come by a topic of others'; they are told of all the same.
+            project_id: ActiveValue::Set(notice.project_id.clone().filter(|id| there.contains(id))),
             record: ActiveValue::Set(notice.record.clone()),
             created_at: ActiveValue::Set(now),
             updated_at: ActiveValue::Set(now),

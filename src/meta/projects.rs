@@ -1,5 +1,7 @@
 //! Projects (tenants).
 
+use std::collections::HashSet;
+
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{Query, SelectStatement};
 use sea_orm::{ActiveValue, ConnectionTrait, ExprTrait, PaginatorTrait, QueryOrder, QuerySelect};
@@ -11,6 +13,37 @@ use super::{
 };
 use crate::event::{ProjectId, Timestamp};
 
+/// Where a project or an environment comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Somebody made it, or the first start.
+    Made,
+    /// The configuration names it: `auth.static_keys` or `consumer.sources`.
+    Configuration,
+    /// Rows of an earlier version named it before it had one of its own.
+    Found,
+}
+
+impl Origin {
+    /// Every origin.
+    pub const ALL: &'static [Self] = &[Self::Made, Self::Configuration, Self::Found];
+
+    /// Its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Configuration => "configuration",
+            Self::Found => "found",
+        }
+    }
+
+    /// The origin with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|origin| origin.as_str() == name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "projects")]
 pub struct Model {
@@ -20,6 +53,7 @@ pub struct Model {
     pub name: String,
     /// By its IANA name.
     pub time_zone: String,
+    pub origin: Origin,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     /// From then on no finder returns it.
@@ -133,7 +167,8 @@ impl Projects<'_> {
     /// nothing, its name is free. Its rows and its events stay. `None`: there is no such project.
     ///
     /// # Errors
-    /// [`MetaError::DefaultProject`] for the one that requests without a key act in.
+    /// [`MetaError::DefaultProject`] for the one that requests without a key act in, [`MetaError::ConfiguredProject`] for
+    /// one that the configuration names: its keys would go on.
     pub async fn delete(&self, project: &ProjectId) -> Result<Option<Project>, MetaError> {
         let transaction = self.0.begin_write().await?;
         let found = living().filter(Column::Id.eq(project.clone())).one(&transaction).await;
@@ -141,6 +176,9 @@ impl Projects<'_> {
         let default = self.0.track(settings::get(&transaction, settings::DEFAULT_PROJECT).await)?;
         if default.as_deref() == Some(project.as_str()) {
             return Err(MetaError::DefaultProject);
+        }
+        if self.0.is_configured(project) {
+            return Err(MetaError::ConfiguredProject);
         }
         let now = self.0.now();
         let update = Entity::update_many()
@@ -164,6 +202,15 @@ fn living() -> Select<Entity> {
     Entity::find().filter(Column::DeletedAt.is_null())
 }
 
+/// Those of these ids that have a row, be the project deleted.
+pub(super) async fn rows_of(
+    connection: &impl ConnectionTrait,
+    ids: impl Iterator<Item = ProjectId>,
+) -> Result<HashSet<ProjectId>, DbErr> {
+    let found = Entity::find().select_only().column(Column::Id).filter(Column::Id.is_in(ids));
+    Ok(found.into_tuple::<ProjectId>().all(connection).await?.into_iter().collect())
+}
+
 /// Is there this project, inside the caller's transaction? Nothing is made in one that was deleted a moment ago: a key
 /// of it would be good for ever, and nobody would see it.
 pub(super) async fn expect_living(
@@ -183,8 +230,7 @@ pub(super) fn living_ids() -> SelectStatement {
         .to_owned()
 }
 
-/// The ids of projects that are deleted, for work that goes over what belongs to any: one of `auth.static_keys` has no
-/// row here, and is not deleted.
+/// The ids of projects that are deleted, for work that goes over what belongs to any.
 pub(super) fn deleted_ids() -> SelectStatement {
     Query::select()
         .column((Entity, Column::Id))
@@ -199,30 +245,8 @@ pub(super) async fn insert(
     transaction: &impl ConnectionTrait,
     name: &str,
 ) -> Result<(Project, Vec<Environment>), MetaError> {
-    let now = meta.now();
-    let project = Model {
-        id: ProjectId::new(meta.new_id("proj_", now)),
-        name: name.to_owned(),
-        time_zone: FIRST_ZONE.to_owned(),
-        created_at: now,
-        updated_at: now,
-        deleted_at: None,
-    };
-    let row = ActiveModel {
-        id: ActiveValue::Set(project.id.clone()),
-        name: ActiveValue::Set(project.name.clone()),
-        time_zone: ActiveValue::Set(project.time_zone.clone()),
-        created_at: ActiveValue::Set(now),
-        updated_at: ActiveValue::Set(now),
-        deleted_at: ActiveValue::Set(None),
-    };
-    Entity::insert(row)
-        .exec_without_returning(transaction)
-        .await
-        .map_err(|error| MetaError::from(error).about("a project with this name", "the project"))?;
-    let facts = json!({ "name": name });
-    let action = AuditAction::ProjectCreated;
-    audit::record(meta, transaction, Some(&project.id), action, project.id.as_str(), facts).await?;
+    let id = ProjectId::new(meta.new_id("proj_", meta.now()));
+    let project = insert_row(meta, transaction, id, name, Origin::Made).await?;
     if meta.actor().kind == ActorKind::Person {
         let owner = NewMember { project: &project.id, role: Role::Owner };
         members::insert(meta, transaction, &meta.actor().id, &owner).await?;
@@ -232,4 +256,41 @@ pub(super) async fn insert(
         made.push(environments::insert(meta, transaction, &project.id, name).await?);
     }
     Ok((project, made))
+}
+
+/// Makes a project and nothing in it, inside the caller's transaction.
+pub(super) async fn insert_row(
+    meta: &Meta,
+    transaction: &impl ConnectionTrait,
+    id: ProjectId,
+    name: &str,
+    origin: Origin,
+) -> Result<Project, MetaError> {
+    let now = meta.now();
+    let project = Model {
+        id,
+        name: name.to_owned(),
+        time_zone: FIRST_ZONE.to_owned(),
+        origin,
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    };
+    let row = ActiveModel {
+        id: ActiveValue::Set(project.id.clone()),
+        name: ActiveValue::Set(project.name.clone()),
+        time_zone: ActiveValue::Set(project.time_zone.clone()),
+        origin: ActiveValue::Set(origin),
+        created_at: ActiveValue::Set(now),
+        updated_at: ActiveValue::Set(now),
+        deleted_at: ActiveValue::Set(None),
+    };
+    Entity::insert(row)
+        .exec_without_returning(transaction)
+        .await
+        .map_err(|error| MetaError::from(error).about("a project with this name", "the project"))?;
+    let facts = json!({ "name": name, "origin": origin });
+    let action = AuditAction::ProjectCreated;
+    audit::record(meta, transaction, Some(&project.id), action, project.id.as_str(), facts).await?;
+    Ok(project)
 }

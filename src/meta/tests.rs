@@ -8,7 +8,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 use super::*;
-use crate::event::{ManualClock, ProjectId, RandomIds};
+use crate::event::{ManualClock, ProjectId, RandomIds, Scope};
 use crate::lifecycle::ComponentState;
 use crate::telemetry::Counted;
 
@@ -60,6 +60,7 @@ on_both! {
     a_database_of_the_version_before_is_brought_up_and_keeps_its_rows,
 }
 
+mod configured;
 mod kept;
 mod people;
 mod tables;
@@ -86,6 +87,13 @@ impl Bench {
     async fn another_of(&self, config: config::Meta) -> Meta {
         let folder = self.folder.path();
         Meta::open(&config, folder, self.clock.clone(), Arc::new(RandomIds), &self.health).await.unwrap()
+    }
+
+    /// Makes rows for these, as another process's configuration would.
+    async fn named(&self, scopes: impl IntoIterator<Item = Scope>) {
+        let other = self.another().await;
+        other.configure(scopes);
+        other.keep_configured().await.unwrap();
     }
 
     async fn project(&self, name: &str) -> ProjectId {

@@ -161,7 +161,7 @@ impl Notices {
             let rows = self.0.meta.notices().oldest(AT_ONCE as u64).await?;
             let last = rows.len() < AT_ONCE;
             let mut ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-            let (left, error) = self.produce(rows.into_iter().map(NewNotice::from).collect()).await;
+            let (left, error) = self.produce(rows.into_iter().map(|row| as_told(row.into())).collect()).await;
             ids.retain(|id| left.iter().all(|notice| notice.id != *id));
             self.0.meta.notices().delete(&ids).await?;
             match error {
@@ -247,6 +247,12 @@ impl Notices {
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<NewNotice>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A notice that was kept, with whom it is about: where that project has no row, its record alone says so.
+fn as_told(kept: NewNotice) -> NewNotice {
+    let about = || Some(serde_json::from_str::<SystemEventRecord>(&kept.record).ok()?.project_id?);
+    NewNotice { project_id: kept.project_id.clone().or_else(about), ..kept }
 }
 
 /// Why what is kept still waits.

@@ -55,8 +55,8 @@ impl Bench {
         Notices::new(self.log.clone(), meta, &self.config, self.clock.clone(), ids)
     }
 
-    /// Payloads and ids of what the topic has.
-    pub(super) async fn told(&self) -> Vec<(Value, String)> {
+    /// What the topic has, with its keys.
+    async fn records(&self) -> Vec<(String, SystemEventRecord)> {
         let topics = self.log.topics().await.unwrap();
         let Some(topic) = topics.first() else { return Vec::new() };
         let from = FetchFrom {
@@ -68,8 +68,14 @@ impl Bench {
             FetchLimits { wait_max: Duration::ZERO, partition_bytes_max: 1 << 20, bytes_max: 1 << 20 };
         let fetched = self.log.fetch(&[from], limits).await.unwrap();
         let records = fetched.into_iter().flat_map(|part| part.outcome.unwrap().records);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let read = |value: &[u8]| serde_json::from_slice::<SystemEventRecord>(value).unwrap();
-        records.map(|record| read(&record.value.unwrap())).map(|event| (event.payload, event.id)).collect()
+        records.map(|record| (text(&record.key.unwrap()), read(&record.value.unwrap()))).collect()
+    }
+
+    /// Payloads and ids of what the topic has.
+    pub(super) async fn told(&self) -> Vec<(Value, String)> {
+        self.records().await.into_iter().map(|(_, event)| (event.payload, event.id)).collect()
     }
 
     async fn payloads(&self) -> Vec<Value> {
@@ -98,6 +104,10 @@ async fn what_was_told_while_the_topic_was_missing_is_told_once_it_is_there_also
     second.pass_on().await.unwrap();
     second.pass_on().await.unwrap();
     assert_eq!(bench.payloads().await, [json!(1), json!(2)]);
+    assert!(
+        bench.records().await.iter().all(|(key, _)| key == "p"),
+        "also of a project that nobody has here"
+    );
     assert_eq!(second.0.meta.notices().count().await.unwrap(), 0);
 }
 

@@ -13,14 +13,14 @@ use crate::http::Problem;
 const KNOWN_FOR: Duration = Duration::from_secs(2);
 /// Zones in memory at most.
 const PROJECTS_MAX: usize = 10_000;
-/// Of projects that the database does not know, such as those of `auth.static_keys`.
+/// Of projects that the database does not know (yet).
 const ELSE: &str = "UTC";
 
 /// The zones that were read last, and when.
 #[derive(Clone, Debug)]
 pub(super) struct Zones {
     read: Arc<Mutex<HashMap<ProjectId, (Instant, String)>>>,
-    /// Projects of the configuration, which need no database.
+    /// Projects of the configuration: their keys need no database, so their questions do not, either.
     configured: Arc<HashSet<ProjectId>>,
 }
 

@@ -99,7 +99,7 @@ fn shown((schema, versions): &(SchemaRow, Vec<SchemaVersion>)) -> Value {
 
 fn problem(error: MetaError) -> Problem {
     match error {
-        MetaError::Unavailable(_) | MetaError::Schema { .. } => {
+        MetaError::Unavailable(_) | MetaError::Schema { .. } | MetaError::Missing(_) => {
             let message = "the metadata database does not answer now; try again after a moment";
             Problem::unavailable(message, Duration::from_secs(1)).because(error)
         }

@@ -292,7 +292,8 @@ fn not_found(given: &str) -> Problem {
 /// What the metadata database's error means to whoever asked.
 pub fn meta_problem(error: MetaError) -> Problem {
     match error {
-        MetaError::Unavailable(_) => {
+        // Missing: the row of the project, which is there once the database has been brought up.
+        MetaError::Unavailable(_) | MetaError::Missing(_) => {
             Problem::unavailable("the metadata database does not answer; try again", RETRY_AFTER)
                 .because(error)
         }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
-use crate::event::{ManualClock, ProjectId, RandomIds, SystemEventKind};
+use crate::event::{ManualClock, ProjectId, RandomIds, Scope, SystemEventKind};
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::meta::{self, Deliverable, Delivery, DeliveryFilter, DeliveryState, NewWebhook, WebhookStatus};
 
@@ -169,6 +169,8 @@ impl Bench {
         let meta = Meta::open(&config.meta, folder.path(), clock.clone(), Arc::new(RandomIds), &health).await;
         let meta = meta.unwrap();
         meta.migrate().await.unwrap();
+        meta.configure([Scope::new("proj_1", "env_1")]);
+        meta.keep_configured().await.unwrap();
         let webhook = Webhook::new(meta.clone(), &config, clock.clone(), Arc::new(RandomIds));
         let tasks = Tasks::new(Stop::default());
         let bench = Self { webhook, meta, clock, project: ProjectId::new("proj_1"), tasks, _folder: folder };

@@ -14,10 +14,11 @@ on_every_log! {
     events_of_one_environment_are_not_answered_to_another
 }
 
-/// Capture and auth alone: no engine is needed to decide who may do what.
+/// No engine is needed to decide who may do what.
+const ROLES: [Role; 2] = [Role::Capture, Role::Auth];
+
 async fn sandbox(settings: &[(&str, &str)]) -> Sandbox {
-    let roles = [Role::Capture, Role::Auth];
-    Sandbox::build(tempfile::tempdir().unwrap(), &roles, settings, Options::default()).await
+    Sandbox::build(tempfile::tempdir().unwrap(), &ROLES, settings, Options::default()).await
 }
 
 struct Installation {
@@ -186,6 +187,70 @@ async fn without_a_key_events_go_to_the_default_project_where_that_is_allowed() 
         installation.send("POST", "/capture", None, Some(&installation.environments["development"])).await;
     assert_eq!((status, &answer["code"]), (403, &json!("permission_denied")));
     installation.sandbox.stop().await;
+}
+
+/// The key is "password".
+const STATIC_KEY: &str = "[{ sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\", project_id = \"shop/eu\", environment_id = \"live\", scopes = [\"ingest\", \"query\", \"admin\"] }]";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_that_the_configuration_names_is_one_like_others_and_is_not_deleted() {
+    let sandbox = sandbox(&[("auth.static_keys", STATIC_KEY)]).await;
+    let client = sandbox.client.clone();
+    let own = Client { key: "password".to_owned(), ..client.clone() };
+    let (_, all) = client.operator_get("/api/projects").await;
+    let all = all["projects"].as_array().unwrap();
+    assert_eq!(all.iter().map(|one| &one["origin"]).collect::<Vec<_>>(), ["made", "configuration"]);
+    let (status, found) = own.get("/api/projects").await;
+    assert_eq!((status, &found["projects"][0]), (200, &all[1]), "its own key sees it, and no other");
+    assert_eq!(found["projects"].as_array().unwrap().len(), 1);
+    let path = "/api/projects/shop%2Feu";
+    let (status, environments) = own.get(&format!("{path}/environments")).await;
+    assert_eq!((status, &environments["environments"][0]["id"]), (200, &json!("live")), "{environments}");
+    let (_, valid) = own.get("/api/environments").await;
+    assert_eq!(valid["environments"], json!([{ "id": "live", "name": "live" }]));
+
+    // What belongs to it refers to its row; so does a key of the ordinary kind, and a member.
+    let (status, made) = own.post("/api/webhooks", &json!({ "url": "https://hooks.example.com/" })).await;
+    assert_eq!(status, 201, "{made}");
+    let key = json!({ "environment_id": "live", "scopes": ["ingest"] });
+    let (status, made) = client.operator_post(&format!("{path}/api-keys"), &key).await;
+    assert_eq!(status, 201, "{made}");
+    let second = Client { key: text(&made["api_key"]), ..client.clone() };
+    assert_eq!(second.capture(&json!({ "event": "opened", "distinct_id": "ann" })).await.0, 202);
+
+    let send = async |method: reqwest::Method, body: Value| {
+        let request = client.http.request(method, format!("{}{path}", client.url)).json(&body);
+        let answer = request.bearer_auth(&client.operator_token).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let change = json!({ "name": "shop", "time_zone": "Europe/Berlin" });
+    let (status, changed) = send(reqwest::Method::PATCH, change).await;
+    assert_eq!((status, &changed["time_zone"]), (200, &json!("Europe/Berlin")), "{changed}");
+    let (status, refused) = send(reqwest::Method::DELETE, json!({})).await;
+    assert_eq!((status, &refused["code"]), (400, &json!("validation_error")), "{refused}");
+    assert!(text(&refused["message"]).contains("auth.static_keys"), "{refused}");
+
+    // Taken out of the configuration it stays, and can be deleted: with its last key, which is an ordinary one.
+    let sandbox = sandbox.restart_as(&ROLES, &[]).await;
+    let client = sandbox.client.clone();
+    let (_, all) = client.operator_get("/api/projects").await;
+    assert_eq!(all["projects"][1]["name"], "shop", "{all}");
+    let gone = client.http.delete(format!("{}{path}", client.url)).bearer_auth(&client.operator_token);
+    assert_eq!(gone.send().await.unwrap().status(), 200);
+    let second = Client { key: second.key, ..client.clone() };
+    assert_eq!(second.capture(&json!({ "event": "opened", "distinct_id": "ann" })).await.0, 401);
+    // Named again it is not brought back; its keys go on, and the doctor says so.
+    let sandbox = sandbox.restart_as(&ROLES, &[("auth.static_keys", STATIC_KEY)]).await;
+    let own = Client { key: "password".to_owned(), ..sandbox.client.clone() };
+    assert_eq!(own.capture(&json!({ "event": "opened", "distinct_id": "ann" })).await.0, 202);
+    let (_, all) = sandbox.client.operator_get("/api/projects").await;
+    assert_eq!(all["projects"].as_array().unwrap().len(), 1);
+    let (_, doctor) = sandbox.client.operator_get("/api/ops/doctor").await;
+    let finding =
+        doctor["findings"].as_array().unwrap().iter().find(|one| one["name"] == "configured_projects");
+    assert_eq!(finding.unwrap()["ok"], false, "{doctor}");
+    assert!(text(&finding.unwrap()["message"]).contains("shop/eu"), "{doctor}");
+    sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

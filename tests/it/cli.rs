@@ -245,6 +245,10 @@ fn keys_live_and_die(server: &Server) {
     let project = server.ask("projects create --name shop");
     let environments = server.ask("environments list --project shop");
     assert_eq!(environments.as_array().unwrap().len(), 2);
+    assert_eq!(server.ask("projects zone shop Europe/Berlin")["time_zone"], "Europe/Berlin");
+    let wrong = server.run("projects zone shop Mars/Olympus");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("time_zone"), "{}", text(&wrong.stderr));
     let key = server.ask("keys create --project shop --environment development --scopes ingest,query");
     assert_eq!(key["project_id"], project["id"]);
     assert!(

@@ -134,7 +134,7 @@ async fn a_postgres_that_is_down_at_start_is_waited_for_without_standing_still()
     let postgres = Postgres::start();
     let url = postgres.database().await;
     postgres.kill();
-    let static_key = "[{ sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\", project_id = \"p\", environment_id = \"e\", scopes = [\"ingest\", \"query\"] }]";
+    let static_key = "[{ sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\", project_id = \"p\", environment_id = \"e\", scopes = [\"ingest\", \"query\", \"admin\"] }]";
     // The sandbox waits until it is ready, which these are, degraded.
     let app = on(&url, &[Role::Capture, Role::Query], &[("auth.static_keys", static_key)]).await;
     assert!(app.running.first_run().is_none());
@@ -154,6 +154,13 @@ async fn a_postgres_that_is_down_at_start_is_waited_for_without_standing_still()
         app.running.first_run().ok_or_else(|| "none yet".to_owned())
     })
     .await;
+    // What is kept of a project that the configuration names refers to its row, which is there as soon as the database is.
+    let (status, made) =
+        known.post("/api/cohorts", &json!({ "name": "some", "distinct_ids": ["ann"] })).await;
+    assert_eq!(status, 201, "{made}");
+    let meter = json!({ "name": "opened", "event_name": "opened", "aggregation": { "type": "COUNT" } });
+    let (status, made) = known.post("/v1/meters", &meter).await;
+    assert_eq!(status, 201, "{made}");
     let client = Client { key: first.api_key, ..app.client.clone() };
     eventually("its key is good", || async {
         let (status, answer) = client.capture(&event()).await;

@@ -243,6 +243,7 @@ fn show_project(project: &Project) -> Value {
         "id": project.id,
         "name": project.name,
         "time_zone": project.time_zone,
+        "origin": project.origin,
         "created_at": project.created_at,
         "updated_at": project.updated_at,
     })
@@ -253,6 +254,7 @@ fn show_environment(environment: &Environment) -> Value {
         "id": environment.id,
         "project_id": environment.project_id,
         "name": environment.name,
+        "origin": environment.origin,
         "created_at": environment.created_at,
         "updated_at": environment.updated_at,
     })

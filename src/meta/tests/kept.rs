@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::event::{EnvironmentId, Scope};
+use crate::event::EnvironmentId;
 
 on_both! {
     versions_of_a_transform_follow_each_other_and_belong_to_their_scope,
@@ -27,7 +27,9 @@ fn scope(project: &ProjectId, environment: &str) -> Scope {
 /// Two projects that have the same ids in everything, and two environments of the first.
 async fn scopes(bench: &Bench) -> [Scope; 3] {
     let (mine, theirs) = (bench.project("mine").await, bench.project("theirs").await);
-    [scope(&mine, "env"), scope(&mine, "other"), scope(&theirs, "env")]
+    let scopes = [scope(&mine, "env"), scope(&mine, "other"), scope(&theirs, "env")];
+    bench.named(scopes.clone()).await;
+    scopes
 }
 
 async fn versions_of_a_transform_follow_each_other_and_belong_to_their_scope(engine: Engine) {
@@ -245,6 +247,7 @@ async fn changes_of_what_decides_over_events_are_in_the_audit_trail_with_who_mad
     let bench = bench(engine).await;
     let project = bench.project("shop").await;
     let here = scope(&project, "env");
+    bench.named([here.clone()]).await;
     let meta = bench.meta.by(Actor::new(ActorKind::Key, "key_1", "ff_x"));
     let id = meta.transforms().create(&here, "raw", json!({}), None, 9).await.unwrap().unwrap();
     meta.transforms().add_version(&here, &id, json!({}), None, 9).await.unwrap();
@@ -275,7 +278,7 @@ async fn changes_of_what_decides_over_events_are_in_the_audit_trail_with_who_mad
 
     let entries = meta.audit_log().list(Some(&project), None, 100).await.unwrap();
     let done: Vec<(&str, &str)> =
-        entries.iter().rev().map(|one| (&*one.action, &*one.actor_id)).skip(3).collect();
+        entries.iter().rev().map(|one| (&*one.action, &*one.actor_id)).skip(4).collect();
     let system = Actor::system();
     let expected: Vec<(&str, &str)> = [
         "transform_created",

@@ -13,6 +13,12 @@ on_both! {
     deliveries_about_an_event_are_found_by_its_id_alone,
 }
 
+async fn with_projects(engine: Engine) -> Bench {
+    let bench = bench(engine).await;
+    bench.named([Scope::new("proj_mine", "env_1"), Scope::new("proj_theirs", "env_1")]).await;
+    bench
+}
+
 fn new(kinds: &[SystemEventKind], environment: Option<&str>, ordered: bool) -> NewWebhook {
     NewWebhook {
         environment_id: environment.map(EnvironmentId::new),
@@ -44,7 +50,7 @@ fn event(
 }
 
 async fn deliveries_about_an_event_are_found_by_its_id_alone(engine: Engine) {
-    let bench = bench(engine).await;
+    let bench = with_projects(engine).await;
     let mine = ProjectId::new("proj_mine");
     let hook = webhook(&bench, &mine, new(&[], None, false)).await;
     let ids = ["a", "a_", "ab", "A_", "%", "say \"a\""];
@@ -69,7 +75,7 @@ const KEEP_TRYING: Duration = Duration::from_secs(3600);
 
 async fn a_system_event_is_added_once_to_every_webhook_that_wants_it(engine: Engine) {
     use SystemEventKind::{BreakerChanged, JobFinished};
-    let bench = bench(engine).await;
+    let bench = with_projects(engine).await;
     let (mine, theirs) = (ProjectId::new("proj_mine"), ProjectId::new("proj_theirs"));
     let all = webhook(&bench, &mine, new(&[], None, false)).await;
     let jobs = webhook(&bench, &mine, new(&[JobFinished], Some("env_1"), false)).await;
@@ -98,7 +104,7 @@ async fn a_system_event_is_added_once_to_every_webhook_that_wants_it(engine: Eng
 }
 
 async fn a_delivery_is_claimed_by_one_of_many_and_again_once_its_lease_is_over(engine: Engine) {
-    let bench = bench(engine).await;
+    let bench = with_projects(engine).await;
     let mine = ProjectId::new("proj_mine");
     let hook = webhook(&bench, &mine, new(&[], None, false)).await;
     let events: Vec<Deliverable> =
@@ -137,7 +143,7 @@ async fn a_delivery_is_claimed_by_one_of_many_and_again_once_its_lease_is_over(e
 }
 
 async fn an_ordered_webhook_gives_out_its_oldest_delivery_alone(engine: Engine) {
-    let bench = bench(engine).await;
+    let bench = with_projects(engine).await;
     let mine = ProjectId::new("proj_mine");
     let hook = webhook(&bench, &mine, new(&[], None, true)).await;
     let events = ["a", "b"].map(|id| event(id, SystemEventKind::JobFinished, Some(&mine), None));
@@ -160,7 +166,7 @@ async fn an_ordered_webhook_gives_out_its_oldest_delivery_alone(engine: Engine) 
 }
 
 async fn a_replayed_delivery_is_due_again_and_old_ones_are_deleted(engine: Engine) {
-    let bench = bench(engine).await;
+    let bench = with_projects(engine).await;
     let mine = ProjectId::new("proj_mine");
     let hook = webhook(&bench, &mine, new(&[], None, false)).await;
     let events = ["a", "b"].map(|id| event(id, SystemEventKind::JobFinished, Some(&mine), None));

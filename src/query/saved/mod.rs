@@ -13,7 +13,7 @@ pub(super) fn problem(error: MetaError) -> Problem {
         MetaError::Full { max, setting, .. } => Problem::new(ErrorCode::ValidationError, error.to_string())
             .with("max", max)
             .with("setting", setting),
-        MetaError::Unavailable(_) | MetaError::Schema { .. } => away().because(error),
+        MetaError::Unavailable(_) | MetaError::Schema { .. } | MetaError::Missing(_) => away().because(error),
         other => Problem::internal(other),
     }
 }

@@ -68,9 +68,14 @@ impl Sandbox {
 
     /// Starts again on the folder and the topics of one that was stopped.
     pub(crate) async fn restart(self, settings: &[(&str, &str)]) -> Self {
+        self.restart_as(Role::ALL, settings).await
+    }
+
+    /// The same with these roles.
+    pub(crate) async fn restart_as(self, roles: &[Role], settings: &[(&str, &str)]) -> Self {
         let Self { running, dir, log, .. } = self;
         running.stop().await.expect("a clean stop");
-        Box::pin(Self::build_on(dir, log, Role::ALL, settings, Options::default())).await
+        Box::pin(Self::build_on(dir, log, roles, settings, Options::default())).await
     }
 
     /// These roles on this folder, with the embedded log.
