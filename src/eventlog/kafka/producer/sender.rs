@@ -235,8 +235,7 @@ impl Sender {
         for (id, ready) in by_broker {
             // Callers come back in crowds. With half of them a request goes out, so that one half is served while the
             // other half's request is at the broker; it takes along all that there is for its broker.
-            let gathered =
-                |broker: &Broker| broker.under_way < 2 && ready.queued >= broker.crowd.div_ceil(2);
+            let gathered = |broker: &Broker| broker.under_way < 2 && ready.queued >= broker.crowd.div_ceil(2);
             if ready.due || self.brokers.get(&id).is_none_or(gathered) {
                 self.send_to(id, &ready.keys, now);
             }
