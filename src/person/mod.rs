@@ -25,6 +25,7 @@
 //! another process remembers: within `query.cache_past_ttl`).
 
 mod fold;
+mod groups;
 pub mod http;
 mod id;
 mod region;
@@ -104,6 +105,10 @@ impl People {
         if !said.properties.is_empty() {
             let rows: Vec<_> = said.properties.values().cloned().collect();
             self.0.store.insert_person_properties(&rows, &format!("{token}-properties")).await?;
+        }
+        if !said.groups.0.is_empty() {
+            let rows: Vec<_> = said.groups.0.values().cloned().collect();
+            self.0.store.insert_group_properties(&rows, &format!("{token}-groups")).await?;
         }
         for (place, (scope, facts)) in said.facts.iter().enumerate() {
             self.add(scope, facts, &format!("{token}-edges-{place}")).await?;

@@ -1,9 +1,11 @@
-//! What events say of people: which distinct ids are one person, and what is known of it.
+//! What events say of people and groups: which distinct ids are one person, and what is known of it.
 //!
 //! | event | joins |
 //! |---|---|
 //! | `$identify` | `$anon_distinct_id` of its properties to its distinct id |
 //! | `$create_alias`, `$merge_dangerously`, `alias` | `alias` of its properties to its distinct id |
+//!
+//! `$groupidentify` speaks of a group, see [`super::groups`].
 //!
 //! Any event may carry `$set`, `$set_once` (objects) and `$unset` (a list of keys) in its properties. Of a person's
 //! property the value that was set last counts, by the time of the event; `$unset` takes it away until it is set
@@ -16,13 +18,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fold::{Fact, FactKind};
+use super::groups::{self, Groups};
 use crate::event::{Scope, Timestamp};
 use crate::store::PersonPropertyRow;
 
 /// Longest distinct id, in characters; capture takes no longer one.
 const ID_CHARS_MAX: usize = 200;
 /// Longest name of a property, in bytes.
-const KEY_BYTES_MAX: usize = 400;
+pub(super) const KEY_BYTES_MAX: usize = 400;
 
 /// Ids that careless clients send for everybody; in lower case.
 const RESERVED: &[&str] = &[
@@ -73,6 +76,7 @@ pub struct Said {
     pub(super) facts: BTreeMap<Scope, Vec<Fact>>,
     /// By everything of the row's key.
     pub(super) properties: BTreeMap<PropertyKey, PersonPropertyRow>,
+    pub(super) groups: Groups,
     /// Reasons for which something was passed over, with how often.
     pub(super) refused: BTreeMap<&'static str, u64>,
 }
@@ -100,11 +104,17 @@ const ONCE: u8 = 1;
 impl Said {
     /// Nothing was said?
     pub fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.properties.is_empty() && self.refused.is_empty()
+        self.facts.is_empty()
+            && self.properties.is_empty()
+            && self.groups.0.is_empty()
+            && self.refused.is_empty()
     }
 
     /// Listens to an event. Most say nothing, and are passed over without being parsed.
     pub fn hear(&mut self, saying: &Saying<'_>) {
+        if saying.event == groups::EVENT {
+            self.of_group(saying);
+        }
         let joins = matches!(saying.event, "$identify" | "$create_alias" | "$merge_dangerously" | "alias");
         let sets = ["\"$set", "\"$unset", "\\u0024"].iter().any(|part| saying.properties.contains(part));
         if !joins && !sets {
@@ -128,6 +138,16 @@ impl Said {
         }
         for (key, value) in wire.set_once.map(entries_of).unwrap_or_default() {
             self.property(saying, ONCE, key, value);
+        }
+    }
+
+    fn of_group(&mut self, saying: &Saying<'_>) {
+        let (reason, count) = match self.groups.hear(saying) {
+            Some(names) => ("property_name", names),
+            None => ("group", 1),
+        };
+        if count > 0 {
+            *self.refused.entry(reason).or_default() += count;
         }
     }
 
@@ -158,9 +178,7 @@ impl Said {
             *self.refused.entry("property_name").or_default() += 1;
             return;
         }
-        // 42 bits of milliseconds reach to the year 2109, 22 bits tell events of one millisecond apart.
-        let at = saying.timestamp.as_millis().clamp(0, (1 << 42) - 1).unsigned_abs();
-        let order = (at << 22) | (fnv(saying.event_id) & ((1 << 22) - 1));
+        let order = order_of(saying.timestamp, saying.event_id);
         let version = if kind == SET { order } else { u64::MAX - order };
         let row = PersonPropertyRow {
             project_id: saying.project_id.to_owned(),
@@ -189,7 +207,13 @@ fn id_of(json: &RawValue) -> Option<String> {
     }
 }
 
-fn entries_of(json: &RawValue) -> Vec<(String, String)> {
+/// Orders what events say: 42 bits of milliseconds reach to the year 2109, 22 bits tell events of one millisecond apart.
+pub(super) fn order_of(at: Timestamp, event_id: &str) -> u64 {
+    let at = at.as_millis().clamp(0, (1 << 42) - 1).unsigned_abs();
+    (at << 22) | (fnv(event_id) & ((1 << 22) - 1))
+}
+
+pub(super) fn entries_of(json: &RawValue) -> Vec<(String, String)> {
     let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json.get()).unwrap_or_default();
     entries.into_iter().map(|(key, value)| (key.into_owned(), value.get().to_owned())).collect()
 }

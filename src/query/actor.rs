@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::cohorts::{self, Cohorts};
 use super::extraction::Uses;
 use super::filter::Filters;
+use super::groups::{self, Meant};
 use super::statement::{self, View};
 use super::{Query, saved, session, test_accounts};
 use crate::event::Scope;
@@ -41,6 +42,9 @@ struct Inner {
     keys: Mutex<Vec<String>>,
     /// Values of sessions that were asked for, likewise.
     sessions: Mutex<Vec<Sql>>,
+    types: groups::Types,
+    /// Properties of groups that were asked for.
+    groups: groups::Columns,
 }
 
 static UNFILTERED: Filters = Filters(Vec::new());
@@ -59,24 +63,47 @@ enum Kept {
 impl Actors {
     /// Of a scope that has merges, or has not; its cohorts are not known. For checks without the store.
     pub(super) fn new(scope: &Scope, merged: bool) -> Self {
-        Self::of(scope, merged, Kept::Unasked, (Columns::default(), None))
+        Self::of(scope, merged, Kept::Unasked, (Columns::default(), None, groups::Types::default()))
+    }
+
+    /// The same with these types of groups.
+    #[cfg(test)]
+    pub(super) fn with_groups(&self, types: &[&str]) -> Self {
+        let types = types.iter().map(|name| (*name).to_owned()).collect();
+        Self::of(&self.0.scope, self.0.merged, Kept::Unasked, (Columns::default(), None, types))
     }
 
     /// The same of a scope without merges that has these cohorts.
     #[cfg(test)]
     pub(super) fn with_cohorts(scope: &Scope, cohorts: Cohorts) -> Self {
         let kept = Kept::Read { cohorts, test_accounts: Arc::default() };
-        Self::of(scope, false, kept, (Columns::default(), None))
+        Self::of(scope, false, kept, (Columns::default(), None, groups::Types::default()))
     }
 
     fn known(scope: &Scope, known: Known, uses: &Arc<Uses>) -> Self {
-        let Known { merged, kept, columns, .. } = known;
-        Self::of(scope, merged, kept, (columns, Some(uses.clone())))
+        let Known { merged, kept, columns, types, .. } = known;
+        Self::of(scope, merged, kept, (columns, Some(uses.clone()), types))
     }
 
-    fn of(scope: &Scope, merged: bool, kept: Kept, (columns, uses): (Columns, Option<Arc<Uses>>)) -> Self {
+    fn of(
+        scope: &Scope,
+        merged: bool,
+        kept: Kept,
+        (columns, uses, types): (Columns, Option<Arc<Uses>>, groups::Types),
+    ) -> Self {
         let (scope, keys, sessions) = (scope.clone(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { scope, merged, kept, columns, uses, keys, sessions }))
+        let groups = groups::Columns::default();
+        Self(Arc::new(Inner { scope, merged, kept, columns, uses, keys, sessions, types, groups }))
+    }
+
+    /// The types of groups that have a number.
+    pub(super) fn group_types(&self) -> &[String] {
+        &self.0.types
+    }
+
+    /// The property `key` of the event's group of this type.
+    pub(super) fn group_property(&self, meant: Meant<'_>, key: &str) -> Property {
+        self.0.groups.property(meant, key, &self.0.types)
     }
 
     /// The event's property `key`: from its column where it was promoted, else from the text.
@@ -201,7 +228,8 @@ impl Actors {
                 .push(") AS person_properties ON property_actor = ")
                 .append(&self.id());
         }
-        joins.append(&self.session_join(statement))
+        let groups = self.0.groups.joins(&self.0.scope, statement);
+        joins.append(&self.session_join(statement)).append(&groups)
     }
 
     /// One row a session that has any of the values that `statement` names.
@@ -414,13 +442,14 @@ struct Known {
     merged: bool,
     kept: Kept,
     columns: Columns,
+    types: groups::Types,
 }
 
 /// Promoted properties, by key.
 type Columns = Arc<HashMap<String, String>>;
 
 impl Query {
-    /// How the events of `scope` find their people: says whether the scope has merges.
+    /// How the events of `scope` find their people and groups: says whether the scope has merges, and its types of groups.
     ///
     /// # Errors
     /// 503 for what the store does not answer.
@@ -435,11 +464,16 @@ impl Query {
         }
         let overrides = Actors::new(scope, true).overrides();
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
-        let merged = !self.select::<(u8,)>(sql).await?.is_empty();
+        let (merged, types) = futures::try_join!(
+            self.select::<(u8,)>(sql),
+            self.select::<(String,)>(groups::numbered(scope)),
+        )?;
+        let merged = !merged.is_empty();
+        let types = types.into_iter().map(|(name,)| name).collect();
         let kept = self.kept(scope).await?;
         let columns = self.store.promoted_columns().await.map_err(super::problem)?;
         let columns = Arc::new(columns.into_iter().collect());
-        let known = Known { at: Instant::now(), generation, merged, kept, columns };
+        let known = Known { at: Instant::now(), generation, merged, kept, columns, types };
         self.merged.set(scope, known.clone());
         Ok(Actors::known(scope, known, &self.uses))
     }

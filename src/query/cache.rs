@@ -5,7 +5,8 @@
 //! any day, where it hangs on a cohort, a session or a funnel within), or a merge, makes it forgotten at once. What other
 //! processes store is not seen, so an answer lasts at most `query.cache_past_ttl`, and `query.cache_open_ttl` where its
 //! range reaches into the present or is counted from it. `refresh: true` asks anew, and remembers. Equal questions at the
-//! same time are asked once. The cache holds at most `query.cache_bytes_max` of answers as JSON text.
+//! same time are asked once. The cache holds at most `query.cache_bytes_max` of answers as JSON text, a quarter of it
+//! for closed buckets of trends (`trends/closed.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use moka::future::Cache;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::trends::closed::PART;
 use crate::config;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
@@ -39,7 +41,7 @@ struct Seen {
     /// The store's count of changes when the question was asked.
     changes: u64,
     persons: u64,
-    /// Of person properties; `None`: the question does not ask for any.
+    /// Of properties of persons and groups; `None`: the question does not ask for any.
     properties: Option<u64>,
 }
 
@@ -63,7 +65,7 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn new(limits: &config::Query) -> Self {
         let kept = Cache::builder()
-            .max_capacity(limits.cache_bytes_max.as_u64())
+            .max_capacity(limits.cache_bytes_max.as_u64() / PART * (PART - 1))
             .weigher(|_, kept: &Arc<Kept>| kept.bytes)
             .time_to_live(limits.cache_past_ttl)
             .build();
@@ -157,10 +159,11 @@ fn looks_further(question: &Value) -> bool {
     ["\"cohort\"", "\"session\"", "\"funnel\":{"].iter().any(|name| text.contains(name))
 }
 
-/// May the answer hang on person properties? They change with many events, most questions do not ask for them.
+/// May the answer hang on properties of persons or groups? They change with many events, most questions do not ask for
+/// them.
 fn asks_properties(kind: &str, question: &Value) -> bool {
     let text = question.to_string();
-    let names = ["\"person\"", "person.", "\"cohort\"", "\"filter_test_accounts\":true"];
+    let names = ["\"person\"", "person.", "\"cohort\"", "\"filter_test_accounts\":true", "group"];
     kind == "sql" || names.iter().any(|name| text.contains(name))
 }
 

@@ -6,9 +6,10 @@
 //! is sent is parsed and written anew from what is allowed; what only the store can find wrong in it is the caller's
 //! mistake as well, and told so.
 
-use super::filter::{self, Ground};
+use super::filter::Ground;
 use super::sql::inside::{self, Read};
 use super::sql::not_understood;
+use super::sql::parts::OfEvents;
 use crate::http::Problem;
 use crate::store::{Property, Sql, StoreError};
 
@@ -34,25 +35,27 @@ pub(super) fn property(text: &str, field: &str, ground: &Ground<'_>) -> Result<P
         // Of an empty text there is nothing to split by or to count.
         Read::Sql(sql) => {
             let text = Sql::new("ifNull(toString(").append(&marked(field)).append(&sql).push("), '')");
-            Ok(filter::of_text(&text))
+            Ok(Property::of_text(&text))
         }
     }
 }
 
-/// `Nullable(Float64)`: the value of `text` over the events of a bucket.
+/// `Nullable(Float64)` in each form: the value of `text` over the events of a bucket.
 ///
 /// # Errors
 /// 400 of `field`.
-pub(super) fn aggregate(text: &str, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
+pub(super) fn aggregate(text: &str, field: &str, ground: &Ground<'_>) -> Result<OfEvents, Problem> {
     let read = inside::of_events(text, ground).map_err(|problem| of_field(problem, field))?;
-    let sql = read.ok_or_else(|| {
+    let read = read.ok_or_else(|| {
         let message = format!(
             "{field} makes no one number of many events: use sum(…), avg(…), count(), uniq(…) or another"
         );
         Problem::invalid(field, message).with("given", text.chars().take(200).collect::<String>())
     })?;
-    let number = Sql::new("toFloat64(").append(&marked(field)).append(&sql).push(")");
-    Ok(Sql::new("if(isFinite(").append(&number).push("), ").append(&number).push(", NULL)"))
+    Ok(read.map(|sql| {
+        let number = Sql::new("toFloat64(").append(&marked(field)).append(sql).push(")");
+        Sql::new("if(isFinite(").append(&number).push("), ").append(&number).push(", NULL)")
+    }))
 }
 
 fn marked(field: &str) -> Sql {

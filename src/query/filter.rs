@@ -7,11 +7,12 @@
 //! |---|---|
 //! | `event` | a property of the event; `$session_id` is the event's session however it was sent |
 //! | `person` | a property that the acting person has now |
-//! | `session` | of the event's session: `$session_duration` (seconds), `$event_count`, `$pageview_count`, `$is_bounce`, `$entry_current_url`, `$exit_current_url` |
+//! | `session` | of the event's session: `$session_duration` (seconds), `$is_bounce`, `$entry_current_url`, …, see [`session`] |
 //! | `event_metadata` | `event`, `distinct_id`, `event_id`, `session_id`, `source`, `customer_id`, `person_id`, `timestamp`, `received_at` |
 //! | `cohort` | `id` (or left out): `value` is the id of a cohort, or several; `all` is everybody |
 //! | `feature` | a feature flag: the event's property `$feature/<key>` |
-//! | `group` | the key of the event's group: `key` is a digit, of `$group_<n>`, or a name in `$groups` |
+//! | `group` | with `group_type_index` or `group_type` a property that the event's group of this type has now, or `$group_key`; without, `key` names the type, and the group's key is compared |
+//! | `element` | of what was clicked (`$autocapture`): `tag_name`, `text`, `href`, `selector`, see [`elements`] |
 //! | `expression` | `key` is a condition of the caller's own, see [`expression`] |
 //!
 //! A value that is not there, and one that is `null`, are both *missing*: `is_not`, `not_in`, `not_icontains`,
@@ -20,6 +21,8 @@
 //! filter with an operator that needs a value but without one is incomplete and true for every event.
 
 mod compare;
+mod elements;
+mod selector;
 mod semver;
 #[cfg(test)]
 mod tests;
@@ -34,8 +37,9 @@ use serde_json::Value;
 use super::actor::Actors;
 use super::chosen::People;
 use super::cohorts;
+use super::groups::Meant;
 use super::interval::Calendar;
-use super::{expression, session, statement};
+use super::{expression, groups, session, statement};
 use crate::config;
 use crate::event::Timestamp;
 use crate::http::{Problem, strict};
@@ -56,6 +60,12 @@ pub struct Filter {
     /// Text, number or boolean; where any of several may match also a list of them.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub value: Value,
+    /// Of type `group`: the number of the groups' type …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_type: Option<String>,
     /// The members of a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<Self>>,
@@ -72,6 +82,7 @@ pub enum FilterKind {
     EventMetadata,
     Feature,
     Group,
+    Element,
     Cohort,
     #[serde(alias = "hogql")]
     Expression,
@@ -214,33 +225,36 @@ pub(super) fn property(
     field: &str,
     ground: &Ground<'_>,
 ) -> Result<Property, Problem> {
+    property_of(kind, key, Meant::default(), field, ground)
+}
+
+/// The same; of type `group` that of a group of the type that is meant.
+///
+/// # Errors
+/// 400: no such property, or a type of groups where none can be meant.
+pub(super) fn property_of(
+    kind: PropertyKind,
+    key: &str,
+    group: Meant<'_>,
+    field: &str,
+    ground: &Ground<'_>,
+) -> Result<Property, Problem> {
+    if kind != PropertyKind::Group {
+        group.none_meant(field)?;
+    }
     if kind != PropertyKind::Expression {
         check_key(field, key)?;
     }
     match kind {
         PropertyKind::Expression => expression::property(key, field, ground),
-        PropertyKind::Group => Ok(group_key(key)),
+        PropertyKind::Group => groups::property(key, group, field, ground.actors),
         PropertyKind::Session => session::property(key, field, ground),
-        PropertyKind::Event if key == session::KEY => Ok(of_text(&session::id())),
+        PropertyKind::Event if key == session::KEY => Ok(Property::of_text(&session::id())),
         PropertyKind::Event => Ok(ground.actors.event_property(key)),
         PropertyKind::Person => Ok(ground.actors.property(key)),
         PropertyKind::Feature => Ok(Property::new(&format!("$feature/{key}"))),
         PropertyKind::EventMetadata => metadata(key, field, ground.actors),
     }
-}
-
-/// The key of the event's group: of the property `$group_<n>` where `kind` is a digit, else of this name in `$groups`.
-pub(super) fn group_key(kind: &str) -> Property {
-    let text = match kind.as_bytes() {
-        [b'0'..=b'9'] => Property::new(&format!("$group_{kind}")).text(),
-        _ => {
-            let groups = Property::new("$groups").raw();
-            Property::of_json(Sql::new("JSONExtractRaw(").append(&groups).push(", ").arg(kind).push(")"))
-                .text()
-        }
-    };
-    // An empty key is none.
-    of_text(&Sql::new("ifNull(").append(&text).push(", '')"))
 }
 
 /// Every filter, members of groups and groups included.
@@ -273,7 +287,7 @@ fn metadata(key: &str, field: &str, actors: &Actors) -> Result<Property, Problem
         "received_at" => statement::written_time("received_at"),
         _ => return Err(unknown_key(key, field, &KEYS)),
     };
-    Ok(of_text(&text))
+    Ok(Property::of_text(&text))
 }
 
 /// 400 for a key of a kind that has only these.
@@ -285,15 +299,12 @@ pub(super) fn unknown_key(key: &str, field: &str, valid: &[&'static str]) -> Pro
     Problem::invalid(field, message).with("given", shown).with("valid", valid)
 }
 
-/// A text as a property; empty is missing.
-pub(super) fn of_text(text: &Sql) -> Property {
-    let json = Sql::new("if(").append(text).push(" = '', '', toJSONString(").append(text).push("))");
-    Property::of_json(json)
-}
-
 impl Filter {
     /// The condition; none where every event passes.
     fn condition(&self, path: &str, ground: &Ground<'_>, depth: usize) -> Result<Option<Sql>, Problem> {
+        if self.kind != FilterKind::Group {
+            self.group_meant().none_meant(&format!("{path}.key"))?;
+        }
         let kind = match self.kind {
             FilterKind::And => return self.group(path, " AND ", ground, depth),
             FilterKind::Or => return self.group(path, " OR ", ground, depth),
@@ -304,10 +315,16 @@ impl Filter {
             FilterKind::EventMetadata => PropertyKind::EventMetadata,
             FilterKind::Feature => PropertyKind::Feature,
             FilterKind::Group => PropertyKind::Group,
+            FilterKind::Element => return elements::condition(self, self.key(path)?, path, ground),
             FilterKind::Expression => return self.of_expression(path, ground),
         };
-        let property = property(kind, self.key(path)?, &format!("{path}.key"), ground)?;
+        let field = format!("{path}.key");
+        let property = property_of(kind, self.key(path)?, self.group_meant(), &field, ground)?;
         compare::condition(self, &property, path, ground)
+    }
+
+    fn group_meant(&self) -> Meant<'_> {
+        Meant { index: self.group_type_index, name: self.group_type.as_deref() }
     }
 
     /// A condition of the caller's own.

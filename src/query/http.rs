@@ -14,6 +14,7 @@ use super::attributed::Attributed;
 use super::events::List;
 use super::funnel::Funnel;
 use super::funnel::people::FunnelPeople;
+use super::groups::list::Groups;
 use super::lifecycle::{Lifecycle, LifecyclePeople};
 use super::names::Names;
 use super::paths::{Paths, PathsPeople};
@@ -25,7 +26,7 @@ use super::stickiness::{Stickiness, StickinessPeople};
 use super::trends::Trends;
 use super::trends::people::TrendsPeople;
 use super::values::Values;
-use super::{Query, csv, events, extraction, live, names, persons, saved, trace, v1, values};
+use super::{Query, csv, events, extraction, groups, live, names, persons, saved, trace, v1, values};
 use crate::auth::{Access, Permission, http::authorize};
 use crate::config;
 use crate::event::Scope;
@@ -44,6 +45,8 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/api/query/values").get(list_values))
         .service(resource("/api/persons").get(list_persons))
         .service(resource("/api/persons/{person_id}").get(show_person))
+        .service(resource("/api/groups").get(list_groups))
+        .service(resource("/api/groups/{group_type}/{group_key}").get(show_group))
         .service(resource("/api/query/trends").post(ask::<Trends>))
         .service(resource("/api/query/trends/people").post(ask::<TrendsPeople>))
         .service(resource("/api/query/sql").post(ask::<SqlQuestion>))
@@ -307,6 +310,28 @@ async fn show_person(
     measured("persons", &metric::QUERY_PERSONS_DURATION, async {
         let access = allowed(&request, &query).await?;
         persons::show(&query.for_question(false), &access.scope, &person_id).await
+    })
+    .await
+}
+
+async fn list_groups(request: HttpRequest, query: Data<Query>) -> Result<HttpResponse, Problem> {
+    measured("groups", &metric::QUERY_PERSONS_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let asked = Groups::parse(request.query_string())?;
+        groups::list::list(&query.for_question(false), &access.scope, &asked).await
+    })
+    .await
+}
+
+async fn show_group(
+    request: HttpRequest,
+    query: Data<Query>,
+    named: Path<(String, String)>,
+) -> Result<HttpResponse, Problem> {
+    measured("groups", &metric::QUERY_PERSONS_DURATION, async {
+        let access = allowed(&request, &query).await?;
+        let (kind, key) = &*named;
+        groups::list::show(&query.for_question(false), &access.scope, (kind.as_str(), key.as_str())).await
     })
     .await
 }

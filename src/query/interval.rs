@@ -194,6 +194,13 @@ impl Buckets {
         Self { bounds: vec![from, end] }
     }
 
+    /// Those from `first` to `last`.
+    #[must_use]
+    pub fn part(&self, first: usize, last: usize) -> Self {
+        let bounds = self.bounds.iter().take(last + 2).skip(first).copied().collect();
+        Self { bounds }
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.bounds.len() - 1

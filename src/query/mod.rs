@@ -19,6 +19,7 @@
 //! | `names.rs` | which events and properties there are |
 //! | `values.rs` | which values a property has |
 //! | `persons.rs` | who there is |
+//! | `groups/` | of which companies, teams, … events are |
 //! | `cohorts.rs` | sets of people, to filter by |
 //! | `test_accounts.rs` | whom a question leaves out when it is told to |
 //! | `expression.rs` | expressions of the caller's own, wherever a question takes one |
@@ -53,6 +54,7 @@ mod fair;
 pub mod filter;
 pub mod funnel;
 mod gather;
+pub mod groups;
 pub mod http;
 pub mod interval;
 mod journal;
@@ -96,6 +98,7 @@ use cache::Answers;
 use extraction::Uses;
 use fair::Fair;
 use journal::Journal;
+use trends::closed::Closed;
 
 pub use chosen::People;
 pub use filter::{Filter, FilterKind, Filters, Operator, PropertyKind};
@@ -117,6 +120,7 @@ pub struct Query {
     live: Arc<Semaphore>,
     merged: Arc<Merged>,
     answers: Answers,
+    closed: Closed,
     uses: Arc<Uses>,
     /// Of cohorts and dashboards.
     database: Option<crate::meta::Meta>,
@@ -193,6 +197,7 @@ impl Query {
         let dlq_topic = config.consumer.dlq_topic.as_str().into();
         let journal = Arc::new(Journal::new(false));
         let answers = Answers::new(&limits);
+        let closed = Closed::new(&limits);
         Self {
             store,
             backlog,
@@ -204,6 +209,7 @@ impl Query {
             live,
             merged: Arc::default(),
             answers,
+            closed,
             uses: Arc::default(),
             database: None,
             fair: Arc::default(),

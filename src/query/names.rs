@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::groups::list::{self, KnownType};
 use super::interval::{Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
 use super::statement::{self, View};
@@ -36,6 +37,8 @@ pub struct Known {
     pub events: Vec<Seen>,
     /// Most frequent first; keys of the top level.
     pub properties: Vec<Seen>,
+    /// The types of groups that `$groupidentify` named, in the order of their numbers.
+    pub groups: Vec<KnownType>,
     pub meta: NamesMeta,
 }
 
@@ -155,6 +158,7 @@ pub(super) async fn names(query: &Query, scope: &Scope, names: &Names) -> Result
         .into_iter()
         .map(|(name, volume, last_seen)| Seen { name, volume: volume.saturating_mul(sample), last_seen })
         .collect();
+    let groups = list::types(query, scope).await?;
     let truncated = events.len() > limit || properties.len() > limit;
     events.truncate(limit);
     properties.truncate(limit);
@@ -167,7 +171,7 @@ pub(super) async fn names(query: &Query, scope: &Scope, names: &Names) -> Result
         properties_sample: sample,
         truncated,
     };
-    Ok(Known { events, properties, meta })
+    Ok(Known { events, properties, groups, meta })
 }
 
 /// Rows of (name, volume, last seen, events in all); one more than the limit, to tell whether there are others.

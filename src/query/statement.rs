@@ -131,6 +131,11 @@ impl Select {
     }
 }
 
+/// Are the events read once, so that no other events than those of its own range count in it?
+pub(super) fn reads_events_once(sql: &Sql) -> bool {
+    sql.text().matches("FROM events").count() == 1
+}
+
 /// The date in UTC, within what the server's `Date` can hold (1970-01-01 to 2149-06-06).
 pub(super) fn day(at: Timestamp) -> String {
     let days = at.as_millis().div_euclid(86_400_000).clamp(0, 65_535);

@@ -1,5 +1,6 @@
 //! The statements of every question, as the store gets them, and that none of them can be without its scope.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -60,7 +61,7 @@ fn statements_of_trends() {
 }
 
 /// A question for each way of counting: plain, broken down, and each option that changes a statement.
-const SHAPES: [(&str, &str); 17] = [
+const SHAPES: [(&str, &str); 18] = [
     ("sum", r#"{"date_from":"-1d","series":[{"event":"a","math":"sum","math_property":"price"}]}"#),
     (
         "median",
@@ -108,6 +109,10 @@ const SHAPES: [(&str, &str); 17] = [
     (
         "expression_broken_down",
         r#"{"date_from":"-1d","series":[{"event":"a","math":"hogql","math_expression":"sum(properties.price)"}],"breakdown":{"property":"plan","limit":2}}"#,
+    ),
+    (
+        "group_property",
+        r#"{"date_from":"-1d","series":[{"event":"a"}],"filters":[{"type":"group","group_type":"company","key":"seats","operator":"gt","value":2}],"breakdown":{"property":"plan","type":"group","group_type_index":0}}"#,
     ),
     (
         "session_property",
@@ -158,6 +163,9 @@ fn statements_of_filters() {
         r#"{"key":"timestamp","type":"event_metadata","operator":"is_date_before","value":"2026-03-10"}"#,
         r#"{"key":"source","type":"event_metadata","value":"web"}"#,
         r#"{"key":"flag","type":"feature","value":true}"#,
+        r#"{"key":"company","type":"group","value":"acme"}"#,
+        r#"{"key":"text","type":"element","operator":"not_icontains","value":"buy"}"#,
+        r#"{"key":"selector","type":"element","value":"form > a.buy span"}"#,
         r#"{"type":"OR","values":[{"key":"plan","value":"a"},{"type":"AND","values":[{"key":"plan","value":"b"},{"key":"other","operator":"is_set"}]}]}"#,
     ];
     let shown: Vec<String> =
@@ -227,14 +235,15 @@ fn sources() -> Vec<(String, String)> {
 fn the_table_is_named_in_one_place_and_the_store_is_asked_in_one() {
     let naming = |text: &str| {
         let sources = sources();
-        let of: Vec<String> =
+        let of: BTreeSet<String> =
             sources.into_iter().filter(|(_, source)| source.contains(text)).map(|(path, _)| path).collect();
         of.iter().map(|path| path.rsplit("src/query/").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert!(sources().len() > 8);
     assert_eq!(naming("FROM events"), ["statement.rs"]);
-    assert_eq!(naming("JOIN "), ["sql/render.rs", "actor.rs"]);
+    assert_eq!(naming("JOIN "), ["actor.rs", "groups/mod.rs", "sql/render.rs"]);
     assert_eq!(naming("FROM person"), ["actor.rs"]);
+    assert_eq!(naming("FROM group_"), ["groups/list.rs", "groups/mod.rs"]);
     assert_eq!(naming("store.select"), ["mod.rs"]);
     assert_eq!(naming("store.stream"), ["mod.rs"]);
 }
@@ -251,7 +260,7 @@ fn every_read_of_the_table_stands_beside_its_scope() {
     // What a dynamic cohort holds of persons is a column that the whole statement joins.
     statements.extend(cohorts_sql().into_iter().filter(|(name, _)| *name != "dynamic").map(|(_, sql)| sql));
     for statement in statements.iter().flat_map(|statements| statements.lines()) {
-        let tables = ["FROM events", "FROM person_", "FROM cohort_members"];
+        let tables = ["FROM events", "FROM person_", "FROM group_", "FROM cohort_members"];
         let reads: usize = tables.iter().map(|table| statement.matches(table).count()).sum();
         let scoped = statement.matches("project_id = 'proj' AND environment_id = 'env'").count();
         assert!(reads > 0 && reads == scoped, "{statement}");

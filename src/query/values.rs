@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::filter::{self, Ground, PropertyKind};
+use super::groups::Meant;
 use super::interval::{Calendar, WeekStart};
 use super::names::{self, EVENTS_READ_MAX, Seen};
 use super::range::Range;
@@ -18,6 +19,10 @@ pub struct Values {
     pub property: String,
     /// Whose property; the event's when absent.
     pub kind: PropertyKind,
+    /// Of type `group`: the number of the groups' type …
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    pub group_type: Option<String>,
     /// Only of events of this name.
     pub event: Option<String>,
     /// Only values with this text in them, in any case.
@@ -29,7 +34,17 @@ pub struct Values {
     pub limit: Option<usize>,
 }
 
-const NAMES: [&str; 7] = ["property", "type", "event", "search", "date_from", "date_to", "limit"];
+const NAMES: [&str; 9] = [
+    "property",
+    "type",
+    "group_type_index",
+    "group_type",
+    "event",
+    "search",
+    "date_from",
+    "date_to",
+    "limit",
+];
 const KINDS: [&str; 6] = ["event", "person", "event_metadata", "feature", "group", "expression"];
 const LIMIT: usize = 50;
 /// Longer values are nothing to choose from a list, in bytes.
@@ -71,6 +86,12 @@ impl Values {
             match name.as_str() {
                 "property" => values.property = value,
                 "type" => values.kind = kind(&value)?,
+                "group_type_index" => {
+                    // What is too large is refused by its number.
+                    let number = events::number("group_type_index", &value)?;
+                    values.group_type_index = Some(u8::try_from(number).unwrap_or(u8::MAX));
+                }
+                "group_type" => values.group_type = Some(value),
                 "event" => values.event = Some(value),
                 "search" => values.search = Some(value).filter(|text| !text.is_empty()),
                 "date_from" => values.date_from = Some(value),
@@ -102,7 +123,8 @@ impl Values {
         limit: usize,
         ground: &Ground<'_>,
     ) -> Result<Sql, Problem> {
-        let property = filter::property(self.kind, &self.property, "property", ground)?;
+        let group = Meant { index: self.group_type_index, name: self.group_type.as_deref() };
+        let property = filter::property_of(self.kind, &self.property, group, "property", ground)?;
         let value = Sql::new("ifNull(").append(&property.text()).push(", '')");
         let columns =
             Sql::new("").append(&value).push(" AS value, count() AS volume, max(timestamp) AS last_seen");
@@ -198,6 +220,8 @@ mod tests {
         assert_eq!(sql.matches("PREWHERE event_name = 'it\\'s'").count(), 2, "{sql}");
         assert!(sql.contains("positionCaseInsensitiveUTF8(") && sql.contains(", '%a') > 0"), "{sql}");
         assert!(sql.ends_with("GROUP BY value ORDER BY volume DESC, value LIMIT 6"), "{sql}");
+        let of_group = statement("property=plan&type=group&group_type=company", 1);
+        assert!(of_group.contains("group_properties"), "{of_group}");
         let sampled = statement("property=email&type=person", 7);
         assert!(sampled.contains("cityHash64(event_id) % 7 = 0"), "{sampled}");
         assert!(sampled.contains("person_properties"), "{sampled}");
@@ -210,6 +234,7 @@ mod tests {
             ("property=a&type=cohort", "type"),
             ("property=a&evnt=b", "evnt"),
             ("property=a&limit=x", "limit"),
+            ("property=a&group_type_index=-1", "group_type_index"),
         ] {
             assert_eq!(Values::parse(query).unwrap_err().details["field"], field, "{query}");
         }

@@ -47,10 +47,15 @@ impl Changes {
 
     /// The count at the last change of this scope up to this day.
     pub(super) fn last(&self, scope: &Scope, last_day: i64) -> u64 {
+        self.last_within(scope, (i64::MIN, last_day))
+    }
+
+    /// The count at the last change of this scope from one day to another.
+    pub(super) fn last_within(&self, scope: &Scope, (first_day, last_day): (i64, i64)) -> u64 {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (scope.project.to_string(), scope.environment.to_string());
         let of_scope = inner.days.get(&key);
-        let last = of_scope.and_then(|days| days.range(..=last_day).map(|(_, count)| *count).max());
+        let last = of_scope.and_then(|days| days.range(first_day..=last_day).map(|(_, count)| *count).max());
         last.unwrap_or(0).max(inner.floor)
     }
 }
@@ -66,6 +71,8 @@ mod tests {
         changes.note([("p", "e", 10), ("p", "other", 3)]);
         assert!(changes.last(&scope, 9) <= before);
         assert!(changes.last(&scope, 10) > before);
+        assert!(changes.last_within(&scope, (11, 20)) <= before);
+        assert!(changes.last_within(&scope, (10, 10)) > before);
         assert!(changes.last(&scope, i64::MAX) <= changes.count());
     }
 

@@ -4,7 +4,7 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 13] = [
+const MIGRATIONS: [(&str, &str); 14] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
@@ -21,10 +21,11 @@ const MIGRATIONS: [(&str, &str); 13] = [
     ("0030_schema_state", include_str!("../../migrations/clickhouse/0030_schema_state.sql")),
     ("0031_event_rollups", include_str!("../../migrations/clickhouse/0031_event_rollups.sql")),
     ("0032_event_quality", include_str!("../../migrations/clickhouse/0032_event_quality.sql")),
+    ("0050_group_properties", include_str!("../../migrations/clickhouse/0050_group_properties.sql")),
 ];
 
 /// The tables that all of them make together.
-pub(super) const TABLES: [&str; 12] = [
+pub(super) const TABLES: [&str; 13] = [
     "events",
     "events_dlq",
     "person_edges",
@@ -37,6 +38,7 @@ pub(super) const TABLES: [&str; 12] = [
     "raw_event_results",
     "event_rollups",
     "event_quality",
+    "group_properties",
 ];
 
 impl Store {

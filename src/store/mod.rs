@@ -15,6 +15,7 @@ mod dead_letters;
 pub mod engine;
 mod error;
 mod feature_usage;
+mod groups;
 mod hot;
 mod ids;
 mod insert;
@@ -54,6 +55,7 @@ pub use block::{EventBlock, EventRow};
 pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, DeadLetterRow};
 pub use error::{Finding, InsertError, StoreError};
 pub use feature_usage::{AMENDED_VERSION, FeatureUsageRow, usage_version};
+pub use groups::{GroupFact, GroupPropertyRow};
 pub use ids::{RecentId, RecentIds};
 pub use metadata::{BACKFILL, BareRow, MetadataCounts, OffsetSpan};
 pub use offsets::{EventKey, StoredOffsets, StoredRange};
@@ -85,6 +87,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     generations: Generations,
     property_generations: Generations,
+    group_types: groups::Types,
     changes: Changes,
 }
 
@@ -147,6 +150,7 @@ impl Store {
                 clock,
                 generations: Generations::default(),
                 property_generations: Generations::default(),
+                group_types: groups::Types::default(),
                 changes: Changes::default(),
             }),
         };
@@ -277,8 +281,17 @@ impl Store {
         self.inner.changes.last(scope, last_day)
     }
 
+    /// The same of the days from the one to the other.
+    pub fn events_changed_within(&self, scope: &Scope, days: (i64, i64)) -> u64 {
+        self.inner.changes.last_within(scope, days)
+    }
+
     fn property_generations(&self) -> &Generations {
         &self.inner.property_generations
+    }
+
+    fn group_types(&self) -> &groups::Types {
+        &self.inner.group_types
     }
 
     fn generations(&self) -> &Generations {

@@ -114,7 +114,7 @@ impl Store {
         self.generations().of(scope.project.as_str(), scope.environment.as_str()).load(Ordering::Acquire)
     }
 
-    /// Grows whenever this process stored person properties of this scope.
+    /// Grows whenever this process stored properties of persons or groups of this scope.
     pub fn person_properties_generation(&self, scope: &Scope) -> u64 {
         let counters = self.property_generations();
         counters.of(scope.project.as_str(), scope.environment.as_str()).load(Ordering::Acquire)
@@ -205,10 +205,14 @@ impl Store {
             })
             .await;
         for row in rows {
-            let counter = self.property_generations().of(&row.project_id, &row.environment_id);
-            counter.fetch_add(1, Ordering::Release);
+            self.note_properties_changed(&row.project_id, &row.environment_id);
         }
         inserted
+    }
+
+    /// Says that properties of this scope's persons or groups changed.
+    pub(super) fn note_properties_changed(&self, project: &str, environment: &str) {
+        self.property_generations().of(project, environment).fetch_add(1, Ordering::Release);
     }
 
     /// Puts people into static cohorts, or takes them out; under a token as [`Store::insert_events`].
@@ -366,11 +370,15 @@ fn scoped(select: Sql, scope: &Scope) -> Sql {
         .arg(scope.environment.as_str())
 }
 
-fn text(text: &str) -> (Type, Value) {
+pub(super) fn text(text: &str) -> (Type, Value) {
     (Type::String, Value::string(text))
 }
 
-fn block<R>(columns: &[&'static str], rows: &[R], cells: impl Fn(&R) -> Vec<(Type, Value)>) -> Block {
+pub(super) fn block<R>(
+    columns: &[&'static str],
+    rows: &[R],
+    cells: impl Fn(&R) -> Vec<(Type, Value)>,
+) -> Block {
     let mut types = IndexMap::new();
     let mut data: IndexMap<String, Vec<Value>> = IndexMap::new();
     for row in rows {

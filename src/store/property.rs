@@ -35,6 +35,19 @@ impl Property {
         Self::of_parts(json, &string)
     }
 
+    /// The property whose value is this text, an expression of type `String`: empty is absent.
+    pub fn of_text(text: &Sql) -> Self {
+        let raw = Sql::new("if(").append(text).push(" = '', '', toJSONString(").append(text).push("))");
+        Self { raw, text: Sql::new("nullIf(").append(text).push(", '')") }
+    }
+
+    /// The member `inner` of the object that the top-level property `key` is.
+    pub fn within(key: &str, inner: &str) -> Self {
+        let path = Sql::default().arg(key).push(", ").arg(inner);
+        let of = |function| Sql::new(function).push("(properties, ").append(&path).push(")");
+        Self::of_parts(of("JSONExtractRaw"), &of("JSONExtractString"))
+    }
+
     fn of_parts(raw: Sql, string: &Sql) -> Self {
         let text = Sql::new("multiIf(")
             .append(&raw)

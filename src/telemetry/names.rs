@@ -102,7 +102,7 @@ metrics! {
     QUERY_TRACE_DURATION = "query_trace_duration_seconds", Kind::Histogram(LATENCY), [], "Traces of one event.";
     QUERY_NAMES_DURATION = "query_names_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of names of events and properties.";
     QUERY_VALUES_DURATION = "query_values_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of values of a property.";
-    QUERY_PERSONS_DURATION = "query_persons_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of persons, and one person.";
+    QUERY_PERSONS_DURATION = "query_persons_duration_seconds", Kind::Histogram(LATENCY), [], "Lists of persons and of groups, and one of them.";
     QUERY_SQL_DURATION = "query_sql_duration_seconds", Kind::Histogram(LATENCY), [], "Questions in SQL.";
     QUERY_DASHBOARD_DURATION = "query_dashboard_duration_seconds", Kind::Histogram(LATENCY), [], "Refreshes of a whole dashboard.";
     QUERY_CACHE = "query_cache_total", Kind::Counter, ["outcome"], "Questions by whether the answer was remembered.";

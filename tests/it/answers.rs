@@ -22,6 +22,7 @@ POST /api/transforms {"name":"raw","spec":{"event":[{"event_name":"'raw'","disti
 POST /capture {"event":"seen","distinct_id":"ada","event_id":"e1","properties":{"amount":1,"seats":2,"$set":{"plan":"pro"}}}
 POST /capture {"batch":[{"event":"seen","distinct_id":"eve","event_id":"e3"}]}
 POST /capture/batch {"event":"bought","distinct_id":"ada","event_id":"e2"}
+POST /capture {"event":"$groupidentify","distinct_id":"$team_blue","event_id":"e6","properties":{"$group_type":"team","$group_key":"blue","$group_set":{"plan":"pro"}}}
 POST /v1/events {"event_name":"seen","external_customer_id":"bob","event_id":"e4"}
 POST /v1/events/bulk {"events":[{"event_name":"seen","external_customer_id":"bob","event_id":"e5"}]}
 POST /v1/events/raw/bulk [{"id":"r1","when":"2026-01-01T00:00:00Z"},{"id":"r2"}]
@@ -289,12 +290,14 @@ async fn every_route_answers_well_once_as_it_is_documented() {
         ("email", first.email.as_deref().unwrap()),
         ("password", first.password.as_deref().unwrap()),
         ("event_id", "e1"),
+        ("group_type", "team"),
+        ("group_key", "blue"),
         ("today", &today),
     ];
     let kept = kept.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let mut walk = Walk { sandbox, kept, well: BTreeSet::new(), wrong: Vec::new() };
     walk.run(SENT).await;
-    walk.sandbox.client.settled(6).await;
+    walk.sandbox.client.settled(7).await;
     let letter = eventually("the dead letter is listed", || async {
         let (_, page) = walk.sandbox.client.operator_get("/api/dlq").await;
         page["dead_letters"][0]["id"].as_str().map(str::to_owned).ok_or_else(|| page.to_string())

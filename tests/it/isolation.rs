@@ -89,7 +89,8 @@ impl Tenant {
     async fn fill(&mut self) {
         let (mark, project) = (self.mark, self.project.clone());
         let events = json!([
-            { "event": "seen", "distinct_id": "ada", "event_id": "e1", "properties": { "who": mark, "amount": 1, "$set": { "who": mark } } },
+            { "event": "seen", "distinct_id": "ada", "event_id": "e1", "properties": { "who": mark, "amount": 1, "$set": { "who": mark }, "$groups": { "team": "e1" } } },
+            { "event": "$groupidentify", "distinct_id": "$team_e1", "event_id": "e4", "properties": { "$group_type": "team", "$group_key": "e1", "$group_set": { "who": mark } } },
             { "event": "bought", "distinct_id": "ada", "event_id": "e2", "properties": { "who": mark, "amount": 2 } },
             { "event": "seen", "distinct_id": "eve", "event_id": "e3", "properties": { "who": mark } },
         ]);
@@ -137,13 +138,15 @@ impl Tenant {
         eventually("its events are stored, and its dead letter is listed", || async {
             let (events, letters) = (self.client.events().await?, self.client.get("/api/dlq").await.1);
             let listed = letters["dead_letters"].as_array().map_or(0, Vec::len);
-            if events.len() == 3 && listed == 1 { Ok(()) } else { Err(format!("{} {letters}", events.len())) }
+            if events.len() == 4 && listed == 1 { Ok(()) } else { Err(format!("{} {letters}", events.len())) }
         })
         .await;
         let (_, letters) = self.client.get("/api/dlq").await;
         let letter = letters["dead_letters"][0]["id"].as_str().unwrap().to_owned();
         self.keep("dead_letter_id", &letter);
         self.ids.insert("event_id", vec!["e1".to_owned()]);
+        self.ids.insert("group_type", vec!["team".to_owned()]);
+        self.ids.insert("group_key", vec!["e1".to_owned()]);
         let void = json!({ "event_id": "e3", "reason": mark });
         self.made("", "/v1/events/void", void).await;
     }
@@ -187,9 +190,11 @@ impl Tenant {
 fn questions() -> Vec<(&'static str, Value)> {
     let series = json!([{ "event": "seen" }]);
     let broken = json!({ "property": "who" });
+    let by_group = json!({ "property": "who", "type": "group", "group_type": "team" });
     let steps = json!([{ "event": "seen" }, { "event": "bought" }]);
     vec![
         ("/api/query/trends", json!({ "series": series, "breakdown": broken })),
+        ("/api/query/trends", json!({ "series": series, "breakdown": by_group })),
         ("/api/query/trends/people", json!({ "trends": { "series": series } })),
         ("/api/query/funnel", json!({ "steps": steps, "breakdown": broken })),
         ("/api/query/funnel/people", json!({ "funnel": { "steps": steps }, "step": 0 })),

@@ -23,6 +23,8 @@ mod dlq;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod groups;
+#[cfg(test)]
 mod incidents;
 #[cfg(test)]
 mod isolation;

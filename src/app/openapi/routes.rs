@@ -185,6 +185,8 @@ const ROWS: &[Row] = &[
     ("POST", "/api/dashboards/{id}/refresh", Class::Query, Body::None, 200, "Ask its questions anew"),
     ("GET", "/api/persons", Class::Query, Body::None, 200, "People and their properties, in pages"),
     ("GET", "/api/persons/{person_id}", Class::Query, Body::None, 200, "One person"),
+    ("GET", "/api/groups", Class::Query, Body::None, 200, "Groups and their properties, in pages"),
+    ("GET", "/api/groups/{group_type}/{group_key}", Class::Query, Body::None, 200, "One group"),
     (
         "POST",
         "/api/persons/merge",

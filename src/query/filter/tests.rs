@@ -46,6 +46,14 @@ fn what_cannot_be_meant_is_refused_by_name() {
             "did you mean distinct_id?",
         ),
         (r#"[{"key":"duration","type":"session","value":1}]"#, "filters[0].key", "$session_duration"),
+        (r#"[{"key":"a","group_type":"team"}]"#, "filters[0].group_type", "of type group"),
+        (r#"[{"type":"group","key":"a","group_type_index":-1}]"#, "[0].group_type_index", ""),
+        (r#"[{"type":"element","key":"txt","value":"a"}]"#, "filters[0].key", "did you mean text?"),
+        (
+            r#"[{"type":"element","key":"selector","value":"a,b"}]"#,
+            "filters[0].value",
+            "a selector is such as",
+        ),
         (r#"[{"type":"event","values":[]}]"#, "filters[0].type", "AND or OR"),
         (r#"[{"type":"AND","key":"a"}]"#, "filters[0].key", "a group has only type and values"),
         (

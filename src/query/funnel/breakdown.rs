@@ -8,6 +8,7 @@ use super::{Funnel, tuple};
 use crate::http::Problem;
 use crate::query::cohorts;
 use crate::query::filter::{self, Filter, FilterKind, Ground};
+use crate::query::groups::Meant;
 use crate::query::trends::BreakdownKind;
 use crate::store::Sql;
 
@@ -19,6 +20,10 @@ pub struct Breakdown {
     pub property: Properties,
     #[serde(rename = "type", default)]
     pub kind: BreakdownKind,
+    /// Of type `group`: the number of the groups' type …
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    pub group_type: Option<String>,
     #[serde(default)]
     pub attribution: Attribution,
     /// The step of `attribution` `step`, counted from 0.
@@ -68,7 +73,7 @@ impl Properties {
     /// 400: none or too many, no such property, no such cohort.
     pub(in crate::query) fn value(
         &self,
-        kind: BreakdownKind,
+        (kind, group): (BreakdownKind, Meant<'_>),
         ground: &Ground<'_>,
     ) -> Result<Option<Sql>, Problem> {
         const FIELD: &str = "breakdown.property";
@@ -82,13 +87,15 @@ impl Properties {
             return Err(Problem::invalid(FIELD, message).with("max", max));
         }
         let Some(kind) = kind.of_property() else {
+            group.none_meant(FIELD)?;
             for id in names {
                 cohorts::member(id, FIELD, ground).map(drop)?;
             }
             return Ok(None);
         };
-        let text =
-            |name: &String| filter::property(kind, name, FIELD, ground).map(|property| property.text());
+        let text = |name: &String| {
+            filter::property_of(kind, name, group, FIELD, ground).map(|property| property.text())
+        };
         Ok(Some(tuple(&names.iter().map(text).collect::<Result<Vec<_>, Problem>>()?)))
     }
 }
@@ -125,7 +132,8 @@ impl Breakdown {
         funnel: &Funnel,
         ground: &Ground<'_>,
     ) -> Result<Option<(PlannedBreakdown, Sql)>, Problem> {
-        let value = self.property.value(self.kind, ground)?;
+        let group = Meant { index: self.group_type_index, name: self.group_type.as_deref() };
+        let value = self.property.value((self.kind, group), ground)?;
         let attribution = self.attribution(funnel)?;
         let limit = checked_limit(self.limit, ground)?;
         let properties = self.property.names().len();

@@ -25,6 +25,7 @@ use super::actor::Actors;
 use super::chosen;
 use super::filter::{self, Filters, Ground, PropertyKind};
 use super::gather::{Gather, Matcher, Values, tuple};
+use super::groups::Meant;
 use super::http::Question;
 use super::interval::{Buckets, Calendar, Interval, WeekStart};
 use super::range::{self, Asked, Begin, Range};
@@ -118,6 +119,10 @@ pub struct AggregateBy {
     pub property: String,
     #[serde(rename = "type", default)]
     pub kind: PropertyKind,
+    /// Of type `group`: the number of the groups' type …
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    pub group_type: Option<String>,
 }
 
 /// An event that must not happen once `from_step` is taken and `to_step` is not; steps are counted from 0. Of a step that
@@ -337,7 +342,9 @@ impl Funnel {
         let everything = self.order == Order::Strict;
         let (steps, exclusions) = steps;
         let by = self.aggregate_by.as_ref().map(|by| {
-            let property = filter::property(by.kind, &by.property, "aggregate_by.property", &ground)?;
+            let group = Meant { index: by.group_type_index, name: by.group_type.as_deref() };
+            let field = "aggregate_by.property";
+            let property = filter::property_of(by.kind, &by.property, group, field, &ground)?;
             Ok::<_, Problem>(tuple(&[property.text()]))
         });
         let by = by.transpose()?;

@@ -23,6 +23,7 @@ use super::funnel::Properties;
 use super::funnel::breakdown::{ByCohort, checked_limit};
 use super::funnel::fold::Event;
 use super::gather::{Gather, Matcher, Values, untuple};
+use super::groups::Meant;
 use super::http::Question;
 use super::interval::{Buckets, Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
@@ -124,6 +125,10 @@ pub struct Breakdown {
     pub property: Properties,
     #[serde(rename = "type", default)]
     pub kind: BreakdownKind,
+    /// Of type `group`: the number of the groups' type …
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    pub group_type: Option<String>,
     /// How many values get a table of their own; 25 when absent, at most `query.breakdown_values_max`.
     pub limit: Option<usize>,
     /// Leave out the table of all other values.
@@ -346,7 +351,11 @@ impl Retention {
             Kind::FirstTime | Kind::FirstEverOccurrence => Range { from: Timestamp::EPOCH, end: range.end },
         };
         let own = self.breakdown.as_ref();
-        let value = own.map(|breakdown| breakdown.property.value(breakdown.kind, &ground)).transpose()?;
+        let value = own.map(|own| {
+            let group = Meant { index: own.group_type_index, name: own.group_type.as_deref() };
+            own.property.value((own.kind, group), &ground)
+        });
+        let value = value.transpose()?;
         let source = match value.flatten() {
             None => Source::Activity(Activity {
                 range: whole,

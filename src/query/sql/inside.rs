@@ -7,18 +7,20 @@
 mod tests;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Subscript, UnaryOperator, Value,
+    AccessExpr, BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Subscript, UnaryOperator, Value,
 };
 use sqlparser::dialect::{ClickHouseDialect, Dialect};
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::leaves::{ident, is_name, operator, single};
+use super::parts::{Aggregates, Call, OfEvents};
 use super::render::{Rendered, Renderer, none, refused};
 use super::words;
 use crate::http::{Problem, strict};
 use crate::query::filter::{self, Ground, PropertyKind};
+use crate::query::groups::{self, Meant};
 use crate::query::session;
 use crate::store::{Property, Sql};
 
@@ -26,7 +28,7 @@ use crate::store::{Property, Sql};
 const BYTES_MAX: usize = 2_000;
 
 /// Columns, and what else may begin a name.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "event",
     "distinct_id",
     "person_id",
@@ -40,6 +42,7 @@ const NAMES: [&str; 13] = [
     "customer_id",
     "properties",
     "person",
+    "groups",
 ];
 
 /// Functions whose arguments are numbers.
@@ -112,8 +115,8 @@ const NUMBERS: &[&str] = &[
 /// What an expression may name, and what it has named.
 pub(super) struct Inside<'a> {
     pub(super) ground: &'a Ground<'a>,
-    /// Is it over many events, or over one?
-    pub(super) may_aggregate: bool,
+    /// Over many events: the aggregates within; none: it is over one.
+    pub(super) aggregates: Option<Aggregates>,
     pub(super) aggregated: bool,
     /// Names that the lambdas around have given.
     pub(super) parameters: Vec<String>,
@@ -184,7 +187,7 @@ impl Dialect for Words {
 /// # Errors
 /// 400 of field `query`: it is none, or uses what is not allowed.
 pub(in crate::query) fn of_event(text: &str, ground: &Ground<'_>) -> Result<Read, Problem> {
-    let mut renderer = renderer(ground, false);
+    let mut renderer = renderer(ground, None);
     let expr = parsed(text)?;
     match renderer.property(&expr)? {
         Some(property) => Ok(Read::Property(property)),
@@ -197,21 +200,28 @@ pub(in crate::query) fn of_event(text: &str, ground: &Ground<'_>) -> Result<Read
 /// # Errors
 /// As [`of_event`].
 pub(in crate::query) fn condition(text: &str, ground: &Ground<'_>) -> Rendered {
-    renderer(ground, false).wanted(&parsed(text)?, Wanted::Truth)
+    renderer(ground, None).wanted(&parsed(text)?, Wanted::Truth)
 }
 
 /// Reads an expression over many events; none: it does not make one value of them.
 ///
 /// # Errors
 /// As [`of_event`].
-pub(in crate::query) fn of_events(text: &str, ground: &Ground<'_>) -> Result<Option<Sql>, Problem> {
-    let mut renderer = renderer(ground, true);
-    let sql = renderer.wanted(&parsed(text)?, Wanted::Number)?;
-    Ok(renderer.inside.is_some_and(|inside| inside.aggregated).then_some(sql))
+pub(in crate::query) fn of_events(text: &str, ground: &Ground<'_>) -> Result<Option<OfEvents>, Problem> {
+    let expr = parsed(text)?;
+    let mut aggregated = false;
+    let read = OfEvents::of(|aggregates| {
+        let mut renderer = renderer(ground, Some(aggregates));
+        let sql = renderer.wanted(&expr, Wanted::Number)?;
+        let inside = renderer.inside.ok_or_else(|| refused("this form"))?;
+        aggregated |= inside.aggregated;
+        Ok((sql, inside.aggregates.ok_or_else(|| refused("this form"))?))
+    })?;
+    Ok(aggregated.then_some(read))
 }
 
-fn renderer<'a>(ground: &'a Ground<'a>, may_aggregate: bool) -> Renderer<'a> {
-    let inside = Inside { ground, may_aggregate, aggregated: false, parameters: Vec::new() };
+fn renderer<'a>(ground: &'a Ground<'a>, aggregates: Option<Aggregates>) -> Renderer<'a> {
+    let inside = Inside { ground, aggregates, aggregated: false, parameters: Vec::new() };
     let (scope, actors) = (ground.actors.scope(), ground.actors);
     Renderer { scope, actors, ctes: Vec::new(), depth: 0, inside: Some(inside) }
 }
@@ -366,11 +376,17 @@ impl Renderer<'_> {
                 }
             });
         }
-        let mut sql = Sql::new(known);
-        if let FunctionArguments::List(parameters) = parameters {
-            sql = sql.append(&self.arguments(parameters)?);
+        let parameters = match parameters {
+            FunctionArguments::List(parameters) => self.arguments(parameters)?,
+            _ => Sql::default(),
+        };
+        let aggregates = self.inside.as_mut().and_then(|inside| inside.aggregates.as_mut());
+        if let Some(aggregates) = aggregates.filter(|_| words::is_aggregate(known)) {
+            let is_distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
+            let (parameters, arguments) = (&parameters, rendered.as_slice());
+            return Ok(aggregates.write(&Call { name: known, parameters, is_distinct, arguments }));
         }
-        Ok(sql.append(&Self::called_with(list, &rendered)?))
+        Ok(Sql::new(known).append(&parameters).append(&Self::called_with(list, &rendered)?))
     }
 
     /// The function of this name.
@@ -379,7 +395,7 @@ impl Renderer<'_> {
         if words::is_aggregate(known)
             && let Some(inside) = &mut self.inside
         {
-            none(!inside.may_aggregate, &format!("the function {known} over many events"))?;
+            none(inside.aggregates.is_none(), &format!("the function {known} over many events"))?;
             inside.aggregated = true;
         }
         Ok(known)
@@ -490,7 +506,8 @@ fn path<'e>(root: &'e Expr, chain: &'e [AccessExpr]) -> Option<Vec<&'e str>> {
         Expr::CompoundIdentifier(names) => names.iter().map(|name| name.value.as_str()).collect(),
         _ => return None,
     };
-    if !matches!(names.first(), Some(&"properties" | &"person")) {
+    let first = names.first()?;
+    if !matches!(*first, "properties" | "person" | "groups") && number_of(first).is_none() {
         return None;
     }
     for access in chain {
@@ -507,6 +524,20 @@ fn path<'e>(root: &'e Expr, chain: &'e [AccessExpr]) -> Option<Vec<&'e str>> {
 }
 
 impl Inside<'_> {
+    /// `group_0.key`, `group_0.properties.plan`: of the event's group, what stands behind its type.
+    fn of_group(&self, meant: Meant<'_>, rest: &[&str], names: &[&str]) -> Result<Named, Problem> {
+        meant.check("query")?;
+        let actors = self.ground.actors;
+        Ok(Named::Property(match rest {
+            ["key"] => groups::key(meant, actors.group_types()),
+            ["properties", key] => {
+                filter::check_key("query", key)?;
+                actors.group_property(meant, key)
+            }
+            _ => return Err(unknown(names)),
+        }))
+    }
+
     fn name(&self, names: &[&str]) -> Result<Named, Problem> {
         let ground = self.ground;
         let of = |kind, key: &str| filter::property(kind, key, "query", ground).map(Named::Property);
@@ -521,6 +552,13 @@ impl Inside<'_> {
                 let number = group.trim_start_matches("$group_");
                 return of(PropertyKind::Group, number);
             }
+            [group, rest @ ..] if number_of(group).is_some() => {
+                let meant = Meant { index: number_of(group), ..Meant::default() };
+                return self.of_group(meant, rest, names);
+            }
+            ["groups", name, rest @ ..] => {
+                return self.of_group(Meant { name: Some(*name), ..Meant::default() }, rest, names);
+            }
             ["event" | "event_name"] => Sql::new("toString(event_name)"),
             ["distinct_id"] => Sql::new("distinct_id"),
             ["person_id"] | ["person", "id"] => ground.actors.id(),
@@ -534,6 +572,11 @@ impl Inside<'_> {
             _ => return Err(unknown(names)),
         }))
     }
+}
+
+/// The number of `group_0`.
+fn number_of(name: &str) -> Option<u8> {
+    name.strip_prefix("group_").filter(|number| is_digit(number))?.parse().ok()
 }
 
 fn is_digit(text: &str) -> bool {

@@ -16,6 +16,7 @@
 
 pub(super) mod inside;
 mod leaves;
+pub(super) mod parts;
 mod render;
 mod tables;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::config;
 use crate::http::Problem;
 use crate::query::cohorts;
 use crate::query::filter::{self, Ground, PropertyKind};
+use crate::query::groups::Meant;
 use crate::store::{Property, Sql};
 
 /// Splits every series by the values of one or several properties.
@@ -23,6 +24,10 @@ pub struct Breakdown {
     /// Whose property; of a list for each, or one for all.
     #[serde(rename = "type", default)]
     pub kind: OneOrMany<BreakdownKind>,
+    /// Of type `group`: the number of the groups' type …
+    pub group_type_index: Option<u8>,
+    /// … or its name.
+    pub group_type: Option<String>,
     /// How many values get a line of their own; 25 when absent, at most `query.breakdown_values_max`.
     pub limit: Option<usize>,
     /// Leave out the line of all other values.
@@ -142,6 +147,10 @@ impl Breakdown {
     /// 400 that names the field.
     pub(super) fn check(&self, ground: &Ground<'_>) -> Result<PlannedBreakdown, Problem> {
         let (keys, kinds) = (self.property.as_slice(), self.kind.as_slice());
+        let group = Meant { index: self.group_type_index, name: self.group_type.as_deref() };
+        if !kinds.contains(&BreakdownKind::Group) {
+            group.none_meant("breakdown.property")?;
+        }
         if kinds.contains(&BreakdownKind::Cohort) {
             return self.check_cohorts(keys, kinds, ground);
         }
@@ -165,7 +174,8 @@ impl Breakdown {
                 if many { format!("breakdown.property[{index}]") } else { "breakdown.property".to_owned() };
             let kind = kinds.get(index).or_else(|| kinds.first()).and_then(|kind| kind.of_property());
             let kind = kind.unwrap_or_default();
-            filter::property(kind, key, &field, ground)
+            let group = if kind == PropertyKind::Group { group } else { Meant::default() };
+            filter::property_of(kind, key, group, &field, ground)
         });
         let properties = properties.collect::<Result<_, _>>()?;
         let bins = self.checked_bins(keys.len(), ground.limits)?;

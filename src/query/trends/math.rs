@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::query::actor::Actors;
 use crate::query::interval::Interval;
 use crate::query::session;
+use crate::query::sql::parts::OfEvents;
 use crate::store::{Property, Sql};
 
 /// What is counted.
@@ -79,8 +80,8 @@ pub(super) enum Shape {
     Sliding(usize),
     /// Each person's first event.
     First { with_filters: bool },
-    /// An expression over events, of which parts cannot be put together.
-    Free(Sql),
+    /// An expression over events.
+    Free(Box<OfEvents>),
 }
 
 macro_rules! aggregates {
@@ -116,8 +117,8 @@ impl Math {
         self.property_aggregate().is_some()
     }
 
-    /// How it counts; `property` is what [`Math::of_property`] asks for, `other` the group's key or the expression where it
-    /// is of one.
+    /// How it counts; `property` is what [`Math::of_property`] asks for, `other` the group's key where it is of one. What an
+    /// expression counts is not known here.
     pub(super) fn shape(
         self,
         interval: Interval,
@@ -135,7 +136,7 @@ impl Math {
             Self::MonthlyActive => Shape::Sliding(30),
             Self::UniqueSession => Shape::Events(DISTINCT, session::id()),
             Self::UniqueGroup => Shape::Events(DISTINCT, other.clone()),
-            Self::Hogql => Shape::Free(other.clone()),
+            Self::Hogql => Shape::Events(COUNT, Sql::default()),
             Self::FirstTimeForUser => Shape::First { with_filters: false },
             Self::FirstTimeForUserWithFilters => Shape::First { with_filters: true },
             Self::AvgCountPerActor => Shape::PerActor(AVG),

@@ -18,12 +18,14 @@
 //! | `plan.rs` | request → plan: everything is checked there |
 //! | `breakdown.rs` | values that a series is split by, bins |
 //! | `sql.rs` | plan → statements |
+//! | `closed.rs` | numbers of buckets that are over, remembered |
 //! | `formula.rs` | arithmetic over series |
 //! | `answer.rs` | rows → lines |
 //! | `people.rs` | who is behind a number |
 
 mod answer;
 mod breakdown;
+pub(super) mod closed;
 mod formula;
 mod math;
 pub mod people;
@@ -44,6 +46,7 @@ use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
 use crate::telemetry::{Metric, names as metric};
 use answer::{Row, SeriesRows};
+use closed::{Before, Manner};
 use plan::{Period, Plan};
 
 pub use answer::{Line, Number, OTHER, Value, WITHOUT};
@@ -219,13 +222,16 @@ pub(super) async fn trends(query: &Query, scope: &Scope, question: &Trends) -> R
     // What cannot be meant is refused before it waits for a turn, whoever the people are.
     question.check(&query.limits, now, &super::actor::Actors::new(scope, false))?;
     let asked = query.begin().await?;
+    // Before the store is asked for anything: what happens meanwhile makes what is remembered old.
+    let before = Before::now(&query.store, scope);
+    let manner = Manner { before, anew: question.refresh || query.journal.keeps() };
     let actors = query.actors(scope).await?;
     let checked = question.check(&query.limits, now, &actors)?;
     let first = first_event(query, scope, checked.begin).await?;
     let plan = checked.plan(question, first, &query.limits)?;
     let mut rows = Vec::with_capacity(plan.series.len() * plan.periods.len());
     for period in &plan.periods {
-        rows.extend(of_period(query, scope, &plan, period).await?);
+        rows.extend(of_period(query, scope, &plan, period, manner).await?);
     }
     let range = plan.range();
     let shown = |at: Timestamp| plan.calendar.zoned(at).format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
@@ -254,6 +260,7 @@ async fn of_period(
     scope: &Scope,
     plan: &Plan,
     period: &Period,
+    manner: Manner,
 ) -> Result<Vec<SeriesRows>, Problem> {
     let bins = match &plan.breakdown {
         Some(breakdown) => people::bins(query, scope, plan, (period, breakdown)).await?,
@@ -262,8 +269,10 @@ async fn of_period(
     let label = plan.breakdown.as_ref().map(|breakdown| breakdown.label(bins.as_deref()));
     let mut all = Vec::with_capacity(plan.series.len());
     for series in &plan.series {
-        let rows: Vec<Row> =
-            query.select(sql::statement(scope, plan, period, series, label.as_ref())).await?;
+        let rows: Vec<Row> = match &label {
+            Some(label) => query.select(sql::statement(scope, plan, period, series, Some(label))).await?,
+            None => closed::rows(query, scope, plan, (period, series), manner).await?,
+        };
         all.push(SeriesRows { rows, bins: bins.clone() });
     }
     Ok(all)

@@ -10,8 +10,10 @@ use crate::http::Problem;
 use crate::query::actor::Actors;
 use crate::query::expression;
 use crate::query::filter::{self, Ground, PropertyKind};
+use crate::query::groups::{self, Meant, NUMBERS_MAX};
 use crate::query::interval::{Buckets, Calendar, Interval};
 use crate::query::range::{self, Asked, Begin, Range};
+use crate::query::sql::parts::OfEvents;
 use crate::store::Sql;
 
 pub(super) use super::breakdown::PlannedBreakdown;
@@ -65,8 +67,6 @@ pub(super) struct PlannedSeries {
 
 /// Most formulas in one question.
 const FORMULAS_MAX: usize = 26;
-/// Most groups that events can be of.
-const GROUPS_MAX: u8 = 10;
 
 impl Trends {
     /// Checks everything that can be checked without the store.
@@ -144,9 +144,12 @@ impl Series {
                 format!("{field} is session: a session's number would count once for each of its events");
             return Err(Problem::invalid(&field, message).with("given", "session"));
         }
+        let group = self.group(&field("math_group_type"))?;
         let property = match &self.math_property {
             Some(key) => {
-                Some(filter::property(self.math_property_type, key, &field("math_property"), ground)?)
+                let kind = self.math_property_type;
+                let group = if kind == PropertyKind::Group { group } else { Meant::default() };
+                Some(filter::property_of(kind, key, group, &field("math_property"), ground)?)
             }
             None if self.math.of_property() => {
                 let field = field("math_property");
@@ -156,16 +159,19 @@ impl Series {
             }
             None => None,
         };
-        let other = match self.math {
-            Math::Hogql => self.expression(&field("math_expression"), ground)?,
-            _ => self.group(&field("math_group_type"), ground)?,
+        let shape = match self.math {
+            Math::Hogql => Shape::Free(Box::new(self.expression(&field("math_expression"), ground)?)),
+            math => {
+                let key = groups::key(group, ground.actors.group_types()).text();
+                math.shape(interval, property.as_ref(), &key, ground.actors)
+            }
         };
         let name = self.name.clone().or_else(|| self.event.clone());
         Ok(PlannedSeries {
             event: self.event.clone(),
             name: name.unwrap_or_else(|| "All events".to_owned()),
             math: self.math,
-            shape: self.math.shape(interval, property.as_ref(), &other, ground.actors),
+            shape,
             conditions,
         })
     }
@@ -173,7 +179,7 @@ impl Series {
 
 impl Series {
     /// What `math` `hogql` counts.
-    fn expression(&self, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
+    fn expression(&self, field: &str, ground: &Ground<'_>) -> Result<OfEvents, Problem> {
         let Some(text) = &self.math_expression else {
             let message =
                 format!("{field} is required: what math hogql counts, such as sum(properties.price)");
@@ -182,23 +188,21 @@ impl Series {
         expression::aggregate(text, field, ground)
     }
 
-    /// The key of the group that `unique_group` counts; `NULL` without one.
-    fn group(&self, field: &str, ground: &Ground<'_>) -> Result<Sql, Problem> {
+    /// The type of the groups that `unique_group` counts, or whose property is counted.
+    fn group(&self, field: &str) -> Result<Meant<'_>, Problem> {
         let index = self.math_group_type_index;
-        if let Some(given) = index.filter(|index| *index >= GROUPS_MAX) {
-            let message = format!("{field}_index is {given}; it may be 0 to {}", GROUPS_MAX - 1);
+        if let Some(given) = index.filter(|index| *index >= NUMBERS_MAX) {
+            let message = format!("{field}_index is {given}; it may be 0 to {}", NUMBERS_MAX - 1);
             let problem = Problem::invalid(&format!("{field}_index"), message);
-            return Err(problem.with("given", given).with("max", GROUPS_MAX - 1));
+            return Err(problem.with("given", given).with("max", NUMBERS_MAX - 1));
         }
-        let kind = match (&self.math_group_type, index) {
-            (Some(_), Some(_)) => {
-                let message = format!("{field} and {field}_index both name the group: one of them is enough");
-                return Err(Problem::invalid(field, message));
-            }
-            (Some(name), None) => name.clone(),
-            (None, index) => index.unwrap_or_default().to_string(),
-        };
-        Ok(filter::property(PropertyKind::Group, &kind, field, ground)?.text())
+        let name = self.math_group_type.as_deref();
+        if name.is_some() && index.is_some() {
+            let message = format!("{field} and {field}_index both name the group: one of them is enough");
+            return Err(Problem::invalid(field, message));
+        }
+        name.map_or(Ok(()), |name| filter::check_key(field, name))?;
+        Ok(Meant { index, name })
     }
 }
 
@@ -276,6 +280,23 @@ fn check_points(lines: usize, buckets: usize, limits: &config::Query) -> Result<
     Err(Problem::invalid("interval", message)
         .with("max", limits.points_max)
         .with("setting", "query.points_max"))
+}
+
+impl Period {
+    /// What each bucket holds of the range.
+    pub(super) fn bucket_ranges(&self) -> Vec<Range> {
+        let starts = self.buckets.starts();
+        let ends = starts.iter().skip(1).copied().chain([self.range.end]);
+        starts.iter().zip(ends).map(|(from, end)| Range { from: *from, end }).collect()
+    }
+
+    /// The buckets from `first` to `last`, as a period of their own.
+    pub(super) fn part(&self, first: usize, last: usize) -> Self {
+        let ranges = self.bucket_ranges();
+        let from = ranges.get(first).map_or(self.range.from, |range| range.from);
+        let end = ranges.get(last).map_or(self.range.end, |range| range.end);
+        Self { label: self.label, range: Range { from, end }, buckets: self.buckets.part(first, last) }
+    }
 }
 
 impl Plan {

@@ -7,6 +7,7 @@ use crate::event::{Scope, Timestamp};
 use crate::query::actor::Actors;
 use crate::query::interval::Interval;
 use crate::query::range::Range;
+use crate::query::sql::parts::part;
 use crate::query::statement::{self, Select, View};
 use crate::store::Sql;
 
@@ -22,7 +23,6 @@ pub(super) fn statement(
 ) -> Sql {
     let reading = Reading { scope, plan, period, series, label };
     match (&plan.breakdown, &series.shape) {
-        (Some(breakdown), Shape::Free(value)) => reading.free(value, breakdown),
         (Some(breakdown), shape) => reading.broken_down(shape, breakdown),
         (None, shape) => reading.plain(shape),
     }
@@ -115,7 +115,7 @@ struct Reading<'a> {
 struct Parts {
     rows: Sql,
     /// Columns besides bucket and label that have to be taken along.
-    columns: &'static str,
+    columns: Sql,
     /// The value of one part.
     value: Sql,
     /// The value of all parts with one place.
@@ -148,52 +148,11 @@ impl Reading<'_> {
             Shape::First { with_filters } => {
                 over(&self.firsts(*with_filters), &value(Sql::new("count()")), &tail)
             }
-            Shape::Free(of_events) => {
-                let columns = bucket.append(&value(of_events.clone()));
+            Shape::Free(free) => {
+                let columns = bucket.append(&value(free.whole.clone()));
                 self.rows(&columns, self.period.range).then(tail).sql()
             }
         }
-    }
-
-    /// Two reads, as the values of an expression cannot be put together: the first gives values their places, the second
-    /// counts what has one place.
-    fn free(&self, value: &Sql, breakdown: &PlannedBreakdown) -> Sql {
-        let number = Sql::new("toFloat64(ifNull(").append(value).push(", 0)) AS value");
-        let bucket = Sql::new("").append(&self.bucket()).push(" AS bucket");
-        let columns = Sql::new("").append(&bucket).append(&self.labelled()).push(", ").append(&number);
-        let each = self.rows(&columns, self.period.range).then(Sql::new("GROUP BY bucket, label")).sql();
-        let placed = Sql::new("(SELECT groupArray(label) FROM (SELECT label FROM (")
-            .append(&each)
-            .push(") GROUP BY label ORDER BY ")
-            .append(&breakdown.lacks_value())
-            .push(", sum(value) DESC, label LIMIT ")
-            .arg(breakdown.fetched)
-            .push("))");
-        // Of what is not among them, 0, comes the place behind the last.
-        let place = Sql::new("toUInt64((indexOf(")
-            .append(&placed)
-            .push(", ")
-            .append(self.label.unwrap_or(&Sql::default()))
-            .push(") + ")
-            .arg(breakdown.fetched)
-            .push(") % ")
-            .arg(breakdown.fetched + 1)
-            .push(" + 1) AS place");
-        let columns = bucket
-            .push(", ")
-            .append(&number)
-            .push(", ")
-            .append(&place)
-            .push(", substringUTF8(arrayElement(")
-            .append(&placed)
-            .push(", place), 1, 1000) AS label");
-        let shown = if breakdown.hide_other {
-            Sql::new(" HAVING place <= ").arg(breakdown.fetched)
-        } else {
-            Sql::default()
-        };
-        let tail = Sql::new("GROUP BY place, bucket").append(&shown).push(" ORDER BY place, bucket");
-        self.rows(&columns, self.period.range).then(tail).sql()
     }
 
     /// One read: count by bucket and value, give every value its place by the sum over its buckets (no value comes after
@@ -201,14 +160,14 @@ impl Reading<'_> {
     fn broken_down(&self, shape: &Shape, breakdown: &PlannedBreakdown) -> Sql {
         let Parts { rows, columns, value, merged } = self.parts(shape, breakdown.fetched);
         let summed = Sql::new("SELECT bucket, label, ")
-            .push(columns)
+            .append(&columns)
             .push(", sum(toFloat64(ifNull(")
             .append(&value)
             .push(", 0))) OVER (PARTITION BY label) AS total FROM (")
             .append(&rows)
             .push(")");
         let placed = Sql::new("SELECT bucket, label, ")
-            .push(columns)
+            .append(&columns)
             .push(", toUInt64(least(dense_rank() OVER (ORDER BY ")
             .append(&breakdown.lacks_value())
             .push(", total DESC, label), ")
@@ -235,7 +194,7 @@ impl Reading<'_> {
         let tail = Sql::new("GROUP BY bucket, label");
         let simple = |aggregate: Aggregate, rows: Sql| Parts {
             rows,
-            columns: "part",
+            columns: Sql::new("part"),
             value: aggregate.value("part"),
             merged: aggregate.merged("part"),
         };
@@ -254,14 +213,17 @@ impl Reading<'_> {
                 let columns = Sql::new("label, ").append(&kept(ROWS.part(&Sql::default())));
                 simple(ROWS, over(&self.firsts(*with_filters), &columns, &tail))
             }
-            // Never asked: see `free`.
-            Shape::Free(value) => {
-                let columns = keys().append(&kept(value.clone()));
+            Shape::Free(free) => {
+                let states = free.states.iter().enumerate();
+                let states: Vec<Sql> = states
+                    .map(|(place, state)| Sql::new("").append(state).push(" AS ").append(&part(place)))
+                    .collect();
+                let parts: Vec<Sql> = (0..states.len()).map(part).collect();
                 Parts {
-                    rows: self.rows(&columns, self.period.range).then(tail).sql(),
-                    columns: "part",
-                    value: Sql::new("part"),
-                    merged: Sql::new("sum(part)"),
+                    rows: self.rows(&keys().join(", ", &states), self.period.range).then(tail).sql(),
+                    columns: Sql::default().join(", ", &parts),
+                    value: free.finished.clone(),
+                    merged: free.merged.clone(),
                 }
             }
             Shape::PerActor(aggregate) => {
@@ -279,7 +241,7 @@ impl Reading<'_> {
                     .push("', sumMap(people, counts).2))");
                 Parts {
                     rows: over(&people, &columns, &tail),
-                    columns: "part, people, counts",
+                    columns: Sql::new("part, people, counts"),
                     value: Sql::new("part"),
                     merged,
                 }

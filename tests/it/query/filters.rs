@@ -1,4 +1,4 @@
-//! What filters find, over a real engine: versions, dates, paths, sessions, groups.
+//! What filters find, over a real engine: versions, dates, paths, sessions, elements.
 
 use serde_json::{Value, json};
 
@@ -171,10 +171,11 @@ async fn sessions_are_what_their_events_are_together() {
             "env_a",
             &[
                 at("1", "$pageview", "10:00:00", page("long", "/in")),
-                at("2", "bought", "10:05:00", json!({"$session_id": "long"})),
+                at("2", "bought", "10:05:00", json!({"$session_id": "long", "utm_source": "ad"})),
                 at("3", "$pageview", "10:10:00", page("long", "/out")),
                 at("4", "looked", "11:00:00", page("short", "/in")),
                 at("5", "alone", "12:00:00", json!({})),
+                at("6", "landed", "13:00:00", page("landing", "https://b.example/shop?x=1")),
             ],
         )
         .await;
@@ -184,16 +185,104 @@ async fn sessions_are_what_their_events_are_together() {
         &sandbox,
         &[
             (filter("$session_duration", "gte", json!(600)), long),
-            (filter("$session_duration", "lt", json!(600)), "looked"),
+            (filter("$session_duration", "lt", json!(600)), "landed looked"),
             (filter("$event_count", "exact", json!(3)), long),
             (filter("$pageview_count", "exact", json!(2)), long),
-            (filter("$is_bounce", "exact", json!(true)), "looked"),
+            (filter("$is_bounce", "exact", json!(true)), "landed looked"),
             (filter("$entry_current_url", "exact", json!("/in")), "$pageview bought looked"),
             (filter("$exit_current_url", "exact", json!("/out")), long),
-            (filter("$exit_current_url", "is_not", json!("/out")), "alone looked"),
+            (filter("$exit_current_url", "is_not", json!("/out")), "alone landed looked"),
             (filter("$event_count", "is_not_set", Value::Null), "alone"),
+            (filter("$entry_utm_source", "exact", json!("ad")), long),
+            (filter("$entry_utm_source", "is_not_set", Value::Null), "alone landed looked"),
+            (filter("$end_pathname", "exact", json!("/shop")), "landed"),
+            (filter("$entry_hostname", "exact", json!("b.example")), "landed"),
+            (filter("$start_timestamp", "is_date_exact", json!("2026-04-14T11:00:00Z")), "looked"),
+            (filter("$end_timestamp", "is_date_after", json!("2026-04-14T10:30:00Z")), "landed looked"),
         ],
     )
     .await;
+    sandbox.end().await;
+}
+
+/// Events by what was clicked: as a text, and as pages send it that are not told to send a text.
+fn clicks() -> [(&'static str, String); 4] {
+    let chain = |chain: &str| json!({"$elements_chain": chain}).to_string();
+    let list = json!({"$elements": [
+        {"tag_name": "a", "$el_text": "Say \"hi\"", "classes": ["big", "red"], "attr__href": "/hi", "nth_child": 2},
+        {"tag_name": "nav", "attr__id": "top", "attr__class": "wide bar"},
+    ]});
+    [
+        (
+            "button",
+            chain(
+                r#"button.big.red:attr__type="submit"nth-child="1"nth-of-type="1"text="Buy; now";div.card:attr_id="cart"attr__data-x="1"nth-child="2";form:nth-child="1";body:"#,
+            ),
+        ),
+        (
+            "link",
+            chain(
+                r#"span:nth-child="1"text="More";a.small:attr__href="/more?x=1"href="/more?x=1"nth-child="3";div:attr_id="cart";body:"#,
+            ),
+        ),
+        ("list", list.to_string()),
+        ("none", "{}".to_owned()),
+    ]
+}
+
+#[actix_web::test]
+async fn elements_are_found_by_what_they_are_and_what_is_around_them() {
+    let sandbox = Sandbox::start().await;
+    let events = clicks();
+    let events: Vec<(&str, &str)> = events.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    sandbox.insert("env_a", &named(&events)).await;
+    let filter = |key: &str, operator: &str, value: Value| json!([{"key": key, "type": "element", "operator": operator, "value": value}]);
+    let selector = |value: &str| filter("selector", "exact", json!(value));
+    check(
+        &sandbox,
+        &[
+            (filter("tag_name", "exact", json!("a")), "link list"),
+            (filter("tag_name", "exact", json!(["form", "nav"])), "button list"),
+            (filter("tag_name", "is_not", json!("a")), "button none"),
+            (filter("tag_name", "is_set", Value::Null), "button link list"),
+            (filter("tag_name", "is_not_set", Value::Null), "none"),
+            (filter("text", "exact", json!("Buy; now")), "button"),
+            (filter("text", "exact", json!("Say \"hi\"")), "list"),
+            (filter("text", "icontains", json!("MOR")), "link"),
+            (filter("text", "not_icontains", json!("mor")), "button list none"),
+            (filter("text", "regex", json!("^(Buy|More)")), "button link"),
+            (filter("text", "not_regex", json!("^(Buy|More)")), "list none"),
+            (filter("href", "exact", json!("/hi")), "list"),
+            (filter("href", "is_cleaned_path_exact", json!("/more")), "link"),
+            (filter("href", "is_set", Value::Null), "link list"),
+            (selector("a"), "link list"),
+            (selector("a.big"), "list"),
+            (selector(".red.big"), "button list"),
+            (selector("#cart"), "button link"),
+            (selector("#cart > button"), "button"),
+            (selector("#cart > span"), ""),
+            (selector("#cart span"), "link"),
+            (selector("body div > a > span"), "link"),
+            (selector("form button"), "button"),
+            (selector("form > button"), ""),
+            (selector("button form"), ""),
+            (selector(r#"[data-x="1"] > *"#), "button"),
+            (selector("[href] span"), "link"),
+            (selector("nav.bar#top > a:nth-child(2)"), "list"),
+            (filter("selector", "is_not", json!("a")), "button none"),
+            (filter("selector", "in", json!(["nav", "form"])), "button list"),
+            (filter("selector", "is_set", Value::Null), "button link list"),
+        ],
+    )
+    .await;
+    for (filters, field) in [
+        (selector("button, a"), "filters[0].value"),
+        (filter("selector", "regex", json!("a")), "filters[0].operator"),
+        (filter("tag", "exact", json!("a")), "filters[0].key"),
+    ] {
+        let question = json!({"series": [{"event": null}], "filters": filters});
+        let (status, problem) = sandbox.post("env_a", "/api/query/trends", &question).await;
+        assert_eq!((status, &problem["details"]["field"]), (400, &json!(field)), "{problem}");
+    }
     sandbox.end().await;
 }

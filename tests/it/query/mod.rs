@@ -7,6 +7,7 @@ mod events;
 mod examples;
 mod filters;
 mod oracles;
+mod parts;
 mod people;
 mod reference;
 mod split;
