@@ -304,7 +304,7 @@ impl Behavior {
             .within(Range { from, end })
             .and_all(conditions);
         if let Some(event) = &self.event {
-            select = select.and(Sql::new("event_name = ").arg(event));
+            select = select.key(Sql::new("event_name = ").arg(event));
         }
         // Who did nothing has no row: conditions that hold for them are asked the other way round.
         let (having, turned) = match self.operator {

@@ -339,7 +339,7 @@ impl Reading<'_> {
             .actors(&self.plan.actors)
             .until(self.period.range.end);
         if let Some(event) = &self.series.event {
-            rows = rows.and(Sql::new("event_name = ").arg(event));
+            rows = rows.key(Sql::new("event_name = ").arg(event));
         }
         if with_filters {
             rows = rows.and_all(self.series.conditions.iter().cloned());
@@ -377,7 +377,7 @@ impl Reading<'_> {
 fn rows(scope: &Scope, actors: &Actors, series: &PlannedSeries, columns: &Sql, range: Range) -> Select {
     let select = statement::events(scope, View::Deduplicated, columns).actors(actors).within(range);
     let select = match &series.event {
-        Some(event) => select.and(Sql::new("event_name = ").arg(event)),
+        Some(event) => select.key(Sql::new("event_name = ").arg(event)),
         None => select,
     };
     select.and_all(series.conditions.iter().cloned())
