@@ -355,7 +355,8 @@ impl Meta {
     async fn begin_write(&self) -> Result<DatabaseTransaction, MetaError> {
         let transaction = self.begin_alone().await?;
         if self.inner.configured.is_owed() {
-            self.make_owed(&transaction).await?;
+            // Boxed: what a write rarely does shall not make the future of every write large.
+            Box::pin(self.make_owed(&transaction)).await?;
         }
         Ok(transaction)
     }

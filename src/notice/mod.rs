@@ -251,7 +251,7 @@ impl Notices {
 
 /// A notice that was kept, with whom it is about: where that project has no row, its record alone says so.
 fn as_told(kept: NewNotice) -> NewNotice {
-    let about = || Some(serde_json::from_str::<SystemEventRecord>(&kept.record).ok()?.project_id?);
+    let about = || serde_json::from_str::<SystemEventRecord>(&kept.record).ok()?.project_id;
     NewNotice { project_id: kept.project_id.clone().or_else(about), ..kept }
 }
 

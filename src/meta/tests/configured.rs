@@ -13,14 +13,11 @@ on_both! {
     nothing_is_kept_of_what_has_no_row,
 }
 
-fn rows(meta: &Meta, project: &str) -> impl Future<Output = Vec<(String, String, Origin)>> {
-    async move {
-        let found = meta.environments().list(&ProjectId::new(project)).await.unwrap();
-        let mut found: Vec<_> =
-            found.into_iter().map(|row| (row.id.to_string(), row.name, row.origin)).collect();
-        found.sort_by(|one, other| one.0.cmp(&other.0));
-        found
-    }
+async fn rows(meta: &Meta, project: &str) -> Vec<(String, String, Origin)> {
+    let found = meta.environments().list(&ProjectId::new(project)).await.unwrap();
+    let mut found: Vec<_> = found.into_iter().map(|row| (row.id.to_string(), row.name, row.origin)).collect();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found
 }
 
 fn row(id: &str, name: &str) -> (String, String, Origin) {
