@@ -47,7 +47,6 @@ soak rounds="100" seeds="100000":
     FLEXFLOW_TEST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it -- --nocapture crash killed_at_random
     FLEXFLOW_TEST_INVOICE_EVENTS=1000000 cargo test --locked --test it -- --nocapture metering::invoice
     FLEXFLOW_TEST_RAW_EVENTS=5000000 cargo test --locked --test it -- --nocapture six_months_of_raw_events
-    FLEXFLOW_TEST_ORDERS=6 cargo test --locked --test it -- --nocapture whatever_is_down_at_the_start
     FLEXFLOW_TEST_POISON_RECORDS=1000000 cargo test --locked --test it -- --nocapture poison_and_good_records_for_a_long_while
     FLEXFLOW_SIM_SEEDS={{ seeds }} cargo test --locked --lib -- --nocapture simulator group::core::sim
 

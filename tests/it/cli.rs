@@ -230,6 +230,7 @@ fn a_newcomer_sees_events_arrive_and_every_command_answers() {
         let output = server.run(line);
         assert_eq!(output.status.code(), Some(0), "{line}: {}{}", text(&output.stdout), text(&output.stderr));
     }
+    a_grown_topic_says_what_moves(&server);
     keys_live_and_die(&server);
 
     let second = flexflow_on(server.dir.path(), "serve --listen 127.0.0.1:0");
@@ -239,6 +240,25 @@ fn a_newcomer_sees_events_arrive_and_every_command_answers() {
 
     assert_eq!(server.terminate(), Some(0));
     assert!(!server.dir.path().join("server.json").exists());
+}
+
+fn a_grown_topic_says_what_moves(server: &Server) {
+    let partitions = || {
+        let topics = server.ask("topics list");
+        let raw = topics.as_array().unwrap().iter().find(|topic| topic["name"] == "raw_events").unwrap();
+        raw["partitions"].as_array().unwrap().len()
+    };
+    let wanted = partitions() + 2;
+    let grown = server.run(&format!("topics grow --topic raw_events --partitions {wanted}"));
+    assert_eq!(grown.status.code(), Some(0), "{}", text(&grown.stderr));
+    let told = text(&grown.stderr);
+    for said in ["Keys move", "out of order", "is still one event", "consumer.sweep_interval"] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
+    assert_eq!(partitions(), wanted);
+    let shrunk = server.run("topics grow --topic raw_events --partitions 1");
+    assert_eq!(shrunk.status.code(), Some(1), "{}", text(&shrunk.stdout));
+    assert!(text(&shrunk.stderr).contains(&wanted.to_string()), "{}", text(&shrunk.stderr));
 }
 
 fn keys_live_and_die(server: &Server) {

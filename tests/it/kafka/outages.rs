@@ -164,7 +164,7 @@ impl Started<'_> {
     }
 }
 
-/// Orders of coming up: CI takes the first two, in which each part comes at another place; `FLEXFLOW_TEST_ORDERS=6` all.
+/// All orders of coming up.
 const ORDERS: [[Part; 3]; 6] = [
     [Part::Kafka, Part::Store, Part::Meta],
     [Part::Store, Part::Meta, Part::Kafka],
@@ -177,8 +177,7 @@ const ORDERS: [[Part; 3]; 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_down_at_the_start_is_named_and_heals_in_any_order_of_coming_up() {
     let ground = Ground::start().await;
-    let count: usize = std::env::var("FLEXFLOW_TEST_ORDERS").map_or(2, |count| count.parse().unwrap());
-    for order in ORDERS.into_iter().take(count) {
+    for order in ORDERS {
         println!("coming up: {order:?}");
         let started = ground.without_anything().await;
         let mut away = order.to_vec();
