@@ -170,6 +170,7 @@ mod tests {
         rows.into_iter().map(|row| row.group_type.as_str()).collect()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
     fn set(kind: &str, key: &str, set: Value) -> Value {
         json!({"$group_type": kind, "$group_key": key, "$group_set": set})
     }

@@ -465,8 +465,8 @@ impl Query {
         let overrides = Actors::new(scope, true).overrides();
         let sql = Sql::new("SELECT 1 AS one FROM ").append(&overrides).push(" LIMIT 1");
         let (merged, types) = futures::try_join!(
-            self.select::<(u8,)>(sql),
-            self.select::<(String,)>(groups::numbered(scope)),
+            Box::pin(self.select::<(u8,)>(sql)),
+            Box::pin(self.select::<(String,)>(groups::numbered(scope))),
         )?;
         let merged = !merged.is_empty();
         let types = types.into_iter().map(|(name,)| name).collect();

@@ -22,7 +22,6 @@ fn identify(kind: &str, key: &str, at: &str, set: Value) -> Value {
     event("$groupidentify", &format!("${kind}_{key}"), at, said)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "callers make it with json!")]
 async fn ask(client: &Client, kind: &str, question: Value) -> Value {
     let mut question = question;
     if kind != "retention" {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::support::log::LogSettings;
@@ -348,21 +349,12 @@ async fn stored_events(client: &Client) -> u64 {
     row[0].as_u64().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_memory() {
-    let count: usize =
-        std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(30_000, |count| count.parse().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let log = LogSettings::of(Log::Embedded).await;
-    let args =
-        ["--set=transform.cache_ttl=20ms", "--set=jobs.poll_interval=50ms", "--set=jobs.concurrency=4"];
-    let process = Process::serve_on(&dir.path().join("data"), &log, &args).await;
-    let client = &process.client;
-    for from in (0..count).step_by(1000) {
+/// Raw events of 168 days, day after day, as they would come, from several senders side by side.
+async fn send_half_a_year(client: &Client, count: usize) {
+    let sent = futures::stream::iter((0..count).step_by(1000)).map(|from| async move {
         let payloads: Vec<Value> = (from..count.min(from + 1000))
             .map(|id| {
                 let mut payload = payload(id, 1);
-                // Day after day, as they would come.
                 let day = id * 168 / count;
                 payload["createdAt"] =
                     json!(format!("2026-{:02}-{:02}T{:02}:00:00Z", 1 + day / 28, 1 + day % 28, id % 24));
@@ -370,7 +362,21 @@ async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_me
             })
             .collect();
         send(client, &payloads).await;
-    }
+    });
+    sent.buffer_unordered(4).collect::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_memory() {
+    let count: usize =
+        std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(100_000, |count| count.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogSettings::of(Log::Embedded).await;
+    let args =
+        ["--set=transform.cache_ttl=20ms", "--set=jobs.poll_interval=50ms", "--set=jobs.concurrency=4"];
+    let process = Process::serve_on(&dir.path().join("data"), &log, &args).await;
+    let client = &process.client;
+    send_half_a_year(client, count).await;
     let patience = std::time::Duration::from_secs(60 + count as u64 / 1000);
     crate::support::eventually_for(patience, "every raw event is published", || async {
         let counts = counts(client).await?;
