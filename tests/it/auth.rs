@@ -254,6 +254,35 @@ async fn a_project_that_the_configuration_names_is_one_like_others_and_is_not_de
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_made_after_the_start_are_filled_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data").display().to_string();
+    let settings = [
+        ("data_dir", data_dir.as_str()),
+        ("server.listen", "127.0.0.1:0"),
+        ("server.migrate_on_start", "false"),
+        ("auth.static_keys", STATIC_KEY),
+    ];
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let config = flexflow::config::Config::from_overrides(&settings).unwrap();
+    let running = Box::pin(flexflow::app::App::start(config, &ROLES, Options::default())).await.unwrap();
+    assert!(running.first_run().is_none(), "nothing was made");
+    let (http, token) = (reqwest::Client::new(), running.operator_token().to_owned());
+    let made = http.post(format!("{}/api/ops/migrate", running.url())).bearer_auth(&token);
+    assert_eq!(made.send().await.unwrap().status(), 200);
+    eventually("the first project is made, and the one that the configuration names", || async {
+        let all = http.get(format!("{}/api/projects", running.url())).bearer_auth(&token);
+        let all: Value =
+            all.send().await.map_err(|e| e.to_string())?.json().await.map_err(|e| e.to_string())?;
+        let origins = all["projects"].as_array().into_iter().flatten().map(|one| one["origin"].clone());
+        let there = origins.collect::<Vec<_>>() == ["made", "configuration"] && running.first_run().is_some();
+        if there { Ok(()) } else { Err(all.to_string()) }
+    })
+    .await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_first_project_and_its_key() {
     let installation = Installation::of(sandbox(&[]).await).await;
     let file = installation.sandbox.data_dir().join("first-run.json");
