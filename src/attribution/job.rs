@@ -84,10 +84,6 @@ impl Attribution {
 
 struct Recompute(Attribution);
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 #[async_trait]
 impl Handler for Recompute {
     fn kind(&self) -> &'static str {
@@ -117,14 +113,14 @@ impl Recompute {
             }
             return Ok(Then::Continue(LOOK_EVERY));
         };
-        let Some(rule) = self.0.rules.find(&spec.scope, &spec.rule_id).await.map_err(retry)? else {
+        let Some(rule) = self.0.rules.find(&spec.scope, &spec.rule_id).await? else {
             return Err(JobError::Fatal(format!("there is no rule {}", spec.rule_id)));
         };
         let Some(day) = at.day else {
             if !self.has_stored(wanted).await? {
                 return Ok(Then::Continue(LOOK_EVERY));
             }
-            at.day = Some(self.first_day(spec, &rule).await.map_err(retry)?);
+            at.day = Some(self.first_day(spec, &rule).await?);
             return Ok(Then::Continue(Duration::ZERO));
         };
         let last = spec.to.min(self.0.now().plus(DAY));
@@ -132,7 +128,7 @@ impl Recompute {
             context.confirm().await?;
             let from = day.max(spec.from);
             let to = Timestamp::from_millis(day.plus(DAY).as_millis() - 1).min(spec.to);
-            let written = self.compute(&spec.scope, &rule, (from, to)).await.map_err(retry)?;
+            let written = self.compute(&spec.scope, &rule, (from, to)).await?;
             at.done.days += 1;
             at.done.conversions += written.rows;
             at.done.removed += written.removed;
@@ -145,15 +141,15 @@ impl Recompute {
 
     /// Where the log ends now.
     async fn ends(&self) -> Result<Vec<(i32, i64)>, JobError> {
-        let topics = self.0.log.topics().await.map_err(retry)?;
+        let topics = self.0.log.topics().await?;
         let topic = topics.into_iter().find(|topic| topic.name == self.0.events_topic);
-        let topic = topic.ok_or_else(|| retry("the topic of events is missing"))?;
+        let topic = topic.ok_or_else(|| JobError::Retry("the topic of events is missing".to_owned()))?;
         Ok((0..).zip(topic.partitions.iter().map(|partition| partition.end)).collect())
     }
 
     /// Has the store what the log had?
     async fn has_stored(&self, wanted: &[(i32, i64)]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(&self.0.events_group).await.map_err(retry)?;
+        let committed = self.0.log.committed(&self.0.events_group).await?;
         let at = |partition: i32| {
             let name = TopicPartition::new(self.0.events_topic.clone(), partition);
             committed.get(&name).copied().unwrap_or(0)

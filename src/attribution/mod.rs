@@ -34,6 +34,7 @@ use std::sync::Arc;
 use crate::config::{self, Config};
 use crate::event::{Clock, IdSource, Timestamp};
 use crate::eventlog::EventLog;
+use crate::job::JobError;
 use crate::meta::{Meta, MetaError};
 use crate::notice::Notices;
 use crate::store::{InsertError, Store, StoreError};
@@ -51,6 +52,16 @@ pub enum AttributionError {
     Insert(#[from] InsertError),
     #[error(transparent)]
     Meta(#[from] MetaError),
+}
+
+impl From<AttributionError> for JobError {
+    fn from(error: AttributionError) -> Self {
+        match error {
+            AttributionError::Store(error) => error.into(),
+            AttributionError::Insert(error) => error.into(),
+            AttributionError::Meta(error) => error.into(),
+        }
+    }
 }
 
 /// Attributes. Cheap to clone.

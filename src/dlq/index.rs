@@ -216,12 +216,11 @@ fn stored_filter(scope: Option<&Scope>, filter: &Filter) -> DeadLetterFilter {
 impl Ledger for Index {
     async fn standings(&self, origins: &[Origin]) -> Result<HashMap<Origin, Standing>, LedgerError> {
         let origins: Vec<DeadLetterOrigin> = origins.iter().map(stored_origin).collect();
-        let rows =
-            self.store.dead_letters_at(&origins).await.map_err(|error| LedgerError(error.to_string()))?;
+        let rows = self.store.dead_letters_at(&origins).await?;
         let mut standings = HashMap::with_capacity(rows.len());
         for row in rows {
-            let status = Status::from_name(&row.status)
-                .ok_or_else(|| LedgerError(format!("a newer version wrote the status {:?}", row.status)))?;
+            let status =
+                Status::from_name(&row.status).ok_or_else(|| LedgerError::Status(row.status.clone()))?;
             let DeadLetterOrigin { topic, topic_id, partition, offset } = row.origin;
             let origin = Origin { topic, topic_id: TopicId(topic_id), partition, offset };
             standings.insert(origin, Standing { status, job_id: row.job_id, version: row.version });
@@ -236,7 +235,7 @@ impl Ledger for Index {
         let rows: Vec<DeadLetterRow> = entries.iter().map(row).collect();
         // Stands for exactly these rows: a try again is the same insert.
         let token = format!("dlq:{:032x}", xxh3_128(format!("{rows:?}").as_bytes()));
-        self.store.insert_dead_letters(&rows, &token).await.map_err(|error| LedgerError(error.to_string()))
+        Ok(self.store.insert_dead_letters(&rows, &token).await?)
     }
 }
 

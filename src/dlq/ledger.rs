@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::DeadLetter;
 use crate::event::Timestamp;
 use crate::eventlog::{Position, TopicId};
+use crate::job::JobError;
+use crate::store::{InsertError, StoreError};
 
 /// What became of a dead letter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -88,8 +90,25 @@ pub struct Entry<'a> {
 
 /// The ledger does not answer, or its table is not as it should be; both may pass.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the index of dead letters: {0}")]
-pub struct LedgerError(pub String);
+pub enum LedgerError {
+    #[error("the index of dead letters: {0}")]
+    Read(#[from] StoreError),
+    #[error("the index of dead letters: {0}")]
+    Write(#[from] InsertError),
+    /// A newer version of FlexFlow wrote this status.
+    #[error("the index of dead letters: a newer version wrote the status {0:?}")]
+    Status(String),
+}
+
+impl From<LedgerError> for JobError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Read(error) => error.into(),
+            LedgerError::Write(error) => error.into(),
+            error @ LedgerError::Status(_) => Self::Retry(error.to_string()),
+        }
+    }
+}
 
 /// Where the ledger is kept.
 #[async_trait]

@@ -140,10 +140,9 @@ impl Passes {
 
     /// The ranges to go through: everything that is in the DLQ topic now.
     async fn begin(&self) -> Result<Checkpoint, JobError> {
-        let topics = self.log.topics().await.map_err(|error| JobError::Retry(error.to_string()))?;
+        let topics = self.log.topics().await?;
         let topic = topics.into_iter().find(|topic| topic.name == self.topic);
-        let topic =
-            topic.ok_or_else(|| JobError::Retry(LogError::TopicMissing(self.topic.clone()).to_string()))?;
+        let topic = topic.ok_or_else(|| LogError::TopicMissing(self.topic.clone()))?;
         let ranges =
             topic.partitions.iter().map(|ends| Range { next: ends.log_start, end: ends.end }).collect();
         Ok(Checkpoint {
@@ -166,8 +165,7 @@ impl Passes {
         };
         let bytes_max = usize::try_from(self.config.replay_page_bytes_max.0).unwrap_or(usize::MAX);
         let limits = FetchLimits { wait_max: FETCH_WAIT_MAX, partition_bytes_max: bytes_max, bytes_max };
-        let fetched =
-            self.log.fetch(&[from], limits).await.map_err(|error| JobError::Retry(error.to_string()))?;
+        let fetched = self.log.fetch(&[from], limits).await?;
         let outcome = fetched.into_iter().next().map(|Fetched { outcome, .. }| outcome);
         let empty = |next: i64, unreadable: u64, expired: u64| {
             Some(Page { partition, letters: Vec::new(), scanned: 0, unreadable, expired, next })
@@ -189,7 +187,7 @@ impl Passes {
                 Ok(empty(offset.max(range.next) + 1, 1, 0))
             }
             Some(Err(FetchError::UnknownTopic { now: None })) => {
-                Err(JobError::Retry(LogError::TopicMissing(self.topic.clone()).to_string()))
+                Err(LogError::TopicMissing(self.topic.clone()).into())
             }
             Some(Err(error @ (FetchError::UnknownTopic { .. } | FetchError::OffsetOutOfRange(_)))) => {
                 Err(JobError::Fatal(format!("what was selected is gone with the DLQ topic: {error}")))
@@ -208,9 +206,7 @@ impl Passes {
         let origins: Vec<Origin> = selected.iter().map(|(_, letter)| Origin::of(letter)).collect();
         let standings = match origins.is_empty() {
             true => HashMap::new(),
-            false => {
-                self.ledger.standings(&origins).await.map_err(|error| JobError::Retry(error.to_string()))?
-            }
+            false => self.ledger.standings(&origins).await?,
         };
         let now = self.clock.now();
         let mut seen: HashMap<&Origin, Outcome> = HashMap::new();
@@ -309,7 +305,7 @@ impl Passes {
             })
             .collect();
         if !entries.is_empty() {
-            self.ledger.write(&entries).await.map_err(|error| JobError::Retry(error.to_string()))?;
+            self.ledger.write(&entries).await?;
         }
         for verdict in &done {
             if verdict.outcome == Outcome::Replayed {
@@ -357,7 +353,7 @@ impl Passes {
                     LogError::TopicMissing(_) => verdict.outcome = Outcome::NoSourceTopic,
                     LogError::Forbidden(_) => failed = Some(JobError::Fatal(error.to_string())),
                     LogError::Unavailable(_) | LogError::OutcomeUnknown(_) | LogError::Full(_) => {
-                        failed = failed.or(Some(JobError::Retry(error.to_string())));
+                        failed = failed.or(Some(error.into()));
                     }
                 }
             }

@@ -20,6 +20,7 @@ use crate::eventlog::{
 use crate::job::{Jobs, NewJob, Overview, Worker};
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::meta::{JobState, Meta};
+use crate::store::StoreError;
 
 const DLQ: &str = "events-dlq";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,7 +35,7 @@ struct MemoryLedger {
 
 fn refused(times: &AtomicUsize) -> Result<(), LedgerError> {
     match times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-        Ok(_) => Err(LedgerError("scripted".to_owned())),
+        Ok(_) => Err(LedgerError::Read(StoreError::Unavailable("scripted".to_owned()))),
         Err(_) => Ok(()),
     }
 }

@@ -12,7 +12,8 @@
 //!   crash between a step and its checkpoint that one step is done again, nothing else, so a step must be safe to do
 //!   twice.
 //! - **Patient within bounds.** A step that fails is tried again with growing waits; `jobs.attempts_max` claims in a
-//!   row without a finished step (failures, or workers that died of it) end the job as failed. It can be resumed.
+//!   row without a finished step (failures, or workers that died of it) end the job as failed. It can be resumed. While
+//!   the store, the log or the metadata database is away a job waits for it, however long: that counts as no try.
 //! - **Cancelled** between steps, soon: the step is told by [`JobContext::cancelled`].
 
 pub mod http;

@@ -14,6 +14,7 @@ use crate::config;
 use crate::event::{Clock, ManualClock, ProjectId, RandomIds, Scope, Timestamp};
 use crate::lifecycle::{Health, Stop, Tasks};
 use crate::meta::{JobFilter, JobState, Meta};
+use crate::store::StoreError;
 
 const LEASE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -314,6 +315,40 @@ async fn failures_in_a_row_end_a_job_and_progress_forgives_them() {
     bench.jobs.resume(None, &id).await.unwrap().unwrap();
     assert!(bench.run_one(&handler).await);
     assert_eq!((bench.job(&id).await.state, handler.done()), (JobState::Succeeded, vec![0, 1, 2]));
+}
+
+#[tokio::test]
+async fn a_job_waits_for_what_is_away_however_long_and_is_forgiven_nothing_else() {
+    let bench = bench().await;
+    let away = || Play::Fail(StoreError::Unavailable("the engine starts".to_owned()).into());
+    let fail = || Play::Fail(JobError::Retry("no".to_owned()));
+    let mut plays = vec![fail()];
+    plays.extend((0..20).map(|_| away()));
+    plays.push(fail());
+    plays.extend((0..20).map(|_| away()));
+    let tries = plays.len();
+    let handler = Script::new(plays);
+    let id = bench.start(json!({ "to": 1 })).await;
+    for _ in 0..tries {
+        assert!(bench.run_one(&handler).await);
+        assert_eq!(bench.job(&id).await.state, JobState::Queued);
+        bench.clock.advance(settings().backoff_max);
+    }
+    let told = bench.job(&id).await.error.unwrap();
+    assert!(told.contains("the engine starts"), "{told}");
+    assert!(bench.run_one(&handler).await);
+    assert_eq!((bench.job(&id).await.state, handler.done()), (JobState::Succeeded, vec![0]));
+
+    // Failures before, between and after outages are a row: the third ends it.
+    let handler = Script::new([fail(), away(), fail(), away(), fail()]);
+    let id = bench.start(json!({ "to": 1 })).await;
+    for _ in 0..5 {
+        assert!(bench.run_one(&handler).await);
+        assert_eq!(bench.job(&id).await.state, JobState::Queued);
+        bench.clock.advance(settings().backoff_max);
+    }
+    assert!(bench.run_one(&handler).await);
+    assert_eq!(bench.job(&id).await.state, JobState::Failed);
 }
 
 #[tokio::test]

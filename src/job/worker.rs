@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::service::{Jobs, JobsError, Saved};
 use crate::event::{IdSource, ProjectId};
+use crate::eventlog::LogError;
 use crate::lifecycle::{Policy, Tasks};
 use crate::meta::{Job, JobEnd, MetaError};
+use crate::store::{InsertError, StoreError};
 use crate::telemetry::names;
 
 /// How often ended jobs are looked through for old ones.
@@ -61,10 +63,14 @@ pub enum Then {
     Done,
 }
 
-/// Why a step failed.
+/// Why a step failed. Errors of the store, the log and the metadata database become one by `?`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum JobError {
-    /// May pass: the same step is tried again later.
+    /// What it needs does not answer: the same step is tried again until it does. An outage is not the job's fault, so
+    /// however long it lasts, it counts as no try.
+    #[error("{0}")]
+    Away(String),
+    /// May pass: the same step is tried again later, `jobs.attempts_max` times.
     #[error("{0}")]
     Retry(String),
     /// Will not pass: the job fails.
@@ -73,6 +79,54 @@ pub enum JobError {
     /// Another worker has the job: stop, write nothing more.
     #[error("the lease is lost")]
     LeaseLost,
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Away(error.to_string()),
+            _ => Self::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<InsertError> for JobError {
+    fn from(error: InsertError) -> Self {
+        match error {
+            InsertError::Unavailable(_) | InsertError::OutcomeUnknown(_) => Self::Away(error.to_string()),
+            _ => Self::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<LogError> for JobError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Unavailable(_) | LogError::OutcomeUnknown(_) | LogError::Full(_) => {
+                Self::Away(error.to_string())
+            }
+            _ => Self::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<MetaError> for JobError {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::LeaseLost(_) => Self::LeaseLost,
+            error if error.is_unavailable() => Self::Away(error.to_string()),
+            error => Self::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<JobsError> for JobError {
+    fn from(error: JobsError) -> Self {
+        match error {
+            JobsError::Meta(error) => error.into(),
+            error => Self::Retry(error.to_string()),
+        }
+    }
 }
 
 /// What a step may know about its job, and ask.
@@ -111,13 +165,9 @@ impl JobContext {
     /// write, too: it does not make the write safe to do twice, it makes that rare.
     ///
     /// # Errors
-    /// [`JobError::LeaseLost`], or [`JobError::Retry`] when the database does not answer.
+    /// [`JobError::LeaseLost`], or [`JobError::Away`] when the database does not answer.
     pub async fn confirm(&self) -> Result<(), JobError> {
-        match self.heartbeat().await {
-            Ok(()) => Ok(()),
-            Err(MetaError::LeaseLost(_)) => Err(JobError::LeaseLost),
-            Err(error) => Err(JobError::Retry(error.to_string())),
-        }
+        Ok(self.heartbeat().await?)
     }
 
     async fn heartbeat(&self) -> Result<(), MetaError> {
@@ -238,7 +288,7 @@ impl Worker {
         let Some(handler) = self.handlers.iter().find(|handler| handler.kind() == job.kind) else {
             return fatal(format!("this version knows no jobs of kind {}", job.kind));
         };
-        let (failures, mut checkpoint) = match Saved::of(job) {
+        let (mut failures, mut checkpoint) = match Saved::of(job) {
             Ok(saved) => saved,
             Err(error) => return fatal(format!("its checkpoint cannot be read: {error}")),
         };
@@ -264,9 +314,12 @@ impl Worker {
                 Ok(step) => step,
                 Err(JobError::LeaseLost) => return Ok(Ended::Lost),
                 Err(JobError::Fatal(message)) => return fatal(message),
-                Err(JobError::Retry(error)) => {
+                Err(error @ (JobError::Away(_) | JobError::Retry(_))) => {
+                    if matches!(error, JobError::Away(_)) {
+                        self.forgive(job, failures, checkpoint).await?;
+                    }
                     let wait = self.jobs.backoff(failures, self.jitter());
-                    return Ok(Ended::Release { wait, error: Some(error) });
+                    return Ok(Ended::Release { wait, error: Some(error.to_string()) });
                 }
             };
             let saved = Saved { claim: job.attempts, at: Some(step.checkpoint.clone()) }.to_json();
@@ -284,7 +337,18 @@ impl Worker {
                 return Ok(ended);
             }
             confirmed_at = Instant::now();
-            checkpoint = Some(step.checkpoint);
+            (failures, checkpoint) = (0, Some(step.checkpoint));
+        }
+    }
+
+    /// Lets this claim not count: there are as many failures in a row as before it.
+    async fn forgive(&self, job: &Job, failures: i64, at: Option<Value>) -> Result<(), MetaError> {
+        let saved = Saved { claim: job.attempts.saturating_sub(failures), at }.to_json();
+        let (rows, now) = (self.jobs.meta.jobs(), self.jobs.clock.now());
+        match rows.save_checkpoint(&job.id, job.fence, saved, None, now).await {
+            // Who has the job now is told when it is given back.
+            Err(MetaError::LeaseLost(_)) => Ok(()),
+            saved => saved,
         }
     }
 

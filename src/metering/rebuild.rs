@@ -21,7 +21,7 @@ use super::tracking::{Tracked, rows_of};
 use crate::event::{Scope, Timestamp};
 use crate::eventlog::TopicPartition;
 use crate::job::{Handler, JobContext, JobError, Jobs, JobsError, NewJob, Step, Then};
-use crate::store::{FeatureUsageRow, Sql, StoreError};
+use crate::store::{FeatureUsageRow, Sql};
 
 /// The kind of these jobs.
 pub const KIND: &str = "metering.rebuild";
@@ -98,10 +98,6 @@ type Kept = (String, String, String, String, String, Timestamp, Timestamp, u64);
 
 struct Rebuild(Metering);
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 #[async_trait]
 impl Handler for Rebuild {
     fn kind(&self) -> &'static str {
@@ -133,7 +129,7 @@ impl Rebuild {
             }
             return wait;
         };
-        let Some(meter) = metering.catalogue.find(&spec.scope, &spec.meter_id).await.map_err(retry)? else {
+        let Some(meter) = metering.catalogue.find(&spec.scope, &spec.meter_id).await? else {
             return Err(JobError::Fatal(format!("there is no meter {}", spec.meter_id)));
         };
         let versions = i64::try_from(meter.versions.len()).unwrap_or(i64::MAX);
@@ -155,21 +151,21 @@ impl Rebuild {
     }
 
     async fn finish(&self, spec: &Spec, at: &At) -> Result<Then, JobError> {
-        self.0.meta.meter_coverage().set(&spec.meter_id, at.versions).await.map_err(retry)?;
+        self.0.meta.meter_coverage().set(&spec.meter_id, at.versions).await?;
         Ok(Then::Done)
     }
 
     /// Where the log ends now.
     async fn ends(&self) -> Result<Vec<(i32, i64)>, JobError> {
-        let topics = self.0.log.topics().await.map_err(retry)?;
+        let topics = self.0.log.topics().await?;
         let topic = topics.into_iter().find(|topic| topic.name == self.0.events_topic);
-        let topic = topic.ok_or_else(|| retry("the topic of events is missing"))?;
+        let topic = topic.ok_or_else(|| JobError::Retry("the topic of events is missing".to_owned()))?;
         Ok((0..).zip(topic.partitions.iter().map(|partition| partition.end)).collect())
     }
 
     /// Has the store what the log had?
     async fn has_stored(&self, wanted: &[(i32, i64)]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(&self.0.events_group).await.map_err(retry)?;
+        let committed = self.0.log.committed(&self.0.events_group).await?;
         let at = |partition: i32| {
             committed.get(&TopicPartition::new(self.0.events_topic.clone(), partition)).copied().unwrap_or(0)
         };
@@ -188,7 +184,7 @@ impl Rebuild {
         let usage = everything(spec, None, spec.from, Timestamp::MAX).select_usage(&meter.id, &columns);
         let mut days: Option<(Timestamp, Timestamp)> = None;
         for sql in events.chain([usage]) {
-            let rows: Vec<(Timestamp, Timestamp, u64)> = self.0.store.select(sql).await.map_err(retry)?;
+            let rows: Vec<(Timestamp, Timestamp, u64)> = self.0.store.select(sql).await?;
             if let Some((first, last, 1..)) = rows.first().copied() {
                 let (from, to) = days.unwrap_or((first, last));
                 days = Some((from.min(first), to.max(last)));
@@ -215,7 +211,7 @@ impl Rebuild {
         );
         let which = everything(spec, None, from, end);
         let sql = which.select_usage(&meter.id, &columns);
-        let kept: Vec<Kept> = self.0.store.select(sql).await.map_err(retry)?;
+        let kept: Vec<Kept> = self.0.store.select(sql).await?;
         let mut wanted = self.computed(spec, meter, from, end).await?;
         let uncounted = |(_, distinct_id, event_id, ..): &&Kept| {
             !wanted.contains_key(&(distinct_id.clone(), event_id.clone()))
@@ -256,7 +252,7 @@ impl Rebuild {
             context.confirm().await?;
             // A step that is done again computes its rows again, from events that may have changed: no token of its own.
             let token = format!("rebuild:{}:{day}:{index}:{}", context.job_id(), self.0.now().as_millis());
-            self.0.store.insert_feature_usage(part, &token).await.map_err(retry)?;
+            self.0.store.insert_feature_usage(part, &token).await?;
         }
         Ok(())
     }
@@ -275,7 +271,7 @@ impl Rebuild {
                 .select_ever(&Sql::new("DISTINCT event_id"))
                 .push(" AND event_id IN ")
                 .list(some.iter().copied());
-            let rows: Vec<(String,)> = self.0.store.select(sql).await.map_err(retry)?;
+            let rows: Vec<(String,)> = self.0.store.select(sql).await?;
             found.extend(rows.into_iter().map(|(id,)| id));
         }
         Ok(found)
@@ -298,8 +294,8 @@ impl Rebuild {
         for name in names {
             let which = everything(spec, Some(name), from, end);
             let sql = which.select(&Sql::new(super::corrections::COLUMNS));
-            let mut stream = self.0.store.stream::<Snapshot>(sql).await.map_err(retry)?;
-            while let Some(chunk) = stream.next_chunk().await.map_err(|error: StoreError| retry(error))? {
+            let mut stream = self.0.store.stream::<Snapshot>(sql).await?;
+            while let Some(chunk) = stream.next_chunk().await? {
                 for event in &chunk {
                     for row in rows_of(&spec.scope, std::slice::from_ref(meter), &event.tracked()) {
                         found.insert((row.distinct_id.clone(), row.event_id.clone()), row);

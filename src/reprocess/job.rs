@@ -30,10 +30,6 @@ const DAYS_MAX: u64 = 1_000_000;
 
 pub(super) struct Work(pub(super) Reprocess);
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 /// What a step was kept from by waiting, and what follows.
 type Advanced = (Then, Option<&'static str>);
 
@@ -97,7 +93,9 @@ impl Work {
         }
         if at.claim_worked_ms >= millis(config.attempt_timeout) {
             let limit = humantime::format_duration(config.attempt_timeout);
-            return Err(retry(format!("this attempt has worked for {limit} (reprocess.attempt_timeout)")));
+            return Err(JobError::Retry(format!(
+                "this attempt has worked for {limit} (reprocess.attempt_timeout)"
+            )));
         }
         Ok(true)
     }
@@ -126,7 +124,7 @@ impl Work {
             if self.has_to_wait(context, order).await? {
                 return then(LOOK_EVERY, Some("an older job with another version of the transform"));
             }
-            at.generation = Some(self.0.meta.next_number(GENERATION).await.map_err(retry)?);
+            at.generation = Some(self.0.meta.next_number(GENERATION).await?);
             (at.lanes, at.estimated) = self.lanes(order).await?;
             return then(Duration::ZERO, None);
         };
@@ -138,15 +136,15 @@ impl Work {
 
     /// Where a topic ends now.
     async fn ends(&self, name: &str) -> Result<Vec<i64>, JobError> {
-        let topics = self.0.log.topics().await.map_err(retry)?;
+        let topics = self.0.log.topics().await?;
         let topic = topics.into_iter().find(|topic| &*topic.name == name);
-        let topic = topic.ok_or_else(|| retry(format!("topic {name} is missing")))?;
+        let topic = topic.ok_or_else(|| JobError::Retry(format!("topic {name} is missing")))?;
         Ok(topic.partitions.iter().map(|partition| partition.end).collect())
     }
 
     /// Has the group committed all of that? What the topic does not hold any more needs no commit.
     async fn has_passed(&self, topic: &str, group: &str, ends: &[i64]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(group).await.map_err(retry)?;
+        let committed = self.0.log.committed(group).await?;
         let at = |partition: i32| committed.get(&TopicPartition::new(topic, partition)).copied().unwrap_or(0);
         Ok((0..).zip(ends).all(|(partition, end)| at(partition) >= *end))
     }
@@ -155,8 +153,7 @@ impl Work {
     async fn has_to_wait(&self, context: &JobContext, order: &Order) -> Result<bool, JobError> {
         for state in [JobState::Running, JobState::Queued] {
             let filter = JobFilter { kind: Some(KIND), state: Some(state), before: Some(context.job_id()) };
-            let older =
-                self.0.jobs.list(Some(&order.scope.project), filter, JOBS_MAX).await.map_err(retry)?;
+            let older = self.0.jobs.list(Some(&order.scope.project), filter, JOBS_MAX).await?;
             for job in older {
                 if Order::deserialize(&job.spec).is_ok_and(|other| order.contradicts(&other)) {
                     return Ok(true);
@@ -169,7 +166,7 @@ impl Work {
     /// The days of the order in as many ranges as it asks for, and how many raw events they have.
     async fn lanes(&self, order: &Order) -> Result<(Vec<Lane>, u64), JobError> {
         let days = self.0.ground.days(order, order.start_date, order.end_date, DAYS_MAX).await;
-        let days = days.map_err(retry)?;
+        let days = days?;
         let total = days.iter().map(|(_, raws)| raws).sum();
         Ok((divided(&days, order.parallelism, order.start_date, order.end_date), total))
     }

@@ -95,10 +95,6 @@ pub(super) struct Stretch {
     pub(super) failed: Option<JobError>,
 }
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 impl Bench {
     /// Moves every lane on, until `enough` or its end; a page that was begun is finished. A lane that fails stays behind
     /// its last whole page, and the others go on.
@@ -169,15 +165,15 @@ impl Bench {
             }
             next.after = None;
             let days = self.ground.days(&self.order, next.from, next.to, SPAN_DAYS_MAX).await;
-            next.take(&days.map_err(retry)?, limit as u64);
+            next.take(&days?, limit as u64);
         }
         let Some(span) = next.spans.front().copied() else { return Ok(None) };
         let after = next.after.as_ref();
         let raws = self.ground.page(&self.order, span, after, self.received_until, limit, bytes_max).await;
-        let raws = raws.map_err(retry)?;
+        let raws = raws?;
         let mut former = match (raws.first(), raws.last()) {
             (Some(first), Some(last)) => {
-                self.ground.former(&self.order, span, &first.place, &last.place).await.map_err(retry)?
+                self.ground.former(&self.order, span, &first.place, &last.place).await?
             }
             _ => Default::default(),
         };

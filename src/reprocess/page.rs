@@ -62,10 +62,6 @@ struct Writing {
     totals: Totals,
 }
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 /// Computes where that keeps no other task waiting.
 async fn computed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JobError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -140,7 +136,7 @@ impl Bench {
     /// Leaves out those whose events are all stored.
     async fn keep_pending(&self, judged: &mut Vec<Judged>) -> Result<(), JobError> {
         let keys: Vec<&Key> = judged.iter().flat_map(|judged| &judged.keys).collect();
-        let standings = self.ground.standings(&self.order.scope, &keys).await.map_err(retry)?;
+        let standings = self.ground.standings(&self.order.scope, &keys).await?;
         let mut stands = standings.iter();
         judged.retain(|judged| {
             let missing = judged.keys.iter().filter(|_| !matches!(stands.next(), Some(Some(_)))).count();
@@ -156,7 +152,7 @@ impl Bench {
             judged.iter().flat_map(|judged| former(judged).iter().chain(&judged.keys)).collect();
         keys.sort_unstable();
         keys.dedup();
-        let standings = self.ground.standings(&self.order.scope, &keys).await.map_err(retry)?;
+        let standings = self.ground.standings(&self.order.scope, &keys).await?;
         let mut settled = HashSet::new();
         let mut standing: HashSet<&Key> = HashSet::new();
         for (key, found) in keys.into_iter().zip(standings) {
@@ -178,7 +174,7 @@ impl Bench {
             .filter(|id| !settled.contains(id))
             .collect();
         if !lost.is_empty() {
-            settled.extend(self.ground.stored(&self.order.scope, &lost).await.map_err(retry)?);
+            settled.extend(self.ground.stored(&self.order.scope, &lost).await?);
         }
         Ok(settled)
     }
@@ -281,7 +277,7 @@ impl Bench {
             return Err(JobError::Retry("the log left an event without an answer".to_owned()));
         }
         let mut failed: BTreeMap<usize, String> = BTreeMap::new();
-        let mut unwell = None;
+        let mut unwell: Option<LogError> = None;
         for ((index, event_id), answer) in writing.owners.iter().zip(answers) {
             let raw_event_id = &raws[*index].place.3;
             match answer {
@@ -309,7 +305,7 @@ impl Bench {
             }
         }
         if let Some(error) = unwell {
-            return Err(JobError::Retry(format!("events could not be published: {error}")));
+            return Err(error.into());
         }
         for (index, error) in &failed {
             writing.totals.total_events_failed += 1;
@@ -321,12 +317,12 @@ impl Bench {
         if !letters.is_empty() {
             let answers = self.ground.produce(&self.dlq_topic, letters).await;
             if let Some(error) = answers.into_iter().find_map(Result::err) {
-                return Err(JobError::Retry(format!("dead letters could not be written: {error}")));
+                return Err(error.into());
             }
         }
         let transform = (self.chosen.id.as_str(), self.chosen.version);
         let noted = self.ground.note(&self.order, transform, self.generation, raws, &writing.noted).await;
-        noted.map_err(retry)
+        Ok(noted?)
     }
 
     /// The dead letter of a raw event: its record as the log had it.

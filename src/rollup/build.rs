@@ -41,10 +41,6 @@ struct At {
     cut: bool,
 }
 
-fn retry(error: impl std::fmt::Display) -> JobError {
-    JobError::Retry(error.to_string())
-}
-
 #[async_trait]
 impl Handler for Build {
     fn kind(&self) -> &'static str {
@@ -106,7 +102,7 @@ impl Build {
     }
 
     async fn find(&self, sql: Sql) -> Result<Vec<Day>, JobError> {
-        let found: Vec<Found> = self.0.store.select_within(sql, self.limits()).await.map_err(retry)?;
+        let found: Vec<Found> = self.0.store.select_within(sql, self.limits()).await?;
         let day = |(project, environment, day): Found| Day { scope: Scope::new(project, environment), day };
         Ok(found.into_iter().map(day).collect())
     }
@@ -129,7 +125,7 @@ impl Build {
     /// What the last job that built everything has seen.
     async fn seen_to(&self) -> Result<Timestamp, JobError> {
         let filter = JobFilter { kind: Some(KIND), state: Some(JobState::Succeeded), before: None };
-        let ended = self.0.jobs.list(None, filter, JOBS_LOOKED_AT).await.map_err(retry)?;
+        let ended = self.0.jobs.list(None, filter, JOBS_LOOKED_AT).await?;
         let seen =
             ended.iter().filter_map(|job| Timestamp::parse(job.progress.as_ref()?["seen_to"].as_str()?).ok());
         Ok(seen.max().unwrap_or(Timestamp::EPOCH))
@@ -181,7 +177,7 @@ impl Build {
         ] {
             let limits = self.limits();
             let done: Result<Vec<(u8,)>, _> = self.0.store.select_within(statement, limits).await;
-            done.map_err(retry)?;
+            done?;
         }
         Ok(())
     }

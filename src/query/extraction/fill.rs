@@ -96,20 +96,19 @@ impl Handler for Fill {
 impl Fill {
     /// One look, or one partition begun.
     async fn go_on(&self, context: &JobContext, key: &str, at: &mut At) -> Result<Then, JobError> {
-        let retry = |error: crate::store::StoreError| JobError::Retry(error.to_string());
-        let known = self.0.promoted_columns().await.map_err(retry)?;
+        let known = self.0.promoted_columns().await?;
         if known.iter().all(|(promoted, _)| promoted != key) {
             // Its column was taken away: there is nothing left to fill.
             at.left = Some(Vec::new());
             return Ok(Then::Done);
         }
-        let to_fill = self.0.partitions_to_fill(key).await.map_err(retry)?;
+        let to_fill = self.0.partitions_to_fill(key).await?;
         let Some(left) = &mut at.left else {
             at.left = Some(to_fill);
             return Ok(Then::Continue(Duration::ZERO));
         };
         let Some(partition) = left.last().cloned() else { return Ok(Then::Done) };
-        if let Some(work) = self.0.filling(key).await.map_err(retry)? {
+        if let Some(work) = self.0.filling(key).await? {
             return match work.error {
                 Some(error) => Err(JobError::Retry(error)),
                 None => Ok(Then::Continue(LOOK)),
@@ -121,7 +120,7 @@ impl Fill {
             at.begun = false;
         } else {
             context.confirm().await?;
-            self.0.fill(key, &partition).await.map_err(retry)?;
+            self.0.fill(key, &partition).await?;
             at.begun = true;
         }
         Ok(Then::Continue(Duration::ZERO))
