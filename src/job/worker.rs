@@ -81,6 +81,19 @@ pub enum JobError {
     LeaseLost,
 }
 
+impl JobError {
+    /// The same, with what could not be done before why.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        match self {
+            Self::Away(why) => Self::Away(format!("{what}: {why}")),
+            Self::Retry(why) => Self::Retry(format!("{what}: {why}")),
+            Self::Fatal(why) => Self::Fatal(format!("{what}: {why}")),
+            Self::LeaseLost => Self::LeaseLost,
+        }
+    }
+}
+
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {

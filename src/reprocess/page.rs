@@ -305,7 +305,7 @@ impl Bench {
             }
         }
         if let Some(error) = unwell {
-            return Err(error.into());
+            return Err(JobError::from(error).about("events could not be published"));
         }
         for (index, error) in &failed {
             writing.totals.total_events_failed += 1;
@@ -317,7 +317,7 @@ impl Bench {
         if !letters.is_empty() {
             let answers = self.ground.produce(&self.dlq_topic, letters).await;
             if let Some(error) = answers.into_iter().find_map(Result::err) {
-                return Err(error.into());
+                return Err(JobError::from(error).about("dead letters could not be written"));
             }
         }
         let transform = (self.chosen.id.as_str(), self.chosen.version);

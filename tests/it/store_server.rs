@@ -106,15 +106,16 @@ async fn sql_of_a_callers_own_is_asked_as_a_user_whom_the_store_lets_read_alone(
 async fn a_wrong_password_names_the_setting_and_does_not_hang() {
     let server = TestStore::start().await;
     let (user, _) = server.store.engine_login().unwrap();
-    let config = config::Store {
-        url: Some(format!("clickhouse://{}", server.store.address().unwrap())),
-        user,
-        password: "wrong".into(),
-        ..store_config()
-    };
-    let stranger = TestStore::open(&config, tempfile::tempdir().unwrap());
-    // The embedded engine may end while it refuses; a server always says why.
+    // The embedded engine may end while it refuses, and comes back on another port; a server always says why.
     eventually("the cure names the setting", || async {
+        let address = server.store.address().map_err(|error| error.to_string())?;
+        let config = config::Store {
+            url: Some(format!("clickhouse://{address}")),
+            user: user.clone(),
+            password: "wrong".into(),
+            ..store_config()
+        };
+        let stranger = TestStore::open(&config, tempfile::tempdir().unwrap());
         match stranger.store.probe().await.unwrap_err() {
             StoreError::Schema { cure, .. } if cure.contains("store.password") => Ok(()),
             other => Err(format!("{other:?}")),
