@@ -17,7 +17,7 @@ use super::recompute::{self, Standing, Written};
 use super::rule::Rule;
 use super::{Attribution, AttributionError};
 use crate::event::{Scope, SystemEventKind, Timestamp};
-use crate::eventlog::TopicPartition;
+use crate::eventlog;
 use crate::job::{Handler, JobContext, JobError, Jobs, JobsError, NewJob, Step, Then};
 use crate::notice::SystemEvent;
 use crate::store::Sql;
@@ -109,7 +109,7 @@ impl Recompute {
     async fn advance(&self, context: &JobContext, spec: &Spec, at: &mut At) -> Result<Then, JobError> {
         let Some(wanted) = &at.wanted else {
             if self.0.now() >= spec.begins {
-                at.wanted = Some(self.ends().await?);
+                at.wanted = Some(eventlog::ends(&*self.0.log, &self.0.events_topic).await?);
             }
             return Ok(Then::Continue(LOOK_EVERY));
         };
@@ -139,22 +139,10 @@ impl Recompute {
         Ok(Then::Done)
     }
 
-    /// Where the log ends now.
-    async fn ends(&self) -> Result<Vec<(i32, i64)>, JobError> {
-        let topics = self.0.log.topics().await?;
-        let topic = topics.into_iter().find(|topic| topic.name == self.0.events_topic);
-        let topic = topic.ok_or_else(|| JobError::Retry("the topic of events is missing".to_owned()))?;
-        Ok((0..).zip(topic.partitions.iter().map(|partition| partition.end)).collect())
-    }
-
     /// Has the store what the log had?
     async fn has_stored(&self, wanted: &[(i32, i64)]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(&self.0.events_group).await?;
-        let at = |partition: i32| {
-            let name = TopicPartition::new(self.0.events_topic.clone(), partition);
-            committed.get(&name).copied().unwrap_or(0)
-        };
-        Ok(wanted.iter().all(|(partition, end)| at(*partition) >= *end))
+        let (log, topic, group) = (&*self.0.log, &self.0.events_topic, &self.0.events_group);
+        Ok(eventlog::has_passed(log, topic, group, wanted.iter().copied()).await?)
     }
 
     /// The first day of the range that has a target event or a row, so that years without any cost nothing.

@@ -337,6 +337,44 @@ pub trait Committer: Send + Sync {
     ) -> Result<(), CommitError>;
 }
 
+/// Where each partition of a topic ends now: what is waited for with [`has_passed`].
+///
+/// # Errors
+/// The log does not answer, or has no such topic.
+pub async fn ends(log: &dyn EventLog, topic: &str) -> Result<Vec<(i32, i64)>, LogError> {
+    let topics = log.topics().await?;
+    let found = topics.into_iter().find(|one| &*one.name == topic);
+    let found = found.ok_or_else(|| LogError::TopicMissing(topic.into()))?;
+    Ok((0..).zip(found.partitions.iter().map(|partition| partition.end)).collect())
+}
+
+/// Has the group committed all before these ends? What the topic does not hold any more needs no commit: a partition whose
+/// records are all gone by age never gets one.
+///
+/// # Errors
+/// As [`ends`].
+pub async fn has_passed(
+    log: &dyn EventLog,
+    topic: &str,
+    group: &str,
+    ends: impl IntoIterator<Item = (i32, i64)>,
+) -> Result<bool, LogError> {
+    let committed = log.committed(group).await?;
+    let at = |partition: i32| committed.get(&TopicPartition::new(topic, partition)).copied().unwrap_or(0);
+    let left: Vec<(i32, i64)> = ends.into_iter().filter(|(partition, end)| at(*partition) < *end).collect();
+    if left.is_empty() {
+        return Ok(true);
+    }
+    let topics = log.topics().await?;
+    let found = topics.into_iter().find(|one| &*one.name == topic);
+    let found = found.ok_or_else(|| LogError::TopicMissing(topic.into()))?;
+    let is_gone = |(partition, end): &(i32, i64)| {
+        let ends = usize::try_from(*partition).ok().and_then(|index| found.partitions.get(index));
+        ends.is_some_and(|ends| ends.log_start >= *end)
+    };
+    Ok(left.iter().all(is_gone))
+}
+
 /// A log of events. See the [module](self) for what every backend promises.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {

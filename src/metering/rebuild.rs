@@ -19,7 +19,7 @@ use super::meter::Meter;
 use super::rows::Which;
 use super::tracking::{Tracked, rows_of};
 use crate::event::{Scope, Timestamp};
-use crate::eventlog::TopicPartition;
+use crate::eventlog;
 use crate::job::{Handler, JobContext, JobError, Jobs, JobsError, NewJob, Step, Then};
 use crate::store::{FeatureUsageRow, Sql};
 
@@ -125,7 +125,7 @@ impl Rebuild {
         let wait = Ok(Then::Continue(LOOK_EVERY));
         let Some(wanted) = &at.wanted else {
             if metering.now() >= spec.begins {
-                at.wanted = Some(self.ends().await?);
+                at.wanted = Some(eventlog::ends(&*self.0.log, &self.0.events_topic).await?);
             }
             return wait;
         };
@@ -155,21 +155,10 @@ impl Rebuild {
         Ok(Then::Done)
     }
 
-    /// Where the log ends now.
-    async fn ends(&self) -> Result<Vec<(i32, i64)>, JobError> {
-        let topics = self.0.log.topics().await?;
-        let topic = topics.into_iter().find(|topic| topic.name == self.0.events_topic);
-        let topic = topic.ok_or_else(|| JobError::Retry("the topic of events is missing".to_owned()))?;
-        Ok((0..).zip(topic.partitions.iter().map(|partition| partition.end)).collect())
-    }
-
     /// Has the store what the log had?
     async fn has_stored(&self, wanted: &[(i32, i64)]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(&self.0.events_group).await?;
-        let at = |partition: i32| {
-            committed.get(&TopicPartition::new(self.0.events_topic.clone(), partition)).copied().unwrap_or(0)
-        };
-        Ok(wanted.iter().all(|(partition, end)| at(*partition) >= *end))
+        let (log, topic, group) = (&*self.0.log, &self.0.events_topic, &self.0.events_group);
+        Ok(eventlog::has_passed(log, topic, group, wanted.iter().copied()).await?)
     }
 
     /// The first and the last day that have events or rows to look at.

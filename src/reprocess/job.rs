@@ -13,7 +13,7 @@ use super::Reprocess;
 use super::lanes::{Lane, Stretch, divided};
 use super::order::{At, KIND, Order, Totals};
 use super::page::Bench;
-use crate::eventlog::TopicPartition;
+use crate::eventlog;
 use crate::job::{Handler, JobContext, JobError, Step, Then};
 use crate::meta::{JobFilter, JobState};
 use crate::telemetry::names;
@@ -134,19 +134,14 @@ impl Work {
         self.pages(context, order.clone(), at, generation).await
     }
 
-    /// Where a topic ends now.
-    async fn ends(&self, name: &str) -> Result<Vec<i64>, JobError> {
-        let topics = self.0.log.topics().await?;
-        let topic = topics.into_iter().find(|topic| &*topic.name == name);
-        let topic = topic.ok_or_else(|| JobError::Retry(format!("topic {name} is missing")))?;
-        Ok(topic.partitions.iter().map(|partition| partition.end).collect())
+    async fn ends(&self, topic: &str) -> Result<Vec<i64>, JobError> {
+        let ends = eventlog::ends(&*self.0.log, topic).await?;
+        Ok(ends.into_iter().map(|(_, end)| end).collect())
     }
 
-    /// Has the group committed all of that? What the topic does not hold any more needs no commit.
     async fn has_passed(&self, topic: &str, group: &str, ends: &[i64]) -> Result<bool, JobError> {
-        let committed = self.0.log.committed(group).await?;
-        let at = |partition: i32| committed.get(&TopicPartition::new(topic, partition)).copied().unwrap_or(0);
-        Ok((0..).zip(ends).all(|(partition, end)| at(partition) >= *end))
+        let ends = (0..).zip(ends.iter().copied());
+        Ok(eventlog::has_passed(&*self.0.log, topic, group, ends).await?)
     }
 
     /// Is there an older job that would write something else of the same raw events?

@@ -41,6 +41,22 @@ async fn with_topic() -> MemoryLog {
 }
 
 #[tokio::test]
+async fn what_the_topic_does_not_hold_any_more_is_waited_for_no_longer() {
+    let log = with_topic().await;
+    log.produce("events", vec![record("k", "v", 1), record("k", "v", 2)]).await;
+    let ends = crate::eventlog::ends(&log, "events").await.unwrap();
+    assert_eq!(ends, [(0, 2)]);
+    let has_passed = || crate::eventlog::has_passed(&log, "events", "nobody", ends.clone());
+    assert!(!has_passed().await.unwrap());
+    log.delete_records_before(&TopicPartition::new("events", 0), 1);
+    assert!(!has_passed().await.unwrap(), "a record is left");
+    log.delete_records_before(&TopicPartition::new("events", 0), 2);
+    assert!(has_passed().await.unwrap());
+    let missing = crate::eventlog::ends(&log, "elsewhere").await.unwrap_err();
+    assert!(missing.to_string().contains("flexflow topics create"), "{missing}");
+}
+
+#[tokio::test]
 async fn a_refused_produce_writes_nothing_and_a_lost_answer_writes_all() {
     let log = with_topic().await;
     log.script(Operation::Produce, [Fault::Refuse, Fault::Full, Fault::LoseAnswer]);
