@@ -349,6 +349,8 @@ pub struct Store {
     pub reader_user: Option<String>,
     pub reader_password: SecretString,
     pub database: String,
+    #[serde(deserialize_with = "optional_text")]
+    pub cluster: Option<String>,
     pub connections_max: usize,
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,

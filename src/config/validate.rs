@@ -299,6 +299,13 @@ impl Config {
                 "\"clickhouse://host:9000\", or \"\" for the embedded engine",
             );
         }
+        if self.store.cluster.is_some() && self.store.url.is_none() {
+            faults.add(
+                "store.cluster",
+                "is a cluster of servers, and store.url names none of them",
+                "\"\", or store.url = \"clickhouse://host:9000\" of a server of the cluster",
+            );
+        }
         let known = ["sqlite:", "postgres://", "postgresql://"];
         if self.meta.url.as_deref().is_some_and(|url| !known.iter().any(|scheme| url.starts_with(scheme))) {
             faults.add(

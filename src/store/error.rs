@@ -107,6 +107,8 @@ pub(super) fn class_of(code: i32, message: &str) -> Class {
         // 252 is two errors: TOO_MANY_PARTS asks for patience; "Too many partitions for single INSERT block" would
         // never pass by itself (max_partitions_per_insert_block is pinned to 0, but a server may forbid settings).
         252 if message.contains("Too many partitions") => Class::Content,
+        // ALL_CONNECTION_TRIES_FAILED is two errors, too: a host of a cluster that has not the table does not count as one.
+        279 if message.contains("There is no table") => Class::Schema,
         // NO_SUCH_COLUMN_IN_TABLE 16, UNKNOWN_IDENTIFIER 47, UNKNOWN_TABLE 60, UNKNOWN_DATABASE 81,
         // NUMBER_OF_COLUMNS_DOESNT_MATCH 20, THERE_IS_NO_COLUMN 8, NOT_FOUND_COLUMN_IN_BLOCK 10,
         // UNKNOWN_SETTING 115, ACCESS_DENIED 497, UNKNOWN_USER 192, AUTHENTICATION_FAILED 516, TABLE_IS_DROPPED 218,
@@ -228,6 +230,8 @@ mod tests {
             let error = insert_error(&server(code, "missing"), true);
             assert!(matches!(error, InsertError::Schema { cure, .. } if cure.contains("migrate")), "{code}");
         }
+        let absent = insert_error(&server(279, "Log: There is no table `a`.`b_local` on server: h:9000"), true);
+        assert!(matches!(absent, InsertError::Schema { cure, .. } if cure.contains("migrate")));
         let view = insert_error(&server(395, "boom: while pushing to view flexflow.x (…)"), true);
         assert!(matches!(view, InsertError::Schema { cure, .. } if cure.contains("materialized view")));
     }

@@ -4,7 +4,7 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-const MIGRATIONS: [(&str, &str); 14] = [
+pub(super) const MIGRATIONS: [(&str, &str); 14] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
@@ -41,6 +41,11 @@ pub(super) const TABLES: [&str; 13] = [
     "group_properties",
 ];
 
+/// Which have been applied; on a cluster every host has its own list.
+pub(super) const MAKE_LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (name String, applied_at DateTime64(3, \
+                                    'UTC') DEFAULT now64(3, 'UTC')) ENGINE = ReplacingMergeTree ORDER BY name SETTINGS \
+                                    fsync_after_insert = 1, fsync_part_directory = 1";
+
 impl Store {
     /// Applies what has not been applied, and answers its names. Where a table has gone missing, every migration counts
     /// as not applied: they change nothing that is there.
@@ -51,12 +56,10 @@ impl Store {
         let outside = self.pool().outside().await?;
         outside.run(&Sql::new("CREATE DATABASE IF NOT EXISTS ").name(self.database())).await?;
         drop(outside);
-        self.execute(Sql::new(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (name String, applied_at DateTime64(3, 'UTC') DEFAULT \
-             now64(3, 'UTC')) ENGINE = ReplacingMergeTree ORDER BY name SETTINGS fsync_after_insert = 1, \
-             fsync_part_directory = 1",
-        ))
-        .await?;
+        if let Some(cluster) = self.cluster() {
+            return self.migrate_cluster(cluster).await;
+        }
+        self.execute(Sql::new(MAKE_LIST)).await?;
         let rebuild = !self.missing_tables().await?.is_empty();
         let pending = self.pending_migrations().await?;
         let mut applied = Vec::new();
@@ -84,8 +87,10 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; before the first migration there is no database to ask: [`StoreError::Schema`].
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        let done: Vec<(String,)> =
-            self.select(Sql::new("SELECT name AS name FROM schema_migrations FINAL")).await?;
+        let done: Vec<(String,)> = match self.cluster() {
+            None => self.select(Sql::new("SELECT name AS name FROM schema_migrations FINAL")).await?,
+            Some(cluster) => self.applied_on_all(cluster).await?,
+        };
         Ok(MIGRATIONS
             .iter()
             .filter(|(name, _)| done.iter().all(|(done,)| done != name))

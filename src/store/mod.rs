@@ -10,6 +10,7 @@ mod attributed;
 mod block;
 mod changes;
 mod check;
+mod cluster;
 mod connection;
 mod dead_letters;
 pub mod engine;
@@ -31,6 +32,7 @@ mod row;
 mod scopes;
 mod select;
 mod settings;
+mod sharded;
 mod sql;
 mod sweep;
 
@@ -83,6 +85,7 @@ struct Inner {
     pool: Arc<Pool>,
     engine: Mutex<Option<Supervisor>>,
     database: String,
+    cluster: Option<String>,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
     generations: Generations,
@@ -146,6 +149,7 @@ impl Store {
                 pool: Arc::new(pool),
                 engine: Mutex::new(engine),
                 database: config.database.clone(),
+                cluster: config.cluster.clone(),
                 request_timeout: config.request_timeout,
                 clock,
                 generations: Generations::default(),
@@ -203,14 +207,20 @@ impl Store {
         }
     }
 
-    /// Does it answer? One tiny question.
+    /// Does it answer, and of a cluster every shard? One tiny question.
     ///
     /// # Errors
     /// See [`StoreError`]; [`StoreError::Schema`] when it answers that the database is missing.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let limits = Limits { timeout: Duration::from_secs(5), ..self.limits() };
         let one: Vec<(u8,)> = self.select_within(Sql::new("SELECT 1 AS one"), limits).await?;
-        if one == [(1,)] { Ok(()) } else { Err(StoreError::Unavailable("it answers nonsense".to_owned())) }
+        if one != [(1,)] {
+            return Err(StoreError::Unavailable("it answers nonsense".to_owned()));
+        }
+        match self.cluster() {
+            None => Ok(()),
+            Some(cluster) => self.probe_shards(cluster).await,
+        }
     }
 
     /// A property as expressions over the table `events`.
@@ -268,6 +278,11 @@ impl Store {
 
     fn database(&self) -> &str {
         &self.inner.database
+    }
+
+    /// `store.cluster`.
+    fn cluster(&self) -> Option<&str> {
+        self.inner.cluster.as_deref()
     }
 
     /// How often this process has stored events; see [`Store::events_changed`].

@@ -91,6 +91,12 @@ impl Pool {
         self.connect(self.endpoint()?, Who::Owner, String::new()).await
     }
 
+    /// The same to another server, with the same log-in.
+    pub(super) async fn at(&self, address: &str) -> Result<Connection, StoreError> {
+        let endpoint = Endpoint { address: address.to_owned(), ..self.endpoint()? };
+        self.connect(endpoint, Who::Owner, String::new()).await
+    }
+
     async fn connect(
         &self,
         endpoint: Endpoint,

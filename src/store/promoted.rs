@@ -7,6 +7,7 @@
 use sha2::{Digest, Sha256};
 
 use super::hot::column_of;
+use super::sharded::altered;
 use super::{Row, RowCells, Sql, Store, StoreError};
 
 /// How the columns of promoted keys begin.
@@ -70,22 +71,36 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn promoted(&self) -> Result<Vec<Promoted>, StoreError> {
-        let fills = "SELECT extract(command, '`?(pm_[0-9a-f]+)`?') AS filled, anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM system.mutations WHERE database = \
-                     currentDatabase() AND table = 'events' AND NOT is_done GROUP BY filled";
+        let of_events = Sql::new(" WHERE database = ")
+            .arg(self.database())
+            .push(" AND table = ")
+            .arg(&*self.held("events"));
         let sql = Sql::new(
-            "SELECT comment AS key, name AS column, data_compressed_bytes AS bytes, toUInt64(greatest(toInt64((SELECT \
-             count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events')) - \
-             toInt64(have), 0)) AS to_fill, reason AS error FROM system.columns AS columns ANY LEFT JOIN (",
+            "SELECT key, name AS column, taken AS bytes, toUInt64(greatest(toInt64((SELECT count() FROM ",
         )
-        .push(fills)
+        .append(&self.system("parts"))
+        .append(&of_events)
         .push(
-            ") AS fills ON filled = name ANY LEFT JOIN (SELECT column AS held, count() AS have FROM system.parts_columns \
-             WHERE active AND database = currentDatabase() AND table = 'events' GROUP BY held) AS parts ON held = name \
-             WHERE database = currentDatabase() AND table = 'events' AND default_kind = 'MATERIALIZED' AND \
-             startsWith(name, ",
+            " AND active)) - toInt64(have), 0)) AS to_fill, reason AS error FROM (SELECT any(comment) AS key, name, \
+             sum(data_compressed_bytes) AS taken FROM ",
         )
+        .append(&self.system("columns"))
+        .append(&of_events)
+        .push(" AND default_kind = 'MATERIALIZED' AND startsWith(name, ")
         .arg(PREFIX)
-        .push(") ORDER BY key");
+        .push(
+            ") GROUP BY name) AS columns ANY LEFT JOIN (SELECT extract(command, '`?(pm_[0-9a-f]+)`?') AS filled, \
+             anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM ",
+        )
+        .append(&self.system("mutations"))
+        .append(&of_events)
+        .push(
+            " AND NOT is_done GROUP BY filled) AS fills ON filled = name ANY LEFT JOIN (SELECT column AS held, count() AS \
+             have FROM ",
+        )
+        .append(&self.system("parts_columns"))
+        .append(&of_events)
+        .push(" AND active GROUP BY held) AS parts ON held = name ORDER BY key");
         self.select(sql).await
     }
 
@@ -94,13 +109,21 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn partitions_to_fill(&self, key: &str) -> Result<Vec<String>, StoreError> {
-        let sql = Sql::new(
-            "SELECT DISTINCT partition_id AS id FROM system.parts WHERE active AND database = currentDatabase() AND table \
-             = 'events' AND name NOT IN (SELECT name FROM system.parts_columns WHERE active AND database = \
-             currentDatabase() AND table = 'events' AND column = ",
-        )
-        .arg(column(key))
-        .push(") ORDER BY id");
+        let of_events = Sql::new(" WHERE database = ")
+            .arg(self.database())
+            .push(" AND table = ")
+            .arg(&*self.held("events"))
+            .push(" AND active");
+        // By its path: two hosts may have parts of one name.
+        let sql = Sql::new("SELECT DISTINCT id FROM (SELECT partition_id AS id, path FROM ")
+            .append(&self.system("parts"))
+            .append(&of_events)
+            .push(") WHERE path NOT IN (SELECT path FROM ")
+            .append(&self.system("parts_columns"))
+            .append(&of_events)
+            .push(" AND column = ")
+            .arg(column(key))
+            .push(") ORDER BY id");
         let rows: Vec<(String,)> = self.select(sql).await?;
         Ok(rows.into_iter().map(|(id,)| id).collect())
     }
@@ -110,8 +133,13 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn fill(&self, key: &str, partition: &str) -> Result<(), StoreError> {
-        let sql = Sql::new("ALTER TABLE events MATERIALIZE COLUMN ").name(&column(key));
-        self.execute(sql.push(" IN PARTITION ID ").arg(partition)).await
+        let change = Sql::new("MATERIALIZE COLUMN ").name(&column(key));
+        let change = change.push(" IN PARTITION ID ").arg(partition);
+        match self.cluster() {
+            None => self.execute(Sql::new("ALTER TABLE events ").append(&change)).await,
+            // The rows are where they are held; who asks has none to fill.
+            Some(cluster) => self.tell_cluster(cluster, &altered("events", &change)[..1]).await,
+        }
     }
 
     /// What the store is doing to fill a key's column; `None`: nothing.
@@ -120,9 +148,14 @@ impl Store {
     /// See [`StoreError`].
     pub async fn filling(&self, key: &str) -> Result<Option<Filling>, StoreError> {
         let sql = Sql::new(
-            "SELECT count() AS open, anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM system.mutations \
-             WHERE database = currentDatabase() AND table = 'events' AND NOT is_done AND position(command, ",
+            "SELECT count() AS open, anyIf(latest_fail_reason, latest_fail_reason != '') AS reason FROM ",
         )
+        .append(&self.system("mutations"))
+        .push(" WHERE database = ")
+        .arg(self.database())
+        .push(" AND table = ")
+        .arg(&*self.held("events"))
+        .push(" AND NOT is_done AND position(command, ")
         .arg(column(key))
         .push(") > 0");
         let rows: Vec<(u64, String)> = self.select(sql).await?;
@@ -139,14 +172,16 @@ impl Store {
         if Self::has_own_column(key) {
             return Ok(false);
         }
-        let column = column(key);
-        let add = Sql::new("ALTER TABLE events ADD COLUMN IF NOT EXISTS ")
-            .name(&column)
+        let add = Sql::new("ADD COLUMN IF NOT EXISTS ")
+            .name(&column(key))
             .push(" String MATERIALIZED JSONExtractRaw(properties, ")
             .arg(key)
             .push(") COMMENT ")
             .arg(key);
-        self.execute(add).await?;
+        match self.cluster() {
+            None => self.execute(Sql::new("ALTER TABLE events ").append(&add)).await?,
+            Some(cluster) => self.tell_cluster(cluster, &altered("events", &add)).await?,
+        }
         Ok(true)
     }
 
@@ -155,7 +190,13 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn demote(&self, key: &str) -> Result<(), StoreError> {
-        self.execute(Sql::new("ALTER TABLE events DROP COLUMN IF EXISTS ").name(&column(key))).await
+        let gone = Sql::new("DROP COLUMN IF EXISTS ").name(&column(key));
+        let Some(cluster) = self.cluster() else {
+            return self.execute(Sql::new("ALTER TABLE events ").append(&gone)).await;
+        };
+        // Nobody asks for it any more, then it goes.
+        let [held, asked] = altered("events", &gone);
+        self.tell_cluster(cluster, &[asked, held]).await
     }
 }
 

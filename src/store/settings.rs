@@ -2,7 +2,7 @@
 //! table, and `flexflow doctor` reads them back from the store.
 
 /// Sent with every query of every connection, and the embedded engine's profile.
-pub(super) const QUERY: [(&str, &str); 7] = [
+pub(super) const QUERY: [(&str, &str); 13] = [
     // The server would gather inserts and answer before they are durable (its default since 26.2).
     ("async_insert", "0"),
     // A retry under the same token is the same insert …
@@ -17,6 +17,17 @@ pub(super) const QUERY: [(&str, &str); 7] = [
     ("insert_quorum", "auto"),
     // Lists of ids in a statement are bounded by their callers, not by the parser.
     ("max_query_size", "8388608"),
+    // Of a cluster (elsewhere they mean nothing): an insert is on every shard's disk before it is confirmed,
+    ("distributed_foreground_insert", "1"),
+    // what a statement computes over all shards is written once, not by each shard for its own rows,
+    ("parallel_distributed_insert_select", "0"),
+    // the other side of a join, and what IN looks into, is that of all shards,
+    ("distributed_product_mode", "global"),
+    // a question is answered from the replica that is written to while it lives, not from the quickest,
+    ("load_balancing", "in_order"),
+    ("use_hedged_requests", "0"),
+    // and never without the rows of a shard.
+    ("skip_unavailable_shards", "0"),
 ];
 
 /// Of every table that rows are inserted into.

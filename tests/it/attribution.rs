@@ -48,7 +48,7 @@ fn order(person: &str, item: &Value, amount: f64, at: &str) -> Value {
            "timestamp": at, "properties": {"item_id": item, "amount": amount}})
 }
 
-async fn an_order_is_credited_to_its_click_within_seconds_whichever_comes_first(log: Log) {
+pub(crate) async fn an_order_is_credited_to_its_click_within_seconds_whichever_comes_first(log: Log) {
     let app = Sandbox::on_with(log, &[("attribution.follow_interval", "200ms")]).await;
     let client = &app.client;
     let rule_id = rule(client, &by_item()).await;

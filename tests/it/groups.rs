@@ -206,7 +206,7 @@ async fn later_words_count(client: &Client) {
     assert_eq!(opened(client, &pro).await, json!([2, 1, 0]));
 }
 
-async fn questions_ask_for_what_is_known_of_an_events_group(log: Log) {
+pub(crate) async fn questions_ask_for_what_is_known_of_an_events_group(log: Log) {
     let sandbox = Sandbox::on(log).await;
     let client = sandbox.client.clone();
     let of = |groups: Value| json!({ "$groups": groups });

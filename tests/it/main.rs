@@ -73,6 +73,8 @@ mod sources;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod store_cluster;
+#[cfg(test)]
 mod store_server;
 #[cfg(test)]
 mod support;

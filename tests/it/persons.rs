@@ -38,7 +38,7 @@ async fn person_of(client: &Client, distinct_id: &str) -> Value {
     answer["persons"][0].clone()
 }
 
-async fn identified_ids_are_one_person_in_every_question_and_over_a_restart(log: Log) {
+pub(crate) async fn identified_ids_are_one_person_in_every_question_and_over_a_restart(log: Log) {
     let sandbox = Sandbox::on(log).await;
     let client = sandbox.client.clone();
     client

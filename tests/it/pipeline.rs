@@ -32,7 +32,9 @@ async fn an_event_is_accepted_found_and_traced(log: Log) {
     app.stop().await;
 }
 
-async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time(log: Log) {
+pub(crate) async fn the_same_id_counts_once_in_one_batch_in_two_after_a_restart_and_with_another_time(
+    log: Log,
+) {
     let app = Sandbox::on(log).await;
     let event = |timestamp: &str| json!({"event": "paid", "distinct_id": "ada", "event_id": "order-1", "timestamp": timestamp});
     let (morning, evening) = ("2026-01-31T08:00:00Z", "2026-01-31T20:00:00Z");

@@ -123,7 +123,7 @@ const CORRECTED: &str = "
     timestamp = \"'2026-02-01T00:00:00Z'\"
 ";
 
-async fn a_payload_becomes_an_event_and_a_corrected_transform_replaces_it(log: Log) {
+pub(crate) async fn a_payload_becomes_an_event_and_a_corrected_transform_replaces_it(log: Log) {
     let sandbox = Sandbox::on_with(log, &SETTINGS).await;
     let client = &sandbox.client;
     let mut payloads: Vec<Value> = (1..=6).map(|id| payload(id, id)).collect();

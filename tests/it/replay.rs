@@ -107,7 +107,7 @@ async fn balanced(app: &Sandbox) -> Value {
     audit["totals"].clone()
 }
 
-async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs(log: Log) {
+pub(crate) async fn a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs(log: Log) {
     let app = start(log, &[]).await;
     let client = &app.client;
     produce(&app, &[poison(&app, "order-1"), whole(&app, "order-2")]).await;

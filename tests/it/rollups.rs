@@ -62,7 +62,9 @@ fn event(n: usize, name: &str, day: usize) -> Value {
            "timestamp": format!("2026-01-{day:02}T{:02}:30:00Z", n % 24), "properties": properties})
 }
 
-async fn rollups_equal_a_question_over_events_after_duplicates_replays_deletions_and_crashes(log: Log) {
+pub(crate) async fn rollups_equal_a_question_over_events_after_duplicates_replays_deletions_and_crashes(
+    log: Log,
+) {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let log = LogSettings::of(log).await;

@@ -243,13 +243,19 @@ async fn an_answer_is_remembered_until_something_in_it_changes(log: Log) {
 
 #[tokio::test]
 async fn a_promoted_property_answers_as_its_text_did() {
-    let sandbox = Sandbox::start().await;
+    the_column_of_a_promoted_property_says_what_its_text_does(Log::Embedded).await;
+}
+
+pub(crate) async fn the_column_of_a_promoted_property_says_what_its_text_does(log: Log) {
+    let sandbox = Sandbox::on(log).await;
     let client = &sandbox.client;
     let events = |month: u32| -> Vec<Value> {
         let values =
             [json!("a"), json!("a"), json!(1), json!("1"), json!(null), json!({"x": [1]}), json!("é \"q\"")];
         let at = format!("2026-0{month}-10T10:00:00Z");
-        values.iter().map(|value| event("see", "ada", &at, json!({"tier": value}))).collect()
+        let of_person =
+            |(n, value): (usize, &Value)| event("see", &format!("p{n}"), &at, json!({"tier": value}));
+        values.iter().enumerate().map(of_person).collect()
     };
     let asked = || async {
         let question = json!({

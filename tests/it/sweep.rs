@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flexflow::store::{EventBlock, EventRow, Sql, Tombstone, VOID_VERSION};
 
+use crate::support::Log;
 use crate::support::store::{TestStore, row};
 
 const CLOSE: Duration = Duration::from_secs(20);
@@ -29,6 +30,11 @@ fn rows(expected: &[(&str, &str, i64)]) -> Vec<(String, String, i64)> {
 
 #[tokio::test]
 async fn the_sweep_keeps_the_first_of_an_event_stored_under_several_keys() {
+    the_first_of_an_event_is_kept(Log::Embedded).await;
+}
+
+/// No log is needed for it.
+pub(crate) async fn the_first_of_an_event_is_kept(_: Log) {
     let test = TestStore::start().await;
     let first = row("a", 5, "{}");
     let later = first.received_at.plus(Duration::from_secs(5));

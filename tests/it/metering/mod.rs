@@ -5,8 +5,8 @@ mod documents;
 mod invoice;
 mod reference;
 mod sdks;
-mod tracking;
-mod usage;
+pub(crate) mod tracking;
+pub(crate) mod usage;
 
 use serde_json::{Value, json};
 

@@ -98,7 +98,7 @@ async fn assert_same(client: &Client, pairs: &[Pair]) {
     }
 }
 
-async fn tracked_usage_says_the_same_as_the_events(log: Log) {
+pub(crate) async fn tracked_usage_says_the_same_as_the_events(log: Log) {
     let app = Sandbox::on_with(log, &SETTINGS).await;
     let client = &app.client;
     let mut pairs = vec![

@@ -67,7 +67,7 @@ fn question(kind: &str, more: Value) -> Value {
     question
 }
 
-async fn usage_is_exact_to_the_last_digit(log: Log) {
+pub(crate) async fn usage_is_exact_to_the_last_digit(log: Log) {
     let app = Sandbox::on(log).await;
     let client = &app.client;
     send_calls(client).await;

@@ -6,7 +6,7 @@ mod drill;
 mod events;
 mod examples;
 mod filters;
-mod oracles;
+pub(crate) mod oracles;
 mod parts;
 mod people;
 mod reference;

@@ -226,7 +226,7 @@ pub(super) fn holds(said: &Value, expected: &Value, at: &str) -> Result<(), Stri
     }
 }
 
-async fn every_published_question_has_its_published_answer(log: Log) {
+pub(crate) async fn every_published_question_has_its_published_answer(log: Log) {
     let sandbox = Sandbox::on(log).await;
     all_are_answered(&sandbox).await;
     sandbox.stop().await;

@@ -2,6 +2,7 @@
 //! with a deadline.
 
 pub(crate) mod browser;
+pub(crate) mod cluster;
 pub(crate) mod contract;
 pub(crate) mod kafka;
 pub(crate) mod log;

@@ -5,6 +5,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 
+use super::cluster;
 use super::eventually;
 use super::log::{Log, LogSettings};
 use super::sandbox::Client;
@@ -44,8 +45,12 @@ impl Process {
         let level: &[&str] = if command.contains(&"--log-level") { &[] } else { &["--log-level", "warn"] };
         let has_port = command.iter().any(|arg| arg.starts_with("--set=consumer.metrics_port="));
         let listen: &[&str] = if has_port { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let own = command.iter().any(|arg| arg.starts_with("--set=store."));
+        let cluster = if own { None } else { cluster::of_folder(data_dir).await };
+        let store = cluster.map(|cluster| cluster.settings()).unwrap_or_default();
         let child = Command::new(env!("CARGO_BIN_EXE_flexflow"))
             .args(command)
+            .args(store.iter().map(|(key, value)| format!("--set={key}={value}")))
             .args(listen)
             .args(level)
             .arg("--data-dir")

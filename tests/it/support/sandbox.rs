@@ -11,6 +11,7 @@ use flexflow::telemetry::logs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::cluster::{self, Cluster};
 use super::contract::{self, Asked};
 use super::eventually;
 use super::log::{Log, LogSettings};
@@ -22,6 +23,8 @@ pub(crate) struct Sandbox {
     pub(crate) client: Client,
     dir: TempDir,
     log: LogSettings,
+    /// Its store, where that is not its own engine.
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// Requests with the first key.
@@ -73,9 +76,9 @@ impl Sandbox {
 
     /// The same with these roles.
     pub(crate) async fn restart_as(self, roles: &[Role], settings: &[(&str, &str)]) -> Self {
-        let Self { running, dir, log, .. } = self;
+        let Self { running, dir, log, cluster, .. } = self;
         running.stop().await.expect("a clean stop");
-        Box::pin(Self::build_on(dir, log, roles, settings, Options::default())).await
+        Box::pin(Self::build_at(dir, log, cluster, roles, settings, Options::default())).await
     }
 
     /// These roles on this folder, with the embedded log.
@@ -96,10 +99,32 @@ impl Sandbox {
         settings: &[(&str, &str)],
         options: Options,
     ) -> Self {
+        let own =
+            settings.iter().any(|(key, _)| key.starts_with("store.") && *key != "store.request_timeout");
+        let cluster = if cluster::wanted() && !own { Some(Arc::new(Cluster::start().await)) } else { None };
+        Self::build_at(dir, log, cluster, roles, settings, options).await
+    }
+
+    /// All roles on a cluster of stores.
+    pub(crate) async fn on_cluster(cluster: Arc<Cluster>, settings: &[(&str, &str)]) -> Self {
+        let (dir, log) = (tempfile::tempdir().unwrap(), LogSettings::of(Log::Embedded).await);
+        Self::build_at(dir, log, Some(cluster), Role::ALL, settings, Options::default()).await
+    }
+
+    async fn build_at(
+        dir: TempDir,
+        log: LogSettings,
+        cluster: Option<Arc<Cluster>>,
+        roles: &[Role],
+        settings: &[(&str, &str)],
+        options: Options,
+    ) -> Self {
         let data_dir = dir.path().join("data").display().to_string();
         let mut all =
             vec![("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0"), ("server.workers", "2")];
         all.extend(log.settings());
+        let store = cluster.as_ref().map(|cluster| cluster.settings()).unwrap_or_default();
+        all.extend(store.iter().map(|(key, value)| (*key, value.as_str())));
         all.extend_from_slice(settings);
         let mut config = Config::from_overrides(&all).expect("settings");
         if let Ok(level) = std::env::var("FLEXFLOW_TEST_LOG") {
@@ -117,7 +142,7 @@ impl Sandbox {
             events_topic: log.events_topic().to_owned(),
             group_id: log.group_id().to_owned(),
         };
-        let sandbox = Self { running, client, dir, log };
+        let sandbox = Self { running, client, dir, log, cluster };
         sandbox.client.wait_ready().await;
         sandbox
     }

@@ -11,6 +11,7 @@ use flexflow::store::engine::EngineOptions;
 use flexflow::store::{EventRow, Store};
 use uuid::Uuid;
 
+use super::cluster::{self, Cluster};
 use super::eventually;
 
 /// The store with what keeps it alive.
@@ -19,11 +20,23 @@ pub(crate) struct TestStore {
     pub(crate) health: Health,
     pub(crate) data_dir: tempfile::TempDir,
     _tasks: Tasks,
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// The store's section of the defaults.
 pub(crate) fn config() -> config::Store {
     let reference: toml::Table = toml::from_str(config::REFERENCE).unwrap();
+    reference["store"].clone().try_into().unwrap()
+}
+
+/// The store's section of an application on a cluster.
+fn cluster_config(cluster: &Cluster, name: &str) -> config::Store {
+    let mut reference: toml::Table = toml::from_str(config::REFERENCE).unwrap();
+    let section = reference["store"].as_table_mut().unwrap();
+    for (key, value) in cluster.settings() {
+        section.insert(key.strip_prefix("store.").unwrap().to_owned(), toml::Value::String(value));
+    }
+    section.insert("cluster".to_owned(), toml::Value::String(name.to_owned()));
     reference["store"].clone().try_into().unwrap()
 }
 
@@ -35,7 +48,34 @@ pub(crate) fn options() -> EngineOptions {
 impl TestStore {
     /// An engine that answers, with its tables.
     pub(crate) async fn start() -> Self {
-        let started = Self::open(&config(), tempfile::tempdir().unwrap());
+        if cluster::wanted() {
+            return Self::on_cluster(Arc::new(Cluster::start().await)).await;
+        }
+        Self::migrated(Self::open(&config(), tempfile::tempdir().unwrap())).await
+    }
+
+    /// A cluster that answers, with its tables.
+    pub(crate) async fn on_cluster(cluster: Arc<Cluster>) -> Self {
+        Self::migrated(Self::empty_cluster(cluster)).await
+    }
+
+    /// A cluster without tables.
+    pub(crate) fn empty_cluster(cluster: Arc<Cluster>) -> Self {
+        let started = Self::open(&cluster_config(&cluster, cluster::NAME), tempfile::tempdir().unwrap());
+        Self { cluster: Some(cluster), ..started }
+    }
+
+    /// A store that knows its cluster by another name.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self::open(&cluster_config(self.cluster(), name), tempfile::tempdir().unwrap())
+    }
+
+    /// The cluster it is.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().unwrap()
+    }
+
+    async fn migrated(started: Self) -> Self {
         started.store.wait_ready(Duration::from_secs(300)).await.unwrap();
         // As the application does: an engine that dies while it starts is started again by its supervisor.
         eventually("the store is migrated", || async {
@@ -53,7 +93,7 @@ impl TestStore {
         let store =
             Store::open_with(config, data_dir.path(), &tasks, &health, clock, Arc::new(RandomIds), options())
                 .unwrap();
-        Self { store, health, data_dir, _tasks: tasks }
+        Self { store, health, data_dir, _tasks: tasks, cluster: None }
     }
 
     /// An engine without tables, in this database.
