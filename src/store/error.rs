@@ -230,7 +230,8 @@ mod tests {
             let error = insert_error(&server(code, "missing"), true);
             assert!(matches!(error, InsertError::Schema { cure, .. } if cure.contains("migrate")), "{code}");
         }
-        let absent = insert_error(&server(279, "Log: There is no table `a`.`b_local` on server: h:9000"), true);
+        let absent =
+            insert_error(&server(279, "Log: There is no table `a`.`b_local` on server: h:9000"), true);
         assert!(matches!(absent, InsertError::Schema { cure, .. } if cure.contains("migrate")));
         let view = insert_error(&server(395, "boom: while pushing to view flexflow.x (…)"), true);
         assert!(matches!(view, InsertError::Schema { cure, .. } if cure.contains("materialized view")));
