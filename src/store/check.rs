@@ -100,7 +100,7 @@ impl Store {
     /// Does every host answer?
     async fn check_hosts(&self, cluster: &str, hosts: &[Host]) -> Finding {
         let silent = self.silent(hosts).await;
-        let name = "store.cluster".to_owned();
+        let name = HOSTS.to_owned();
         if silent.is_empty() {
             let (shards, hosts) = (shards(hosts), hosts.len());
             return good(name, format!("{cluster}: {shards} shards, all of {hosts} hosts answer"));
@@ -241,6 +241,9 @@ fn missing(table: &str) -> Finding {
 
 const SILENT: &str = "start the server, or take it out of the cluster; rows are read and written while one host of every shard \
                       answers";
+/// The finding that says whether all hosts of a cluster answer.
+pub const HOSTS: &str = "store.cluster";
+
 const FORBIDDEN: &str = "let the user of store.user change this setting, or set it in the server's profile";
 const GRANT: &str = "give the user readonly = 2 and SELECT on the tables that RUNBOOK names (A user for SQL)";
 const ALTER: &str = "ALTER TABLE … MODIFY SETTING with the expected value";

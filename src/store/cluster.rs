@@ -186,6 +186,12 @@ impl Store {
     /// [`Store::migrate`] on a cluster: on every host what is not there on any.
     pub(super) async fn migrate_cluster(&self, cluster: &str) -> Result<Vec<String>, StoreError> {
         let hosts = self.hosts(cluster).await?;
+        let away = self.silent(&hosts).await;
+        if !away.is_empty() && self.is_whole(cluster, shards(&hosts)).await? {
+            let away: Vec<String> = away.into_iter().map(|(host, error)| format!("{host}: {error}")).collect();
+            tracing::warn!(away = away.join("; "), "hosts of the cluster are away; those that answer have all tables");
+            return Ok(Vec::new());
+        }
         let place = Place {
             cluster,
             database: self.database(),
@@ -233,17 +239,37 @@ impl Store {
         Ok(())
     }
 
+    /// Has the host of every shard that answers all tables? So that one that is away keeps no process from starting.
+    async fn is_whole(&self, cluster: &str, shards: usize) -> Result<bool, StoreError> {
+        let names = TABLES.iter().flat_map(|table| [(*table).to_owned(), local(table)]);
+        let sql = Sql::new("SELECT count() AS n FROM cluster(")
+            .arg(cluster)
+            .push(", system.tables) WHERE database = ")
+            .arg(self.database())
+            .push(" AND name IN ")
+            .list(names.collect::<Vec<_>>().iter().map(String::as_str));
+        let tables: Vec<(u64,)> = self.select(sql).await?;
+        if tables != [((TABLES.len() * 2 * shards) as u64,)] {
+            return Ok(false);
+        }
+        let applied = self.applied(Sql::new("cluster(").arg(cluster), shards).await?;
+        Ok(MIGRATIONS.iter().all(|(name, _)| applied.iter().any(|(applied,)| applied == name)))
+    }
+
     /// Names of migrations that every host has applied.
     pub(super) async fn applied_on_all(&self, cluster: &str) -> Result<Vec<(String,)>, StoreError> {
         let hosts = self.hosts(cluster).await?.len();
-        let sql = Sql::new(
-            "SELECT name AS name FROM (SELECT DISTINCT name, _shard_num AS host FROM clusterAllReplicas(",
-        )
-        .arg(cluster)
-        .push(", ")
-        .arg(self.database())
-        .push(", 'schema_migrations')) GROUP BY name HAVING count() >= ")
-        .arg(hosts as u64);
+        self.applied(Sql::new("clusterAllReplicas(").arg(cluster), hosts).await
+    }
+
+    /// Names of migrations that as many of these have applied.
+    async fn applied(&self, asked: Sql, hosts: usize) -> Result<Vec<(String,)>, StoreError> {
+        let sql = Sql::new("SELECT name AS name FROM (SELECT DISTINCT name, _shard_num AS host FROM ")
+            .append(&asked)
+            .push(", ")
+            .arg(self.database())
+            .push(", 'schema_migrations')) GROUP BY name HAVING count() >= ")
+            .arg(hosts as u64);
         self.select(sql).await
     }
 

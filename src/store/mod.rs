@@ -54,6 +54,7 @@ use pool::Pool;
 
 pub use attributed::{AttributedRow, CreditedSource};
 pub use block::{EventBlock, EventRow};
+pub use check::HOSTS;
 pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterOrigin, DeadLetterRow};
 pub use error::{Finding, InsertError, StoreError};
 pub use feature_usage::{AMENDED_VERSION, FeatureUsageRow, usage_version};

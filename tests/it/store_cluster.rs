@@ -195,7 +195,10 @@ async fn a_shard_that_is_killed_under_load_loses_and_doubles_nothing_and_is_name
 
 /// The names of what `doctor` finds wrong.
 async fn wrong(test: &TestStore) -> BTreeSet<String> {
-    let findings = test.store.check().await.unwrap();
+    let findings = match test.store.check().await {
+        Ok(findings) => findings,
+        Err(error) => return [error.to_string()].into(),
+    };
     findings.into_iter().filter(|finding| !finding.ok).map(|finding| finding.name).collect()
 }
 
@@ -231,6 +234,30 @@ async fn doctor_looks_at_every_host_and_migrate_mends_what_is_gone_from_one() {
     cluster.kill(1);
     assert_eq!(wrong(&test).await, ["store.cluster".to_owned()].into());
     other.close(CLOSE).await;
+    test.store.close(CLOSE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_away_stops_nothing_while_its_shard_answers() {
+    let cluster = Arc::new(Cluster::start().await);
+    let test = TestStore::on_cluster(cluster.clone()).await;
+    cluster.add_absent_host();
+    eventually("the servers know it", || async {
+        test.store.probe().await.map_err(|error| error.to_string())?;
+        let wrong: BTreeSet<String> = wrong(&test).await;
+        if wrong == ["store.cluster".to_owned()].into() { Ok(()) } else { Err(format!("{wrong:?}")) }
+    })
+    .await;
+    assert_eq!(test.store.migrate().await.unwrap(), Vec::<String>::new());
+    let app = Sandbox::on_cluster(cluster, &[]).await;
+    app.client.accept(&json!([{"event": "see", "distinct_id": "a"}, {"event": "see", "distinct_id": "b"}])).await;
+    app.client.settled(2).await;
+    app.client.wait_ready().await;
+    app.stop().await;
+    // Without a table, every host must be there to get it.
+    test.store.execute(Sql::new("DROP TABLE events_dlq")).await.unwrap();
+    let refused = test.store.migrate().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
     test.store.close(CLOSE).await;
 }
 

@@ -132,6 +132,19 @@ impl Cluster {
         self.signal(shard, "KILL");
     }
 
+    /// Names a host to every server that is not there, as the last shard's second.
+    pub(crate) fn add_absent_host(&self) {
+        let absent = "</replica><replica><host>127.0.0.1</host><port>1</port><user>flexflow</user><password>of the \
+                      tests</password></replica></shard>";
+        for shard in 0..SHARDS {
+            let path = self.nodes[shard].state.folder.join("config.xml");
+            let config = fs::read_to_string(&path).unwrap();
+            let (before, after) = config.rsplit_once("</replica></shard>").unwrap();
+            fs::write(&path, format!("{before}{absent}{after}")).unwrap();
+            self.crash(shard);
+        }
+    }
+
     /// Sends a signal to a shard's process.
     pub(crate) fn signal(&self, shard: usize, name: &str) {
         if let Some(child) = self.nodes[shard].state.child.lock().unwrap().as_ref() {
