@@ -188,8 +188,12 @@ impl Store {
         let hosts = self.hosts(cluster).await?;
         let away = self.silent(&hosts).await;
         if !away.is_empty() && self.is_whole(cluster, shards(&hosts)).await? {
-            let away: Vec<String> = away.into_iter().map(|(host, error)| format!("{host}: {error}")).collect();
-            tracing::warn!(away = away.join("; "), "hosts of the cluster are away; those that answer have all tables");
+            let away: Vec<String> =
+                away.into_iter().map(|(host, error)| format!("{host}: {error}")).collect();
+            tracing::warn!(
+                away = away.join("; "),
+                "hosts of the cluster are away; those that answer have all tables"
+            );
             return Ok(Vec::new());
         }
         let place = Place {

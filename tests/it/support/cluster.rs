@@ -203,7 +203,7 @@ impl State {
                 *child = Some(self.spawn());
             }
             drop(child);
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 
@@ -279,7 +279,7 @@ fn config_xml(folder: &Path, port: u16, ports: &[u16], more: &str) -> String {
 fn users_xml() -> String {
     let grants: String = READABLE
         .iter()
-        .flat_map(|table| [format!("{table}"), format!("{table}_local")])
+        .flat_map(|table| [(*table).to_owned(), format!("{table}_local")])
         .map(|table| format!("<query>GRANT SELECT ON flexflow.{table}</query>"))
         .collect();
     let user = |name: &str, password: &str, profile: &str, grants: &str| {
