@@ -168,6 +168,12 @@ async fn a_shard_that_is_killed_under_load_loses_and_doubles_nothing_and_is_name
     }
     cluster.kill(1);
     let acknowledged = ledger.lock().await.acknowledged.len();
+    eventually("capture goes on without it", || async {
+        if ledger.lock().await.acknowledged.len() > acknowledged { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    stop.store(true, Ordering::SeqCst);
+    senders.join_all().await;
     eventually("/ready names the shard", || async {
         let answer = app.client.http.get(format!("{}/ready", app.client.url)).send().await.unwrap();
         let (status, body) = (answer.status().as_u16(), answer.text().await.unwrap());
@@ -175,13 +181,7 @@ async fn a_shard_that_is_killed_under_load_loses_and_doubles_nothing_and_is_name
         if status == 503 && named { Ok(()) } else { Err(format!("{status}: {body}")) }
     })
     .await;
-    eventually("capture goes on without it", || async {
-        if ledger.lock().await.acknowledged.len() > acknowledged { Ok(()) } else { Err(String::new()) }
-    })
-    .await;
     cluster.revive(1).await;
-    stop.store(true, Ordering::SeqCst);
-    senders.join_all().await;
     app.client.wait_ready().await;
     check(&app.client, &*ledger.lock().await).await;
     let (status, doctor) = app.client.operator_get("/api/ops/doctor").await;
