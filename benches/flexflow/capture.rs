@@ -201,21 +201,36 @@ pub fn cpu(measured: &Measured) -> String {
 }
 
 /// Pairs of measurements that are compared: the machine's own speed changes within seconds.
-const PAIRS: u64 = 7;
+pub const PAIRS: u64 = 7;
 
-/// Single-event POSTs, 64 connections; with and without the log in turns, of which the pair in the middle counts.
-pub async fn single(seconds: u64) {
-    let body = prepared(1000, 1);
-    let load = Load { connections: 64, seconds: (seconds / PAIRS).max(2), rate: None };
+/// The middle one of [`PAIRS`].
+pub struct Pair {
+    pub without: Measured,
+    pub with: Measured,
+    /// Of all pairs: in the middle, the least, the most.
+    pub ratio: [f64; 3],
+}
+
+/// The same load with a log of these settings and without any, in turns.
+pub async fn by_turns(log: &[(&str, &str)], body: &Body, load: Load) -> Pair {
     let mut pairs = Vec::new();
     for _ in 0..PAIRS {
-        let ceiling = measure(None, body.clone(), load).await;
-        let durable = measure(Some(&[]), body.clone(), load).await;
-        pairs.push((durable.outcome.per_second() / ceiling.outcome.per_second(), ceiling, durable));
+        let without = measure(None, body.clone(), load).await;
+        let with = measure(Some(log), body.clone(), load).await;
+        pairs.push((with.outcome.per_second() / without.outcome.per_second(), without, with));
     }
     pairs.sort_by(|(one, ..), (other, ..)| one.total_cmp(other));
     let (least, most) = (pairs[0].0, pairs[pairs.len() - 1].0);
-    let (ratio, ceiling, durable) = pairs.swap_remove(pairs.len() / 2);
+    let (middle, without, with) = pairs.swap_remove(pairs.len() / 2);
+    Pair { without, with, ratio: [middle, least, most] }
+}
+
+/// Single-event POSTs, 64 connections.
+pub async fn single(seconds: u64) {
+    let body = prepared(1000, 1);
+    let load = Load { connections: 64, seconds: (seconds / PAIRS).max(2), rate: None };
+    let pair = by_turns(&[], &body, load).await;
+    let (ceiling, durable, [ratio, least, most]) = (pair.without, pair.with, pair.ratio);
     let rate = durable.outcome.per_second() / 2.0;
     let half = measure(Some(&[]), body, Load { rate: Some(rate), seconds, ..load }).await.outcome;
     let what = format!("single-event POST, {PAIRS} times {} s, 64 connections", load.seconds);

@@ -105,7 +105,7 @@ async fn consume(dir: &Path) -> f64 {
 }
 
 /// A store of its own on this folder, in this process.
-async fn open_store(dir: &Path) -> (Store, Tasks) {
+pub async fn open_store(dir: &Path) -> (Store, Tasks) {
     let config = Config::from_overrides(&[]).expect("config");
     let (clock, tasks) = (Arc::new(SystemClock), Tasks::new(Stop::default()));
     let health = Health::new(clock.clone());

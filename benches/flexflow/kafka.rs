@@ -7,15 +7,14 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::capture::{cpu, measure, prepared};
+use crate::capture::{PAIRS, by_turns, cpu, measure, prepared};
+use crate::kafka_engine;
 use crate::load::{Body, Load, post};
 use crate::pipeline::{Served, bodies};
 use crate::report;
 
 /// Records of producer-perf-test: as long as those that capture writes of the events here.
 const RECORD_BYTES: &str = "420";
-/// What ClickHouse's own Kafka engine did on this machine, into a table without any of what ours has to keep.
-const KAFKA_ENGINE_ROWS: f64 = 232_000.0;
 /// The best alternative's capture of single events, which is not durable.
 const PEER_SINGLE: f64 = 35_000.0;
 
@@ -106,15 +105,15 @@ pub async fn run(seconds: u64) {
 
 async fn single(log: &[(&str, &str)], seconds: u64) {
     let body = prepared(1000, 1);
-    let load = Load { connections: 64, seconds, rate: None };
-    let ceiling = measure(None, body.clone(), load).await;
+    let load = Load { connections: 64, seconds: seconds.div_ceil(PAIRS).max(3), rate: None };
     // A broker that has just started compiles itself, and takes a whole core for it.
     measure(Some(log), body.clone(), Load { seconds: WARMING_SECONDS, ..load }).await;
-    let durable = measure(Some(log), body.clone(), load).await;
-    let (rate, without) = (durable.outcome.per_second(), ceiling.outcome.per_second());
+    let pair = by_turns(log, &body, load).await;
+    let (ceiling, durable, [ratio, least, most]) = (pair.without, pair.with, pair.ratio);
+    let rate = durable.outcome.per_second();
     report::note(
-        format!("single-event POST, {seconds} s, 64 connections, without the log"),
-        format!("{without:.0}/s"),
+        format!("single-event POST, {PAIRS} times {} s, 64 connections, without the log", load.seconds),
+        format!("{:.0}/s", ceiling.outcome.per_second()),
     );
     report::check(
         format!("… on Kafka, acks=all, after {WARMING_SECONDS} s of the same"),
@@ -127,9 +126,10 @@ async fn single(log: &[(&str, &str)], seconds: u64) {
         "> 35,000/s",
         rate > PEER_SINGLE,
     );
-    report::check("… ratio of the two", format!("{:.2}", rate / without), "≥ 0.5", rate / without >= 0.5);
+    let said = format!("{ratio:.3} ({least:.2} to {most:.2})");
+    report::check("… ratio of the two, the middle of all", said, "≥ 0.5", ratio >= 0.5);
     report::note("… CPU a request, with and without", format!("{}, {}", cpu(&durable), cpu(&ceiling)));
-    let paced = measure(Some(log), body, Load { rate: Some(10_000.0), ..load }).await.outcome;
+    let paced = measure(Some(log), body, Load { rate: Some(10_000.0), seconds, ..load }).await.outcome;
     let p99 = paced.percentile(0.99);
     report::check(
         format!("… at {:.0}/s, the request with its wait for the brokers", paced.per_second()),
@@ -199,19 +199,23 @@ async fn catch_up(broker: &Broker, millions: u64) {
     let rate = before as f64 / started.elapsed().as_secs_f64();
     let (own, engine) = consumer.cpu();
     let micros = |cpu: f64| cpu * 1e6 / before as f64;
+    let cpu =
+        format!("own {:.1} µs, engine {:.1} µs", micros(own - own_before), micros(engine - engine_before));
+    consumer.stop();
+    let peer = kafka_engine::run(&broker.bootstrap, before.unsigned_abs()).await;
+    report::note(
+        "ClickHouse's own Kafka engine, a materialized view into the same table, from the same topic",
+        format!("{:.0} rows/s; {:.1} µs CPU a row", peer.rows_per_second, peer.cpu_micros_a_row),
+    );
+    let ratio = rate / peer.rows_per_second;
     report::check(
-        format!("catch-up from {before} records on Kafka"),
-        format!("{rate:.0} rows/s"),
-        "≥ 232,000 (ClickHouse's Kafka engine into a plain table; it cannot be had in the embedded engine)",
-        rate >= KAFKA_ENGINE_ROWS,
+        format!("catch-up from {before} records on Kafka; beside the engine"),
+        format!("{rate:.0} rows/s; {ratio:.2}"),
+        "≥ 1.0",
+        ratio >= 1.0,
     );
     report::note(
         "… CPU a row; most memory of the consumer, bounded by consumer.batch_bytes_max, lanes and the id window",
-        format!(
-            "own {:.1} µs, engine {:.1} µs; {most} MiB",
-            micros(own - own_before),
-            micros(engine - engine_before)
-        ),
+        format!("{cpu}; {most} MiB"),
     );
-    consumer.stop();
 }

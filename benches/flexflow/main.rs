@@ -17,6 +17,7 @@ mod auth;
 mod capture;
 mod catch_up;
 mod kafka;
+mod kafka_engine;
 mod load;
 mod machine;
 mod parse;

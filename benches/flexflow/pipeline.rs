@@ -160,22 +160,13 @@ impl Served {
         resident_mib(self.child.id())
     }
 
-    fn engines(&self) -> Vec<u32> {
-        let children = Command::new("pgrep").args(["-P", &self.child.id().to_string()]).output();
-        children
-            .map(|output| {
-                String::from_utf8_lossy(&output.stdout).lines().filter_map(|pid| pid.parse().ok()).collect()
-            })
-            .unwrap_or_default()
-    }
-
     pub fn engine_memory_mib(&self) -> u64 {
-        self.engines().into_iter().map(resident_mib).sum()
+        engines_of(self.child.id()).into_iter().map(resident_mib).sum()
     }
 
     /// CPU seconds so far: this process, its engine.
     pub fn cpu(&self) -> (f64, f64) {
-        (cpu_seconds(self.child.id()), self.engines().into_iter().map(cpu_seconds).sum())
+        (cpu_seconds(self.child.id()), engine_cpu_of(self.child.id()))
     }
 
     /// SIGTERM, and the exit.
@@ -190,6 +181,21 @@ impl Drop for Served {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// The embedded engines of a process.
+fn engines_of(pid: u32) -> Vec<u32> {
+    let children = Command::new("pgrep").args(["-P", &pid.to_string()]).output();
+    children
+        .map(|output| {
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(|pid| pid.parse().ok()).collect()
+        })
+        .unwrap_or_default()
+}
+
+/// CPU seconds of the embedded engine of a process so far.
+pub fn engine_cpu_of(pid: u32) -> f64 {
+    engines_of(pid).into_iter().map(cpu_seconds).sum()
 }
 
 /// Requests of `events` events each; the ids of request n are its own, or left to capture.

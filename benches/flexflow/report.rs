@@ -5,14 +5,14 @@ use std::sync::Mutex;
 struct Line {
     what: String,
     result: String,
-    target: &'static str,
+    target: String,
     met: Option<bool>,
 }
 
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
-fn add(what: impl Into<String>, result: impl Into<String>, target: &'static str, met: Option<bool>) {
-    let line = Line { what: what.into(), result: result.into(), target, met };
+fn add(what: impl Into<String>, result: impl Into<String>, target: impl Into<String>, met: Option<bool>) {
+    let line = Line { what: what.into(), result: result.into(), target: target.into(), met };
     println!("{}: {}{}", line.what, line.result, if met == Some(false) { "  <-- MISSED" } else { "" });
     LINES.lock().expect("nobody panicked").push(line);
 }
@@ -23,7 +23,7 @@ pub fn note(what: impl Into<String>, result: impl Into<String>) {
 }
 
 /// A figure with its target.
-pub fn check(what: impl Into<String>, result: impl Into<String>, target: &'static str, met: bool) {
+pub fn check(what: impl Into<String>, result: impl Into<String>, target: impl Into<String>, met: bool) {
     add(what, result, target, Some(met));
 }
 

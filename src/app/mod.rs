@@ -110,6 +110,7 @@ impl App {
         let made = foundation.made.clone();
         // Boxed: it hashes and migrates, and the future of every command would carry it.
         let later = Box::pin(foundation.lay()).await?;
+        pools.watch();
         let shared = http::Shared::new(&config, roles, &pools, recorder.clone())?;
         let front = Tasks::new(Stop::default());
         let routes = shared.clone();

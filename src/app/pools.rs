@@ -111,7 +111,7 @@ impl Pools {
             Some(store) => Some(Rollups::new(store.clone(), jobs.clone(), &config.rollup, clock.clone())?),
             None => None,
         };
-        let pools = Self {
+        Ok(Self {
             clock,
             ids,
             health,
@@ -130,13 +130,11 @@ impl Pools {
             dlq,
             reprocess,
             rollups: rollups.map(web::Data::new),
-        };
-        pools.watch();
-        Ok(pools)
+        })
     }
 
-    /// Asks what nothing else may be using.
-    fn watch(&self) {
+    /// Asks what nothing else may be using. Not before this process has had its turn to make the tables.
+    pub(super) fn watch(&self) {
         let pools = self.clone();
         self.tasks.spawn_until_stop("probe", Policy::Restart(Duration::from_secs(1)), move || {
             let pools = pools.clone();

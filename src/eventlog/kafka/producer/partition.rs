@@ -106,11 +106,9 @@ impl Partition {
         self.lane.can_send() || (!self.queue.is_empty() && self.lane.has_room())
     }
 
-    /// Has it waited long enough, or has a full batch?
-    pub(super) fn is_due(&self, now: Instant, options: &KafkaOptions) -> bool {
-        self.lane.can_send()
-            || self.queued_bytes >= options.batch_bytes_max
-            || self.queued_since + options.linger <= now
+    /// Has it a full batch, or one to be sent again?
+    pub(super) fn is_full(&self, options: &KafkaOptions) -> bool {
+        self.lane.can_send() || self.queued_bytes >= options.batch_bytes_max
     }
 
     /// A batch of what is queued, up to the size of one.

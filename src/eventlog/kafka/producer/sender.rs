@@ -28,6 +28,8 @@ use crate::telemetry::names;
 
 /// Requests of one broker that are under way.
 const REQUESTS_MAX: usize = 5;
+/// Requests that wait for no crowd, once one has waited for a crowd that did not come.
+const HASTY: u32 = 8;
 /// A request is full with this many bytes; one batch may come on top.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Calls looked at before the next request goes out.
@@ -46,8 +48,31 @@ struct Broker {
     under_way: usize,
     paused_until: Option<Instant>,
     failures: u32,
-    /// Records that were under way or queued when it last answered: about as many come again.
+    /// Records that were under way or queued when it last answered: about as many come again, if their callers wait for
+    /// the answer.
     crowd: usize,
+    /// Requests to come that do not wait for the crowd.
+    hasty: u32,
+}
+
+impl Broker {
+    /// Is it time for the next request? Callers come back in crowds, and what a broker works at is the request and the batch
+    /// of a partition, not the record: a request goes out when its crowd is there. Who comes while one is at the broker
+    /// waits for its answer: a busy broker gets larger requests, not more of them.
+    fn is_time(&mut self, ready: &Ready) -> bool {
+        if self.under_way > 0 {
+            return false;
+        }
+        let gathered = ready.queued >= self.crowd;
+        if self.hasty > 0 {
+            self.hasty -= 1;
+        } else if !gathered && ready.lingered {
+            self.hasty = HASTY;
+        } else {
+            return gathered;
+        }
+        true
+    }
 }
 
 /// Partitions with something for a broker.
@@ -55,8 +80,10 @@ struct Broker {
 struct Ready {
     keys: Vec<Key>,
     queued: usize,
-    /// One has waited long enough, or has a full batch.
-    due: bool,
+    /// One has a full batch, or one to be sent again.
+    full: bool,
+    /// One has waited as long as records wait for others.
+    lingered: bool,
 }
 
 /// What a future of the loop ended with.
@@ -224,7 +251,8 @@ impl Sender {
                 let ready = by_broker.entry(leader.broker).or_default();
                 ready.keys.push(*key);
                 ready.queued += partition.queue.len();
-                ready.due |= partition.is_due(now, &self.options);
+                ready.full |= partition.is_full(&self.options);
+                ready.lingered |= partition.queued_since + self.options.linger <= now;
             }
         }
         for key in gone {
@@ -233,10 +261,7 @@ impl Sender {
             }
         }
         for (id, ready) in by_broker {
-            // Callers come back in crowds. With half of them a request goes out, so that one half is served while the
-            // other half's request is at the broker; it takes along all that there is for its broker.
-            let gathered = |broker: &Broker| broker.under_way < 2 && ready.queued >= broker.crowd.div_ceil(2);
-            if ready.due || self.brokers.get(&id).is_none_or(gathered) {
+            if ready.full || self.brokers.entry(id).or_default().is_time(&ready) {
                 self.send_to(id, &ready.keys, now);
             }
         }
