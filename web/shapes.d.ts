@@ -7,13 +7,12 @@ type Saved = {name: string, description?: string, kind: any, question: any, layo
 type Told = {answer: any, error: any, at: number};
 type EditingProps = {title: string, of: {name: string, description?: string}, onSave: (next: {name: string, description: string}) => void, onClose: () => void};
 
-// insights/breakdown.js
-type Split = {property: any, type?: any, limit?: number, hide_other?: boolean, histogram_bins?: number, attribution?: string, attribution_step?: number};
+// insights/filters.js
+type Split = {group_type?: string, group_type_index?: number, property: any, type?: any, limit?: number, hide_other?: boolean, histogram_bins?: number, attribution?: string, attribution_step?: number};
 type AttributionProps = {value: Split | undefined, steps: number, change: (change: any) => void};
 type CohortsProps = {value: Split | undefined, types: Choices, onChange: (split: Split | undefined) => void};
 
-// insights/filters.js
-type Filter = {type?: string, key?: string, operator?: string, value?: any, values?: Filter[]};
+type Filter = {group_type?: string | undefined, group_type_index?: number | undefined, type?: string, key?: string, operator?: string, value?: any, values?: Filter[]};
 type ValueProps = {filter: Filter, event?: string | null, onChange: (filter: Filter) => void};
 type ConditionProps = {filter: Filter, event?: string | null, onChange: (filter: Filter) => void, onRemove: () => void};
 type MembersProps = {filters: Filter[], joined: string, event?: string | null, depth: number, onChange: (filters: Filter[]) => void};
@@ -50,9 +49,8 @@ type SankeyProps = {question: any, links: SankeyLink[], onPeople?: OnPeople, hei
 
 // insights/suggestions.js
 type Suggestion = {value: string, label?: string, note?: number};
-type Names = {events: {name: string, volume: number}[], properties: {name: string, volume: number}[]};
+type Names = {events: {name: string, volume: number}[], properties: {name: string, volume: number}[], groups: {name: string, index: number | null, groups: number, properties: string[]}[]};
 
-// insights/values.js
 type OnPeople = (people: People) => void;
 type GridTableProps = {grid: Grid, label: string, onPeople?: OnPeople | undefined, height?: number};
 type BarsProps = {items: {name: string, cell: Cell, value: number}[], shares?: boolean, onPeople?: OnPeople | undefined};
@@ -180,7 +178,8 @@ type TextProps = {label: string, value: any, onChange: (value: string) => void, 
 type WholeProps = {label: string, value: number | undefined, onChange: (value: number | undefined) => void, min?: number, max?: number, placeholder?: string, testid?: string};
 type CheckProps = {label: string, checked: boolean, onChange: (checked: boolean) => void, testid?: string};
 type EventNameProps = {label: string, value: string | null | undefined, onChange: (event: string | null) => void, only?: boolean, testid?: string};
-type PropertyNameProps = {label: string, type: string, value: string | undefined, onChange: (key: string) => void, testid?: string};
+type GroupTypeProps = {label?: string, of: any, prefix?: string, onChange: (of: any) => void};
+type PropertyNameProps = {label: string, type: string, group?: string | number | undefined, value: string | undefined, onChange: (key: string) => void, testid?: string};
 
 type StepProps = {step: any, index: number, count: number, onChange: (step: any) => void, onRemove: () => void, onMove: (by: number) => void};
 type ExclusionProps = {excluded: any, index: number, steps: [string, string][], onChange: (excluded: any) => void, onRemove: () => void};

@@ -1,6 +1,7 @@
 //! Routes that belong to no role: health, readiness, metrics, and what operators ask. And the one place where the
 //! roles' own routes are put together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix_web::web::{self, ServiceConfig};
@@ -9,7 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::pools::Pools;
-use super::{Role, audit, doctor, lag, metadata, openapi, raw_audit, readiness, source_audit, topics};
+use super::{
+    Role, audit, doctor, history, lag, metadata, openapi, raw_audit, readiness, source_audit, topics,
+};
 use crate::attribution;
 use crate::auth::{self, Access, Permission};
 use crate::capture::{self, Capture};
@@ -47,8 +50,8 @@ pub(super) struct Shared {
     pub control: Option<Control>,
     /// The page.
     pages: Option<web::Data<Pages>>,
-    /// How far behind the consumer groups were; kept where the page is.
-    pub lags: Option<lag::History>,
+    /// What this process tells of itself; not where an operator's command runs.
+    pub history: Option<history::History>,
 }
 
 impl Shared {
@@ -87,12 +90,13 @@ impl Shared {
             config: config.clone(),
             roles: roles.into(),
             pools: pools.clone(),
+            history: (!roles.is_empty())
+                .then(|| history::History::new(config, roles, pools, recorder.clone())),
             recorder,
             capture,
             query,
             metering,
             control,
-            lags: pages.is_some().then(lag::History::default),
             pages,
         })
     }
@@ -114,6 +118,7 @@ impl Shared {
             .route("/api/ops/topics/create", web::post().to(create_topics))
             .route("/api/ops/topics/grow", web::post().to(grow_topic))
             .route("/api/ops/lag", web::get().to(list_lag))
+            .route("/api/ops/history", web::get().to(tell_history))
             .route("/api/ops/doctor", web::get().to(run_doctor))
             .route("/api/ops/migrate", web::post().to(migrate))
             .route("/api/ops/audit", web::get().to(run_audit))
@@ -297,22 +302,42 @@ async fn grow_topic(
     Ok(HttpResponse::Ok().json(json!({"topic": grow.topic, "partitions": grow.partitions, "before": now})))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LagQuery {
-    #[serde(default)]
-    history: bool,
-}
-
 async fn list_lag(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     operator(&request).await?;
-    let asked: LagQuery = query_string(request.query_string())?;
     let rows = lag::all(&*shared.pools.log, &shared.config).await.map_err(|error| unavailable(&error))?;
-    let mut body = json!({"groups": rows});
-    if asked.history {
-        body["history"] = json!(shared.lags.as_ref().map(lag::History::looks).unwrap_or_default());
+    Ok(HttpResponse::Ok().json(json!({"groups": rows})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryQuery {
+    minutes: Option<u64>,
+    group: Option<String>,
+}
+
+async fn tell_history(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    operator(&request).await?;
+    let asked: HistoryQuery = query_string(request.query_string())?;
+    let kept = history::minutes_max(&shared.config);
+    let minutes = asked.minutes.unwrap_or(120.min(kept));
+    if minutes == 0 || minutes > kept {
+        let message = format!("the history has 1 to {kept} minutes (server.history_retention)");
+        return Err(Problem::invalid("minutes", message).with("given", minutes).with("max", kept));
     }
-    Ok(HttpResponse::Ok().json(body))
+    if let Some(group) = &asked.group {
+        let groups = topics::groups(&shared.config);
+        let valid: BTreeSet<&str> = groups.iter().map(|(_, group)| &**group).collect();
+        if !valid.contains(group.as_str()) {
+            let valid: Vec<&str> = valid.into_iter().collect();
+            let message = format!("there is no group {group:?}");
+            return Err(Problem::invalid("group", message)
+                .with("given", group.as_str())
+                .with("valid", valid));
+        }
+    }
+    let group = asked.group.as_deref();
+    let report = history::report(&shared.pools.meta, &shared.config, minutes, group).await;
+    Ok(HttpResponse::Ok().json(report.map_err(|error| unavailable(&error))?))
 }
 
 async fn run_doctor(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {

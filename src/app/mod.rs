@@ -9,6 +9,7 @@ mod audit;
 mod data_dir;
 mod doctor;
 mod foundation;
+mod history;
 mod http;
 mod lag;
 mod metadata;
@@ -55,7 +56,11 @@ pub use topics::specs as topic_specs;
 
 use data_dir::DataDir;
 use foundation::Foundation;
+use history::History;
 use pools::Pools;
+
+/// How long a stop waits for the last minute of the history to be written.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a test may put in place of the real thing.
 pub struct Options {
@@ -86,6 +91,7 @@ pub struct Running {
     /// What serves the roles; stopped before the pools.
     work: Tasks,
     pools: Pools,
+    history: Option<History>,
     shutdown_timeout: Duration,
     data_dir: DataDir,
 }
@@ -157,6 +163,7 @@ impl App {
             front,
             work,
             pools,
+            history: shared.history,
             shutdown_timeout,
             data_dir,
         })
@@ -227,12 +234,9 @@ fn start_roles(config: &Arc<Config>, roles: &[Role], pools: &Pools, work: &Tasks
             schema::watch(store.clone(), migrate, component.clone())
         });
     }
-    if let Some(lags) = &shared.lags {
-        let (lags, config, pools) = (lags.clone(), config.clone(), pools.clone());
-        let recorder = shared.recorder.clone();
-        work.spawn_until_stop("lag history", restart, move || {
-            lags.clone().follow(config.clone(), pools.clone(), recorder.clone())
-        });
+    if let Some(history) = &shared.history {
+        let history = history.clone();
+        work.spawn_until_stop("history", restart, move || history.clone().follow());
     }
     if let Some(capture) = &shared.capture {
         capture.supervise(work);
@@ -452,6 +456,9 @@ impl Running {
         let drained = self.work.drained(left()).await;
         if !drained {
             self.work.stop().hard();
+        }
+        if let Some(history) = &self.history {
+            history.finish(left().min(HISTORY_PATIENCE)).await;
         }
         self.pools.close(left()).await;
         let failure = self.work.failure().or_else(|| self.pools.tasks.failure());

@@ -78,8 +78,11 @@ pub struct Server {
     pub trusted_proxies: Vec<IpAddr>,
     pub web: bool,
     #[serde(with = "humantime_serde")]
-    pub lag_history_interval: Duration,
-    pub lag_history_looks_max: usize,
+    pub history_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub history_retention: Duration,
+    pub history_rows_max: u64,
+    pub history_partitions_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

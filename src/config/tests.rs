@@ -232,6 +232,9 @@ fn limits_that_make_no_sense_are_told_all_at_once() {
     for (key, value) in [
         ("data_dir", ""),
         ("server.cors_origins", "app.example.com"),
+        ("server.history_interval", "2m"),
+        ("server.history_retention", "30m"),
+        ("server.history_rows_max", "0"),
         ("capture.batch_events_max", "0"),
         ("capture.inflated_bytes_max", "1 MiB"),
         ("capture.properties_bytes_max", "3 MiB"),

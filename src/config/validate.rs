@@ -2,6 +2,7 @@
 
 mod stages;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -16,6 +17,11 @@ const RECORD_OVERHEAD: ByteSize = ByteSize::kib(16);
 const TOPIC_CHARACTERS_MAX: usize = 249;
 
 const TOPIC_NAMES: &str = "1 to 249 of a-z A-Z 0-9 . _ -";
+
+/// The history of the pipeline is by minute, and a chart has so many points at most.
+const HISTORY_INTERVAL_MAX: Duration = Duration::from_secs(60);
+const HISTORY_RETENTION: RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(14 * 24 * 3600);
 
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const SCOPES: &[&str] = &["ingest", "query", "admin"];
@@ -126,7 +132,7 @@ impl Config {
             ("person.ids_max", self.person.ids_max.saturating_sub(1)),
             ("store.connections_max", self.store.connections_max),
             ("server.connections_max", self.server.connections_max),
-            ("server.lag_history_looks_max", self.server.lag_history_looks_max),
+            ("server.history_partitions_max", self.server.history_partitions_max),
             ("jobs.concurrency", self.jobs.concurrency),
             ("dlq.replay_page_records_max", self.dlq.replay_page_records_max),
             ("transform.events_max", self.transform.events_max),
@@ -141,6 +147,9 @@ impl Config {
             if failures == 0 {
                 faults.add(key, "is zero", "1 or more");
             }
+        }
+        if self.server.history_rows_max == 0 {
+            faults.add("server.history_rows_max", "is zero", "1 or more");
         }
         if self.jobs.attempts_max == 0 {
             faults.add("jobs.attempts_max", "is zero", "1 or more");
@@ -189,12 +198,22 @@ impl Config {
             ("auth.lookup_timeout", self.auth.lookup_timeout),
             ("server.head_timeout", self.server.head_timeout),
             ("server.body_timeout", self.server.body_timeout),
-            ("server.lag_history_interval", self.server.lag_history_interval),
+            ("server.history_interval", self.server.history_interval),
             ("jobs.lease", self.jobs.lease),
             ("jobs.poll_interval", self.jobs.poll_interval),
             ("jobs.step_timeout", self.jobs.step_timeout),
             ("jobs.backoff_min", self.jobs.backoff_min),
         ]);
+        if self.server.history_interval > HISTORY_INTERVAL_MAX {
+            faults.add(
+                "server.history_interval",
+                "is longer than a minute",
+                "at most 1m: the history is by minute",
+            );
+        }
+        if !HISTORY_RETENTION.contains(&self.server.history_retention) {
+            faults.add("server.history_retention", "is too short or too long", "1h to 14d");
+        }
         if self.eventlog.retention_age.is_some_and(|age| age.is_zero()) {
             faults.add(
                 "eventlog.retention_age",

@@ -63,7 +63,7 @@ macro_rules! text_column {
     };
 }
 
-/// Ids are made by us, never by the database.
+/// Keys are made by us, never by the database.
 macro_rules! key_column {
     ($name:ident) => {
         text_column!($name, |id| id.as_str().to_owned(), |text| Ok($name::new(text)));
@@ -125,6 +125,12 @@ impl ValueType for Timestamp {
 
     fn column_type() -> ColumnType {
         ColumnType::BigInteger
+    }
+}
+
+impl TryFromU64 for Timestamp {
+    fn try_from_u64(_: u64) -> Result<Self, DbErr> {
+        Err(DbErr::ConvertFromU64("Timestamp"))
     }
 }
 

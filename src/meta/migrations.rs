@@ -60,6 +60,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0110_environments_by_project" each,
     "0111_projects_that_are_named",
     "0112_references" each,
+    "0120_pipeline_history",
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

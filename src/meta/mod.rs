@@ -1,4 +1,4 @@
-//! Small rows: projects, environments, API keys, people, the audit trail, durable jobs.
+//! Small rows: projects, environments, API keys, people, the audit trail, durable jobs, the history of the pipeline.
 //!
 //! - One pool per process ([`Meta`], cheap to clone). SQLite below `data_dir`, in WAL mode, synchronous to the disk,
 //!   foreign keys on, file mode 0600; or PostgreSQL (14 or newer), shared by the processes of an installation. One SQL
@@ -30,6 +30,7 @@ mod meters;
 mod migrations;
 mod notices;
 mod open;
+mod pipeline_history;
 mod projects;
 mod schemas;
 mod sealed;
@@ -70,6 +71,7 @@ pub use members::{Member, Members, NewMember, Role};
 pub use meter_coverage::{CoveredMeter, MeterCoverage};
 pub use meters::{ARCHIVED, Meter, MeterVersion, Meters, NewVersion, PUBLISHED};
 pub use notices::{NewNotice, Notices, lost as notices_lost};
+pub use pipeline_history::{PipelineCounts, PipelineHistory, PipelineLag, PipelineMinute, PipelineProcess};
 pub use projects::{Origin, Project, Projects};
 pub use schemas::{NewSchemaVersion, SchemaRow, SchemaVersion, Schemas};
 pub use sessions::{Rotation, Session, SessionEnd, Sessions};
@@ -278,6 +280,11 @@ impl Meta {
     /// What was told of and goes on.
     pub fn watched_states(&self) -> WatchedStates<'_> {
         WatchedStates(self)
+    }
+
+    /// What the pipeline did, minute by minute.
+    pub fn pipeline_history(&self) -> PipelineHistory<'_> {
+        PipelineHistory(self)
     }
 
     /// The meters of a scope.

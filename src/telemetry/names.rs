@@ -23,6 +23,7 @@ metrics! {
     TASK_FAILURES = "task_failures_total", Kind::Counter, ["task"], "Supervised tasks that ended on their own.";
     BREAKER_STATE = "breaker_state", Kind::Gauge, ["dependency"], "Circuit breaker around a dependency: 0 closed, 1 half-open, 2 open.";
     BREAKER_OPENED = "breaker_opened_total", Kind::Counter, ["dependency"], "Times a circuit breaker opened.";
+    PIPELINE_HISTORY_FAILURES = "pipeline_history_failures_total", Kind::Counter, [], "Writes of the pipeline's history that the metadata database did not take; counts are written later, the lag of that look is lost.";
     HTTP_REQUESTS = "http_requests_total", Kind::Counter, ["route", "method", "status"], "HTTP requests by route pattern.";
 
     CAPTURE_REQUESTS = "capture_requests_total", Kind::Counter, ["status"], "Capture requests by HTTP status.";

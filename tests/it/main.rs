@@ -25,6 +25,8 @@ mod docs;
 #[cfg(test)]
 mod groups;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod incidents;
 #[cfg(test)]
 mod isolation;

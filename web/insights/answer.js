@@ -1,10 +1,9 @@
 // Asking a question, and every state of its answer.
 import { Empty, Fault, html, Link, Loading, number, path, post, Time, useLoad } from "../lib/page.js";
 import { unfinished } from "./buckets.js";
-import { grid, isEmpty } from "./grid.js";
+import { grid, GridTable, isEmpty } from "./grid.js";
 import { Picture } from "./pictures.js";
 import { missing, sendable } from "./question.js";
-import { GridTable } from "./values.js";
 import { isWhole } from "./words.js";
 
 /**

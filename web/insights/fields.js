@@ -72,8 +72,21 @@ export function EventName({ label, value, onChange, only, testid }) {
  * The name of a property of this type.
  * @param {PropertyNameProps} props
  */
-export function PropertyName({ label, type, value, onChange, testid }) {
-  return html`<${Combobox} label=${label} value=${value ?? ""} source=${() => suggestions.properties(type)} testid=${testid} placeholder="property" onChange=${onChange} />`;
+export function PropertyName({ label, type, group, value, onChange, testid }) {
+  return html`<${Combobox} label=${label} value=${value ?? ""} source=${() => suggestions.properties(type, group)} testid=${testid} placeholder="property" onChange=${onChange} />`;
+}
+
+/** Whose group it is. @param {any} of */
+export const groupOf = (of) => of?.group_type ?? of?.group_type_index;
+
+/**
+ * The type of a group, by its name, or by its number where it has none.
+ * @param {GroupTypeProps} props `prefix`: of what is written to `of`
+ */
+export function GroupType({ label, of, prefix = "", onChange }) {
+  const [name, index] = [`${prefix}group_type`, `${prefix}group_type_index`];
+  return html`<${Combobox} label=${label ?? "Type of group"} value=${String(of?.[name] ?? of?.[index] ?? "")} source=${suggestions.groups} placeholder="type of group"
+    onChange=${(text) => onChange({ ...of, [name]: /^\d$/.test(text) ? undefined : text, [index]: /^\d$/.test(text) ? Number(text) : undefined })} />`;
 }
 
 /** The list with another entry at `index`. @template T @param {T[]} list @param {number} index @param {T} next @returns {T[]} */

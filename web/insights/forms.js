@@ -1,13 +1,12 @@
 // The builder: a form for each kind of question. A form edits the question's JSON and nothing else.
 import { Field, html } from "../lib/page.js";
-import { Breakdown } from "./breakdown.js";
 import { Chips } from "./combobox.js";
-import { Check, Choice, EventName, Labelled, Part, PropertyName, Remove, Text, Whole, moved, replaced, without } from "./fields.js";
-import { Filters } from "./filters.js";
+import { Check, Choice, EventName, GroupType, Labelled, Part, PropertyName, Remove, Text, Whole, groupOf, moved, replaced, without } from "./fields.js";
+import { Breakdown, Filters } from "./filters.js";
 import { list } from "./question.js";
 import { Periods, Range } from "./range.js";
 import * as suggestions from "./suggestions.js";
-import { COMPARISONS, DISPLAYS, INCLUDES, MATHS, ORDERS, RETENTION_TYPES, VIZES, WINDOW_UNITS, isWhole, ofProperty } from "./words.js";
+import { COMPARISONS, DISPLAYS, INCLUDES, MATHS, ORDERS, PROPERTY_TYPES, RETENTION_TYPES, VIZES, WINDOW_UNITS, isWhole, ofProperty } from "./words.js";
 
 export const SERIES_MAX = 26;
 /** The letter that a formula calls a series by. @param {number} index */
@@ -32,7 +31,7 @@ function SeriesRow({ one, index, count, math, onChange, onRemove, onMove }) {
       <${EventName} label=${`Event of ${name}`} testid="series-event" value=${one.event} onChange=${(event) => onChange({ ...one, event })} />
       ${math && html`<${MathChoice} label=${`What is counted of ${name}`} value=${one.math} onChange=${(next) => onChange({ ...one, math: next, ...(ofProperty(next) ? {} : { math_property: undefined, math_property_type: undefined }) })} />`}
       ${math && ofProperty(one.math) && html`<${MathProperty} one=${one} name=${name} onChange=${onChange} />`}
-      ${math && one.math === "unique_group" && html`<${Whole} label=${`Type of group of ${name}`} min=${0} max=${9} value=${one.math_group_type_index} placeholder="0" onChange=${(next) => onChange({ ...one, math_group_type_index: next })} />`}
+      ${math && one.math === "unique_group" && html`<${GroupType} label=${`Type of group of ${name}`} prefix="math_" of=${one} onChange=${onChange} />`}
       <span class="tools">
         ${count > 1 && index > 0 && html`<button type="button" class="quiet icon" aria-label=${`Move ${name} up`} onClick=${() => onMove(-1)}>↑</button>`}
         ${count > 1 && html`<${Remove} what=${name} onClick=${onRemove} />`}
@@ -167,6 +166,16 @@ function Exclusion({ excluded, index, steps, onChange, onRemove }) {
   </div>`;
 }
 
+/** What a funnel counts. @param {{of: any, onChange: (of: any) => void}} props */
+function Counted({ of, onChange }) {
+  const type = of?.type ?? "";
+  return html`<div class="row">
+    <${Field} label="Counts" inline><${Choice} label="What is counted" testid="aggregate-by" value=${type} choices=${[["", "People"], ...PROPERTY_TYPES]} onChange=${(next) => onChange(next ? { type: next, property: next === "group" ? "$group_key" : "" } : undefined)} /><//>
+    ${type === "group" && html`<${GroupType} of=${of} onChange=${onChange} />`}
+    ${type && html`<${PropertyName} label="Property that is counted" type=${type} group=${groupOf(of)} value=${of.property} onChange=${(property) => onChange({ ...of, property })} />`}
+  </div>`;
+}
+
 /** @param {FunnelFormProps} props */
 function FunnelForm({ question, onChange }) {
   const steps = list(question.steps);
@@ -185,6 +194,7 @@ function FunnelForm({ question, onChange }) {
       <div class="row">
         <${Choice} label="Order of the steps" testid="order" value=${question.order ?? "ordered"} choices=${ORDERS} onChange=${(order) => onChange({ order: order === "ordered" ? undefined : order })} />
       </div>
+      <${Counted} of=${question.aggregate_by} onChange=${(aggregate_by) => onChange({ aggregate_by })} />
       <div class="row">
         <${Field} label="Within" inline><${Whole} label="Time to convert" testid="window" value=${Number(count)} onChange=${(next) => onChange({ window: `${next ?? 14} ${unit}` })} /><//>
         <${Choice} label="Unit of the time to convert" value=${unit} choices=${WINDOW_UNITS} onChange=${(next) => onChange({ window: `${count} ${next}` })} />

@@ -1,5 +1,5 @@
 // The people behind a number, in pages; each with properties and newest events.
-import { copy, Empty, Fault, FormDialog, get, html, Link, Loading, number, path, post, pretty, save, TextField, textOf, Time, toast, useAction, useLayoutEffect, useLoad, useRef, useState } from "../lib/page.js";
+import { copy, Empty, Fault, FormDialog, html, Link, Loading, number, path, post, pretty, save, TextField, textOf, Time, toast, useAction, useLayoutEffect, useGet, useLoad, useRef, useState } from "../lib/page.js";
 import { curl } from "./share.js";
 import { forget } from "./suggestions.js";
 
@@ -14,7 +14,7 @@ function said(person) {
 
 /** @param {{id: string}} props */
 function PersonFacts({ id }) {
-  const found = useLoad((signal) => get(`/api/persons/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const found = useGet(`/api/persons/${encodeURIComponent(id)}`);
   if (found.error) return html`<${Fault} error=${found.error} retry=${found.reload} />`;
   if (!found.data) return html`<${Loading} what="the person" />`;
   const { properties, first_seen, last_seen, events_total, events } = found.data;

@@ -2,10 +2,9 @@
 import { Chart } from "../lib/chart.js";
 import { duration, html, Link, number, percent } from "../lib/page.js";
 import { bucketName, unfinished, utc } from "./buckets.js";
-import { float, funnelPeople, funnelRowName, funnelRows, lifecyclePeople, lineNames, retentionTables, stickinessName, stickinessPeople, stickinessSeries, trendPeople } from "./grid.js";
+import { Bars, float, funnelPeople, funnelRowName, funnelRows, lifecyclePeople, lineNames, retentionTables, stickinessName, stickinessPeople, stickinessSeries, trendPeople, Value } from "./grid.js";
 import { address, list } from "./question.js";
 import { Sankey } from "./sankey.js";
-import { Bars, Value } from "./values.js";
 import { OTHER, STATES, valueName } from "./words.js";
 
 /** Lines that a chart can show and a reader tell apart; the table has all. */

@@ -97,7 +97,7 @@ function said(value) {
       kept[name] = one;
       continue;
     }
-    if (name === "breakdown" && list(one.property).filter(Boolean).length === 0) continue;
+    if ((name === "breakdown" || name === "aggregate_by") && list(one.property).filter(Boolean).length === 0) continue;
     if (name === "exclusions") {
       const named = list(one).filter((excluded) => excluded.event).map(said);
       if (named.length > 0) kept[name] = named;

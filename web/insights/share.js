@@ -1,5 +1,5 @@
 // An answer somewhere else: as a request, as a file, as a link, on a dashboard.
-import { copy, Dialog, Fault, Field, get, html, Link, Loaded, patch, path, post, save, session, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { copy, Dialog, Fault, Field, html, Link, Loaded, patch, path, post, save, session, toast, useAction, useGet, useState } from "../lib/page.js";
 import { Choice } from "./fields.js";
 import { address } from "./question.js";
 
@@ -38,7 +38,7 @@ const NEW = "";
 
 /** @param {SaveToProps} props */
 function SaveTo({ kind, question, onClose }) {
-  const load = useLoad((signal) => get("/api/dashboards", {}, { signal }), []);
+  const load = useGet("/api/dashboards");
   return html`<${Dialog} title="Save to a dashboard" onClose=${onClose} testid="save-dialog">
     <${Loaded} of=${load} what="the dashboards">${(data) => html`<${SaveForm} dashboards=${data.dashboards} kind=${kind} question=${question} onClose=${onClose} />`}<//>
   <//>`;

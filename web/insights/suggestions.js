@@ -1,6 +1,6 @@
 // What the data has: names of events and properties, values, cohorts. Asked once in a scope and kept for a while.
-import { get, session } from "../lib/page.js";
-import { METADATA, SESSION } from "./words.js";
+import { get, session, useEffect, useState } from "../lib/page.js";
+import { ELEMENT, METADATA, SESSION } from "./words.js";
 
 const KEPT_MILLIS = 60_000;
 /** @type {Map<string, {at: number, found: Promise<any>}>} */
@@ -41,8 +41,25 @@ async function personProperties() {
 /** @returns {Promise<{id: string, name: string}[]>} */
 export const cohorts = async () => (await once("cohorts", () => get("/api/cohorts"))).cohorts;
 
-/** What may be named by a filter or a breakdown of this type. @param {string} type @returns {Promise<Suggestion[]>} */
-export async function properties(type) {
+/** The types of groups. @returns {Promise<Suggestion[]>} */
+export const groups = async () => (await names()).groups.map((/** @type {any} */ one) => ({ value: one.name, note: one.groups }));
+
+/** What cohorts are called, by their ids. */
+export function useCohortNames() {
+  const [names, setNames] = useState(/** @type {Map<string, string>} */ (new Map([["all", "Everybody"]])));
+  useEffect(() => {
+    cohorts().then((all) => setNames(new Map([["all", "Everybody"], ...all.map(({ id, name }) => /** @type {[string, string]} */ ([id, name]))])), () => {});
+  }, []);
+  return names;
+}
+
+/** What may be named by a filter or a breakdown of this type. @param {string} type @param {string | number} [group] @returns {Promise<Suggestion[]>} */
+export async function properties(type, group) {
+  if (type === "group") {
+    const found = (await names()).groups.find((/** @type {any} */ one) => one.name === group || one.index === group);
+    return ["$group_key", ...(found?.properties ?? [])].map((value) => ({ value }));
+  }
+  if (type === "element") return ELEMENT.map((value) => ({ value }));
   if (type === "event_metadata") return METADATA.map((value) => ({ value }));
   if (type === "session") return SESSION.map((value) => ({ value }));
   if (type === "person") return personProperties();
@@ -55,12 +72,12 @@ export async function properties(type) {
 
 /**
  * Values that a property has, most frequent first.
- * @param {{type: string, key: string, event?: string | null, search?: string}} of
+ * @param {{type: string, key: string, event?: string | null, search?: string, group_type?: string | undefined, group_type_index?: number | undefined}} of
  * @returns {Promise<Suggestion[]>}
  */
-export async function values({ type, key, event, search }) {
-  if (!key || type === "session" || type === "cohort") return [];
-  const asked = { property: key, type, event: event ?? "", search: search ?? "", limit: 50 };
+export async function values({ type, key, event, search, group_type, group_type_index }) {
+  if (!key || ["session", "cohort", "element"].includes(type)) return [];
+  const asked = { property: key, type, event, search, group_type, group_type_index, limit: 50 };
   const { values: seen } = await once(JSON.stringify(asked), () => get("/api/query/values", asked));
   return noted(seen);
 }

@@ -1,10 +1,10 @@
 // One answer on a dashboard.
+import { GridTable } from "./grid.js";
 import { ago, Fault, html, Link, Loading, path, post, useLoad, useState } from "../lib/page.js";
 import { Answer } from "./answer.js";
 import { Editing } from "./board.js";
 import { Choice } from "./fields.js";
 import { address, isKind, sendable, shaped } from "./question.js";
-import { GridTable } from "./values.js";
 
 /** @type {[string, string][]} */
 const WIDTHS = [["3", "Quarter"], ["4", "Third"], ["6", "Half"], ["8", "Two thirds"], ["12", "Whole row"]];

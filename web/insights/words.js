@@ -45,11 +45,12 @@ export const DISPLAYS = [["line", "Lines"], ["area", "Areas"], ["bar", "Bars"], 
 export const isWhole = (display) => ["bold_number", "table", "pie", "world_map", "bar_value"].includes(display ?? "");
 
 /** @type {Choices} */
-export const FILTER_TYPES = [["event", "Event"], ["person", "Person"], ["event_metadata", "Event field"], ["session", "Session"], ["cohort", "Cohort"], ["feature", "Feature flag"]];
+export const FILTER_TYPES = [["event", "Event"], ["person", "Person"], ["event_metadata", "Event field"], ["session", "Session"], ["cohort", "Cohort"], ["feature", "Feature flag"], ["group", "Group"], ["element", "Element"]];
 /** @type {Choices} */
-export const BREAKDOWN_TYPES = [["event", "Event"], ["person", "Person"], ["event_metadata", "Event field"], ["feature", "Feature flag"], ["cohort", "Cohort"]];
+export const PROPERTY_TYPES = [["event", "Event"], ["person", "Person"], ["event_metadata", "Event field"], ["feature", "Feature flag"], ["group", "Group"]];
 
 export const METADATA = ["event", "distinct_id", "event_id", "session_id", "source", "customer_id", "person_id", "timestamp", "received_at"];
+export const ELEMENT = ["tag_name", "text", "href", "selector"];
 export const SESSION = ["$session_duration", "$event_count", "$pageview_count", "$is_bounce", "$entry_current_url", "$exit_current_url"];
 
 /**
@@ -87,10 +88,10 @@ export const OPERATORS = [
   ["semver_caret", "version ^", "text"],
   ["semver_wildcard", "version like 1.2.*", "text"],
 ];
-const OF_COHORTS = ["in", "not_in", "exact", "is_not"];
+const OF_LISTS = ["in", "not_in", "exact", "is_not"];
 
-/** The operators of a type of filter. @param {string} type */
-export const operators = (type) => (type === "cohort" ? OPERATORS.filter(([value]) => OF_COHORTS.includes(value)) : OPERATORS);
+/** The operators of a filter. @param {Filter} filter */
+export const operators = ({ type, key }) => (type === "cohort" || (type === "element" && key === "selector") ? OPERATORS.filter(([value]) => OF_LISTS.includes(value)) : OPERATORS);
 /** @param {string | undefined} operator */
 export const takes = (operator) => OPERATORS.find(([value]) => value === (operator ?? "exact"))?.[2] ?? "texts";
 

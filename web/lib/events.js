@@ -1,8 +1,7 @@
 // What the screens about events share: the filters above a list, and the list.
-import { get } from "./api.js";
 import { Time } from "./format.js";
 import { pretty } from "./json.js";
-import { useLoad } from "./load.js";
+import { useGet } from "./load.js";
 import { Field, Input, Select } from "./parts.js";
 import { go, Link, path, place, setQuery } from "./router.js";
 import { Table } from "./table.js";
@@ -14,7 +13,7 @@ const OPERATORS = [
 ];
 
 /** The names of events and properties there are. */
-export const useNames = () => useLoad((signal) => get("/api/query/names", { limit: 200 }, { signal }), []);
+export const useNames = () => useGet("/api/query/names", { limit: 200 });
 
 /** @param {{names: any}} props */
 export const Known = ({ names }) => html`${["events", "properties"].map((what) => html`<datalist key=${what} id=${`known-${what}`}>${(names?.[what] ?? []).map((/** @type {any} */ one) => html`<option key=${one.name} value=${one.name} />`)}</datalist>`)}`;

@@ -1,5 +1,6 @@
 // Data on its way: loading, empty, error, and the answer; each says what to do.
-import { ApiError } from "./api.js";
+import { ApiError, get } from "./api.js";
+import { number } from "./format.js";
 import { session } from "./session.js";
 import { html, useCallback, useEffect, useRef, useState } from "./ui.js";
 
@@ -55,6 +56,13 @@ export function useLoad(ask, inputs, how = {}) {
   const { data, error, loading, at } = state;
   return { data: state.where === where ? data : undefined, error, loading, at, reload, cancel };
 }
+
+/**
+ * Asks the API, and asks anew when the path or the query changes.
+ * @param {string} path @param {Record<string, any>} [query] @param {{every?: number, unscoped?: boolean}} [how]
+ * @returns {Load<any>}
+ */
+export const useGet = (path, query, how = {}) => useLoad((signal) => get(path, query, { signal, unscoped: how.unscoped }), [path, JSON.stringify(query)], how);
 
 /**
  * What of a load can be shown: the answer by `children`, or what stands in its place.
@@ -146,3 +154,24 @@ export function useAction(act) {
   }, []);
   return { ...state, run, clear: () => setState({ busy: false, error: null }) };
 }
+
+/** A list in pages: the first one, and what was asked for behind it. @param {string} to @param {any} query @param {string} name of the list in the answers @returns {any} */
+export function usePages(to, query, name) {
+  const asked = JSON.stringify(query);
+  const first = useLoad((signal) => get(to, { ...query, limit: 100 }, { signal }), [to, asked]);
+  const of = `${to} ${asked} ${first.at}`;
+  const [behind, setBehind] = useState(/** @type {any} */ ({}));
+  const { rows, cursor } = behind.of === of ? behind : { rows: [], cursor: first.data?.next_cursor };
+  const next = useAction(async () => {
+    const found = await get(to, { ...query, limit: 500, cursor });
+    setBehind({ of, rows: [...rows, ...found[name]], cursor: found.next_cursor });
+  });
+  return { ...first, name, rows, cursor, next };
+}
+
+/** @param {{of: any, what: string, empty: any, children?: any}} props `empty`: what stands in the place of none */
+export const Pages = ({ of, what, empty, children }) => html`<${Loaded} of=${of} what=${what}>${(page) => {
+  const rows = [...page[of.name], ...of.rows];
+  return rows.length === 0 ? empty : html`${children(rows)}
+    <p class="muted">${number(rows.length)} ${what} shown${of.cursor ? html` · <button class="small" disabled=${of.next.busy} onClick=${of.next.run} data-testid="more">Show more</button>` : ", all of them"}</p><${Fault} error=${of.next.error} />`;
+}}<//>`;

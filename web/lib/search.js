@@ -1,17 +1,16 @@
 // Search: a screen by its name, an event name, an event by its id, a person by an id.
-import { get } from "./api.js";
 import { Dialog, Input } from "./parts.js";
 import { go, path } from "./router.js";
 import { SCREENS } from "./shell.js";
 import { html, useEffect, useRef, useState } from "./ui.js";
-import { useLoad } from "./load.js";
+import { useGet } from "./load.js";
 
 /** @param {{onClose: () => void}} props */
 export function Search({ onClose }) {
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
   const box = useRef(/** @type {HTMLElement | null} */ (null));
-  const names = useLoad((signal) => get("/api/query/names", {}, { signal }), []);
+  const names = useGet("/api/query/names");
   useEffect(() => box.current?.querySelector("input")?.focus(), []);
   useEffect(() => setAt(0), [text]);
   const found = results(text.trim(), names.data);

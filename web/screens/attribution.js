@@ -1,5 +1,5 @@
 // Which earlier events a later one is credited to: the rules: /attribution; what one of them credited: /attribution/{id}.
-import { Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, get, go, Head, html, Link, Loaded, number, patch, path, post, pretty, Select, session, setQuery, Table, TextField, textOf, Time, toast, useAction, useLoad, useState, zone } from "../lib/page.js";
+import { Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, go, Head, html, Link, Loaded, number, patch, path, post, pretty, Select, session, setQuery, Table, TextField, textOf, Time, toast, useAction, useGet, useLoad, useState, zone } from "../lib/page.js";
 
 /** @type {[string, string][]} */
 const MODELS = [["last_touch", "Last touch: all to the latest"], ["first_touch", "First touch: all to the earliest"], ["linear", "Linear: the same to each"], ["position", "Position: most to first and last"]];
@@ -16,7 +16,7 @@ export default function Attribution({ parts, query }) {
 }
 
 function All() {
-  const rules = useLoad((signal) => get("/api/attribution/rules", {}, { signal }), []);
+  const rules = useGet("/api/attribution/rules");
   const [making, setMaking] = useState(false);
   return html`<${Head} title="Attribution" about="Rules that credit an event to those before it: which advert, mail or page an order came from.">
       ${session.role() === "owner" ? html`<button class="primary" onClick=${() => setMaking(true)} data-testid="new-rule">New rule</button>` : null}
@@ -60,9 +60,9 @@ const BYS = [["source", "by event"], ["dimension", "by the rule's property"], ["
 function One({ id, query }) {
   const at = `/api/attribution/rules/${encodeURIComponent(id)}`;
   const [owner, from, by] = [session.role() === "owner", query.get("from") ?? "-30d", query.get("by") ?? "source"];
-  const rule = useLoad((signal) => get(at, {}, { signal }), [id]);
+  const rule = useGet(at);
   const answer = useLoad((signal) => post("/api/query/attribution", { rule_id: id, date_from: from, by, timezone: zone.value, refresh: true }, { signal }), [id, from, by, zone.value]);
-  const newest = useLoad((signal) => get(`${at}/conversions`, { limit: 50 }, { signal }), [id]);
+  const newest = useGet(`${at}/conversions`, { limit: 50 });
   const [dialog, setDialog] = useState("");
   const again = useAction(async () => {
     await post(`${at}/recompute`, { from: new Date(Date.now() - 30 * 86_400_000).toISOString() });
@@ -98,6 +98,6 @@ function One({ id, query }) {
 
 /** @param {{at: string}} props */
 function Versions({ at }) {
-  const all = useLoad((signal) => get(`${at}/versions`, {}, { signal }), [at]);
+  const all = useGet(`${at}/versions`);
   return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => found.versions.slice().reverse().map((/** @type {any} */ one) => html`<details key=${one.version} data-testid="version"><summary>Version ${String(one.version)} <span class="muted small"><${Time} at=${one.created_at} /> by <bdi>${one.created_by}</bdi></span></summary><${Code} text=${pretty(one.definition)} label=${`Version ${one.version}`} /></details>`)}<//><//>`;
 }

@@ -1,5 +1,5 @@
 // Dashboards: the list of them; behind an id, one of them.
-import { Empty, FormDialog, get, go, Head, html, Link, Loaded, Named, number, path, post, Table, textOf, useLoad, useState } from "../lib/page.js";
+import { Empty, FormDialog, go, Head, html, Link, Loaded, Named, number, path, post, Table, textOf, useGet, useState } from "../lib/page.js";
 import { Board } from "../insights/board.js";
 
 /** @param {{parts: string[]}} props */
@@ -9,7 +9,7 @@ export default function Dashboards({ parts }) {
 }
 
 function All() {
-  const load = useLoad((signal) => get("/api/dashboards", {}, { signal }), []);
+  const load = useGet("/api/dashboards");
   const [making, setMaking] = useState(false);
   /** @type {Column[]} */
   const columns = [
@@ -41,6 +41,6 @@ function Making({ onClose }) {
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const load = useLoad((signal) => get(`/api/dashboards/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const load = useGet(`/api/dashboards/${encodeURIComponent(id)}`);
   return html`<${Loaded} of=${load} what="the dashboard">${(dashboard) => html`<${Board} key=${dashboard.id} saved=${dashboard} reload=${load.reload} />`}<//>`;
 }

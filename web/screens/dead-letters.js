@@ -1,5 +1,5 @@
 // What was refused, why, and what to do with it: /dead-letters, /dead-letters/{id}.
-import { Badge, Card, Code, Dialog, Empty, Fault, Field, get, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, Select, setQuery, Table, Time, useAction, useEffect, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Dialog, Empty, Fault, Field, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, Select, setQuery, Table, Time, useAction, useEffect, useGet, useState } from "../lib/page.js";
 
 /** What each reason means, and what mends it. */
 const REASONS = /** @type {Record<string, string>} */ ({
@@ -27,8 +27,8 @@ function List({ query }) {
   const kind = query.get("kind") ?? "";
   const [chosen, setChosen] = useState(/** @type {string[]} */ ([]));
   const [act, setAct] = useState(/** @type {null | "replay" | "discard"} */ (null));
-  const stats = useLoad((signal) => get("/api/dlq/stats", {}, { signal }), []);
-  const letters = useLoad((signal) => get("/api/dlq", { status: status === "all" ? "" : status, error_kind: kind, limit: 200 }, { signal }), [status, kind]);
+  const stats = useGet("/api/dlq/stats");
+  const letters = useGet("/api/dlq", { status: status === "all" ? "" : status, error_kind: kind, limit: 200 });
   useEffect(() => setChosen([]), [status, kind, letters.at]);
   const again = () => {
     letters.reload();
@@ -113,7 +113,7 @@ function patch(text) {
 /** A job until its end. @param {{id: string, dry: boolean}} props */
 function Progress({ id, dry }) {
   const [done, setDone] = useState(false);
-  const job = useLoad((signal) => get(`/api/jobs/${encodeURIComponent(id)}`, {}, { signal }), [id], { every: done ? 0 : 700 });
+  const job = useGet(`/api/jobs/${encodeURIComponent(id)}`, {}, { every: done ? 0 : 700 });
   const state = job.data?.state;
   useEffect(() => setDone(["succeeded", "failed", "cancelled"].includes(state)), [state]);
   return html`<${Loaded} of=${job} what="the job">${(found) => html`<div class="note" data-testid="job" data-state=${found.state} data-dry=${dry}>
@@ -129,7 +129,7 @@ function Progress({ id, dry }) {
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const letter = useLoad((signal) => get(`/api/dlq/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const letter = useGet(`/api/dlq/${encodeURIComponent(id)}`);
   const [act, setAct] = useState(/** @type {null | "replay" | "discard"} */ (null));
   return html`<${Head} title=${html`Dead letter <code><bdi>${id}</bdi></code>`}>
       <button onClick=${() => go("/dead-letters")}>All dead letters</button>

@@ -1,5 +1,5 @@
 // The list of events, and the page of one: /events, /events/{event id}.
-import { Badge, Card, Code, copy, duration, Empty, Fault, Field, get, Head, html, Link, Loaded, number, path, pretty, Select, session, setQuery, Table, Time, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, copy, duration, Empty, Field, get, Head, html, Link, Loaded, number, Pages, path, pretty, Select, session, setQuery, Table, Time, useGet, useLoad, usePages } from "../lib/page.js";
 import { eventFilters, EventFilters, EventTable } from "../lib/events.js";
 
 /** @param {EventsProps} props */
@@ -12,29 +12,15 @@ const RANGES = [["", "any time"], ["-1h", "the last hour"], ["-24h", "the last 2
 
 /** @param {{query: URLSearchParams}} props */
 function List({ query }) {
-  const filters = { ...eventFilters(query), date_from: query.get("from") ?? "" };
-  const asked = JSON.stringify(filters);
-  const [more, setMore] = useState(/** @type {{of: string, events: any[], cursor: string | null} | null} */ (null));
-  const first = useLoad((signal) => get("/api/query/events", { ...filters, limit: 100 }, { signal }), [asked]);
-  const mine = more && more.of === `${asked} ${first.at}` ? more : null;
-  const next = useAction(async (/** @type {any} */ page) => {
-    const cursor = mine ? mine.cursor : page.next_cursor;
-    const found = await get("/api/query/events", { ...filters, limit: 500, cursor });
-    setMore({ of: `${asked} ${first.at}`, events: [...(mine?.events ?? []), ...found.events], cursor: found.next_cursor });
-  });
+  const load = usePages("/api/query/events", { ...eventFilters(query), date_from: query.get("from") ?? "" }, "events");
   return html`<${Head} title="Events" about="What was sent, newest first. Every event counts once, however often it was sent.">
       <button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button>
-      <button onClick=${first.reload}>Refresh</button>
+      <button onClick=${load.reload}>Refresh</button>
     <//>
     <${EventFilters}><${Field} label="When"><${Select} value=${query.get("from") ?? ""} options=${RANGES} data-testid="filter-from"
       onChange=${(from) => setQuery({ from })} /><//><//>
-    <${Loaded} of=${first} what="events">${(page) => {
-      const events = [...page.events, ...(mine?.events ?? [])];
-      const cursor = mine ? mine.cursor : page.next_cursor;
-      if (events.length === 0) return html`<${Empty} title="No events">Nothing fits. Take a filter away, or <${Link} href="/?connect=1">send an event<//>.<//>`;
-      return html`<${EventTable} events=${events} label="Events" height=${680} testid="events-table" />
-        <p class="muted">${number(events.length)} events shown${cursor ? html` · <button class="small" disabled=${next.busy} onClick=${() => next.run(page)} data-testid="more">Show more</button>` : ", all of them"}</p><${Fault} error=${next.error} />`;
-    }}<//>`;
+    <${Pages} of=${load} what="events" empty=${html`<${Empty} title="No events">Nothing fits. Take a filter away, or <${Link} href="/?connect=1">send an event<//>.<//>`}>
+      ${(events) => html`<${EventTable} events=${events} label="Events" height=${680} testid="events-table" />`}<//>`;
 }
 
 const STATUS = /** @type {Record<string, [string, string]>} */ ({
@@ -45,7 +31,7 @@ const STEPS = /** @type {Record<string, string>} */ ({ received: "Received", log
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const trace = useLoad((signal) => get(`/api/query/events/${encodeURIComponent(id)}/trace`, {}, { signal }), [id]);
+  const trace = useGet(`/api/query/events/${encodeURIComponent(id)}/trace`);
   return html`<${Head} title=${html`Event <code data-testid="event-id"><bdi>${id}</bdi></code>`}>
       <button onClick=${() => copy(id, "Id copied")}>Copy id</button>
       <button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button>

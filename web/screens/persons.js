@@ -1,45 +1,60 @@
-// People: the list, and one of them: /persons, /persons/{person id}.
-import { Card, Code, copy, Empty, Fault, Field, get, go, Head, html, Input, Link, Loaded, number, path, pretty, session, setQuery, Table, Time, useAction, useEffect, useLoad, useState } from "../lib/page.js";
-import { EventTable } from "../lib/events.js";
+// People: the list, and one of them; and groups: /persons, /persons/{person id}, /persons/groups.
+import { Card, Code, copy, Empty, Field, go, Head, html, Input, Link, Loaded, number, Pages, path, pretty, session, setQuery, Table, Tabs, Time, useEffect, useGet, usePages } from "../lib/page.js";
+import { brief, EventTable } from "../lib/events.js";
+import { address, fresh } from "../insights/question.js";
 
 /** @param {PersonsProps} props */
 export default function Persons({ parts, query }) {
   const [id] = parts;
+  if (id === "groups") return html`<${Groups} query=${query} />`;
   return id ? html`<${One} key=${id} id=${id} />` : html`<${List} query=${query} />`;
 }
 
+const TABS = /** @type {[string, string, string][]} */ ([["", "People", "/persons"], ["groups", "Groups", "/persons/groups"]]);
+/** @type {Column} */
+const PROPERTIES = { key: "properties", title: "Properties", cell: (one) => html`<code class="clip"><bdi>${brief(one.properties)}</bdi></code>` };
+
 /** @param {{query: URLSearchParams}} props */
 function List({ query }) {
-  const distinct = query.get("distinct_id") ?? "";
-  const first = useLoad((signal) => get("/api/persons", { distinct_id: distinct, limit: 100 }, { signal }), [distinct]);
-  const [more, setMore] = useState(/** @type {{at: number, persons: any[], cursor: string | null} | null} */ (null));
-  const mine = more && more.at === first.at ? more : null;
-  const next = useAction(async () => {
-    const found = await get("/api/persons", { distinct_id: distinct, limit: 500, cursor: mine ? mine.cursor : first.data?.next_cursor });
-    setMore({ at: first.at, persons: [...(mine?.persons ?? []), ...found.persons], cursor: found.next_cursor });
-  });
+  const distinct_id = query.get("distinct_id") ?? "";
+  const load = usePages("/api/persons", { distinct_id }, "persons");
   /** @type {Column[]} */
   const columns = [
     { key: "ids", title: "Distinct ids", cell: (one) => html`<${Link} class="clip" href=${path(["persons", one.id])}><bdi>${one.distinct_ids.slice(0, 3).join(", ")}${one.distinct_ids.length > 3 ? ` and ${one.distinct_ids.length - 3} more` : ""}</bdi><//>` },
-    { key: "properties", title: "Properties", cell: (one) => html`<code class="clip"><bdi>${Object.keys(one.properties).length > 0 ? pretty(one.properties).replace(/\s*\n\s*/g, " ") : ""}</bdi></code>` },
+    PROPERTIES,
     { key: "events_total", title: "Events", right: true },
     { key: "first_seen", title: "First seen", as: "time" },
     { key: "last_seen", title: "Last seen", as: "ago" },
   ];
   return html`<${Head} title="People" about="Everybody who has an event; distinct ids that were merged are one person." />
-    <div class="filters"><${Field} label="Distinct id"><${Input} value=${distinct} placeholder="anybody" data-testid="filter-person" onChange=${(distinct_id) => setQuery({ distinct_id })} /><//></div>
-    <${Loaded} of=${first} what="people">${(page) => {
-      const persons = [...page.persons, ...(mine?.persons ?? [])];
-      const cursor = mine ? mine.cursor : page.next_cursor;
-      if (persons.length === 0) return html`<${Empty} title="Nobody">${distinct ? "No event has this distinct id." : "People appear with their first event."}<//>`;
-      return html`<${Table} columns=${columns} rows=${persons} label="People" testid="persons-table" rowKey=${(one) => one.id} onRow=${(one) => go(path(["persons", one.id]))} />
-        <p class="muted">${number(persons.length)} people shown${cursor ? html` · <button class="small" disabled=${next.busy} onClick=${next.run} data-testid="more">Show more</button>` : ", all of them"}</p><${Fault} error=${next.error} />`;
-    }}<//>`;
+    <${Tabs} items=${TABS} current="" label="People" />
+    <div class="filters"><${Field} label="Distinct id"><${Input} value=${distinct_id} placeholder="anybody" data-testid="filter-person" onChange=${(distinct_id) => setQuery({ distinct_id })} /><//></div>
+    <${Pages} of=${load} what="people" empty=${html`<${Empty} title="Nobody">${distinct_id ? "No event has this distinct id." : "People appear with their first event."}<//>`}>
+      ${(persons) => html`<${Table} columns=${columns} rows=${persons} label="People" testid="persons-table" rowKey=${(one) => one.id} onRow=${(one) => go(path(["persons", one.id]))} />`}<//>`;
+}
+
+/** Companies, teams, whatever events are of besides a person. @param {{query: URLSearchParams}} props */
+function Groups({ query }) {
+  const [type, search] = [query.get("type") ?? "", query.get("search") ?? ""];
+  const load = usePages("/api/groups", { type, search }, "groups");
+  /** @param {any} one */
+  const chart = (one) => address("trends", { ...fresh("trends"), filters: [{ type: "group", group_type: one.type, key: "$group_key", operator: "exact", value: [one.key] }] });
+  return html`<${Head} title="Groups" about="Companies, teams and the like, as $groupidentify events name them." />
+    <${Tabs} items=${TABS} current="groups" label="People" />
+    <div class="filters">
+      <${Field} label="Type"><${Input} value=${type} placeholder="any" data-testid="group-type" onChange=${(type) => setQuery({ type })} /><//>
+      <${Field} label="Key"><${Input} value=${search} placeholder="any" data-testid="group-search" onChange=${(search) => setQuery({ search })} /><//>
+    </div>
+    <${Pages} of=${load} what="groups" empty=${html`<${Empty} title="No groups">Events of the name <code>$groupidentify</code> make them.<//>`}>
+      ${(groups) => html`<${Table} label="Groups" testid="groups-table" rows=${groups} columns=${[
+        { key: "type", title: "Type" }, { key: "key", title: "Key", cell: (one) => html`<${Link} href=${chart(one)}><bdi>${one.key}</bdi><//>` },
+        PROPERTIES, { key: "first_seen", title: "First seen", as: "time" },
+      ]} />`}<//>`;
 }
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const person = useLoad((signal) => get(`/api/persons/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const person = useGet(`/api/persons/${encodeURIComponent(id)}`);
   useEffect(() => scrollTo(0, 0), []);
   return html`<${Head} title="Person"><button onClick=${() => copy(session.link(), "Link copied")}>Copy link</button><//>
     <${Loaded} of=${person} what="the person">${(found) => html`

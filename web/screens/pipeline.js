@@ -1,5 +1,5 @@
 // How the pipeline does: /pipeline, /pipeline/topics, /pipeline/jobs, /pipeline/checks.
-import { Badge, Card, Code, Dialog, Empty, Fault, get, Head, html, Loaded, number, place, post, pretty, request, Select, setQuery, Table, Tabs, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Dialog, Empty, Fault, Head, html, Loaded, number, place, post, pretty, request, Select, setQuery, Table, Tabs, toast, useAction, useGet, useLoad, useState } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
 
 const TABS = /** @type {[string, string, string][]} */ ([
@@ -17,7 +17,7 @@ export default function Pipeline({ parts }) {
 }
 
 function Overview() {
-  const report = useLoad((signal) => get("/api/ops/components", {}, { signal }), [], { every: 5000 });
+  const report = useGet("/api/ops/components", {}, { every: 5000 });
   return html`<${Loaded} of=${report} what="components">${(found) => html`
       <div class="tiles" data-testid="roles">${Object.entries(found.roles).map(([role, state]) => html`<div class="tile" key=${role}>
         <div class="value small"><${Badge} kind=${KINDS[String(state)] ?? "plain"}>${state}<//></div><div class="what">role ${role}</div></div>`)}</div>
@@ -30,47 +30,75 @@ function Overview() {
       <${Rates} breakers=${found.breakers} />`}<//>`;
 }
 
-const RATES = /** @type {[string, string][]} */ ([
-  ["Events accepted", "capture_events_accepted_total"], ["Records stored", "consumer_records_stored_total"], ["Duplicates", "consumer_duplicates_total"],
-  ["Dead letters", "consumer_dlq_messages_total"], ["Batches", "consumer_batches_written_total"],
+const COUNTS = /** @type {[string, string][]} */ ([
+  ["Events captured", "captured"], ["Records stored", "stored"], ["Batches", "batches"], ["Duplicates", "duplicates"],
+  ["Dead letters", "dead_letters"], ["Failed inserts", "insert_errors"],
 ]);
 
 const BREAKERS = /** @type {Record<string, string>} */ ({ closed: "good", half_open: "warning", open: "bad" });
 
-/** What the process that answers counted a minute, and how far each group was behind. @param {{breakers: any[]}} props */
+/** The last minutes, as many as the address says. @param {string} [group] with the lag of its partitions */
+function useHistory(group) {
+  const minutes = place.value.query.get("minutes");
+  return useGet("/api/ops/history", { minutes, group }, { every: 5000 });
+}
+
+/** @param {{history: any, height: number}} props */
+function LagChart({ history: { at, lags }, height }) {
+  const behind = lags.filter((/** @type {any} */ one) => one.lag.some(Boolean));
+  const series = (behind.length > 0 ? behind : lags.slice(0, 1)).map((/** @type {any} */ one) => ({
+    label: one.partition === undefined ? one.group : `${one.topic} ${one.partition}`, values: one.lag,
+  }));
+  return html`<${Chart} label="Lag" x=${at.map(Date.parse)} series=${series} height=${height} partial=${1} />`;
+}
+
+/** What all processes counted by minute, and how far each group was behind. @param {{breakers: any[]}} props */
 function Rates({ breakers }) {
-  const load = useLoad((signal) => get("/api/ops/lag", { history: true }, { signal }), [], { every: 5000 });
-  return html`<${Loaded} of=${load} what="counters">${({ history }) => {
-    const at = history.map((/** @type {any} */ one) => Date.parse(one.at));
-    const last = history.at(-1);
-    const grown = (/** @type {string} */ name) => at.slice(1).map((/** @type {number} */ now, /** @type {number} */ index) => ((history[index + 1].counted[name] - history[index].counted[name]) * 60_000) / (now - at[index]));
-    const series = RATES.map(([label, name]) => ({ label, values: grown(name) }));
-    const groups = [...new Set(history.flatMap((/** @type {any} */ one) => Object.keys(one.groups)))];
-    const lags = (groups.length > 0 ? groups : ["Lag"]).map((label) => ({ label, values: history.map((/** @type {any} */ one) => one.groups[label] ?? 0) }));
+  const load = useHistory();
+  return html`<${Loaded} of=${load} what="history">${(found) => {
+    const { at, counted, processes, kept_minutes: kept } = found;
+    const rows = COUNTS.map(([label, name]) => ({ label, values: /** @type {(number | null)[]} */ (counted[name]) }));
     return html`<div class="split">
-      <${Card} title="A minute">
-        ${at.length > 1 ? html`<${Chart} label="Rates a minute" x=${at.slice(1)} series=${series} height=${220} />` : html`<p class="muted">The chart begins with the second look.</p>`}
-        <${Table} label="Counters of this process" testid="rates" rows=${RATES.map(([label, name], index) => ({ label, total: last?.counted[name], rate: series[index]?.values.at(-1) }))} columns=${[
-          { key: "label", title: "What" }, { key: "rate", title: "A minute now", right: true, cell: (one) => number(one.rate, { maximumFractionDigits: 0 }) },
-          { key: "total", title: "Since its start", right: true },
+      <${Card} title="A minute" actions=${html`<${Select} aria-label="Time" data-testid="span" value=${place.value.query.get("minutes") ?? ""}
+          options=${[["", "2 hours"], [`${kept}`, `${number(kept / 60)} hours`]]} onChange=${(minutes) => setQuery({ minutes })} />`}>
+        <${Chart} label="By minute" x=${at.map(Date.parse)} series=${rows} height=${220} partial=${1} />
+        <${Table} label="By minute" testid="rates" rows=${rows} columns=${[
+          { key: "label", title: "What" }, { key: "minute", title: "Last minute", right: true, cell: ({ values }) => number(values.at(-2) ?? values.at(-1)) },
+          { key: "all", title: "Together", right: true, cell: ({ values }) => number(values.reduce((/** @type {number} */ all, /** @type {number} */ one) => all + one, 0)) },
+        ]} />
+        <${Table} label="Processes" testid="processes" rows=${processes} columns=${[
+          { key: "roles", title: "Process", cell: (one) => one.roles.join(", ") }, { key: "captured", title: "Captured", right: true },
+          { key: "stored", title: "Stored", right: true }, { key: "last", title: "Last told", as: "ago" },
         ]} />
       <//>
       <div>
-        <${Card} title="Lag, records"><div data-testid="lag-history" data-looks=${at.length}><${Chart} label="Lag" x=${at} series=${lags} height=${140} /></div>
-          <p class="muted small">${number(last?.lag)} records wait for a group that reads them; looked at since <${Time} at=${history[0]?.at} />.</p><//>
+        <${Card} title="Lag, records"><${LagChart} history=${found} height=${140} /><//>
         <${Card} title="Circuit breakers"><${Table} label="Circuit breakers" testid="breakers" rows=${breakers} columns=${[
           { key: "dependency", title: "Around", as: "code" },
           { key: "state", title: "State", cell: (one) => html`<${Badge} kind=${BREAKERS[one.state]}>${one.state.replace("_", "-")}<//>` },
         ]} /><//>
-        <p class="muted small">Counters are those of the process that serves it, since it began or for two hours; each process has its own <code>/metrics</code>, of which Prometheus keeps what was before.</p>
+        <p class="muted small">Minutes are those of all processes together; components and breakers those of the one that serves this page.</p>
       </div>
     </div>`;
   }}<//>`;
 }
 
+/** The lag of a group's partitions over time. @param {{groups: string[]}} props */
+function Behind({ groups }) {
+  const group = place.value.query.get("group") ?? groups[0] ?? "";
+  const load = useHistory(group);
+  return html`<${Card} title="Lag over time" actions=${html`<${Select} aria-label="Group" data-testid="lag-group" value=${group} options=${groups} onChange=${(next) => setQuery({ group: next })} />`}>
+    <${Loaded} of=${load} what="history">${(found) => html`<${LagChart} history=${found} height=${180} />
+      <${Table} label="Lag over time" testid="lag-history" rows=${found.lags} columns=${[
+        { key: "topic", title: "Topic", as: "code" }, { key: "partition", title: "Partition", right: true, cell: (one) => one.partition ?? "all" },
+        { key: "now", title: "Now", right: true, cell: (one) => number(one.lag.at(-1)) },
+        { key: "most", title: "Furthest behind", right: true, cell: (one) => number(Math.max(...one.lag)) },
+      ]} />`}<//><//>`;
+}
+
 function Topics() {
-  const topics = useLoad((signal) => get("/api/ops/topics", {}, { signal }), [], { every: 5000 });
-  const lag = useLoad((signal) => get("/api/ops/lag", {}, { signal }), [], { every: 5000 });
+  const topics = useGet("/api/ops/topics", {}, { every: 5000 });
+  const lag = useGet("/api/ops/lag", {}, { every: 5000 });
   const create = useAction(async () => {
     const { created } = await post("/api/ops/topics/create");
     toast(created.length > 0 ? `Created: ${created.join(", ")}` : "Nothing was missing");
@@ -94,7 +122,8 @@ function Topics() {
         { key: "committed", title: "Committed", right: true },
         { key: "end", title: "End", right: true },
         { key: "lag", title: "Lag", right: true, cell: (one) => html`<span data-lag=${one.lag}>${number(one.lag)}</span>` },
-      ]} /><//>`}<//>`;
+      ]} /><//>
+      <${Behind} groups=${[...new Set(found.groups.map((/** @type {any} */ one) => one.group))]} />`}<//>`;
 }
 
 const STATES = [["", "any state"], "queued", "running", "succeeded", "failed", "cancelled"];
@@ -102,7 +131,7 @@ const STATES = [["", "any state"], "queued", "running", "succeeded", "failed", "
 function JobList() {
   const state = place.value.query.get("state") ?? "";
   const [open, setOpen] = useState(/** @type {any} */ (null));
-  const jobs = useLoad((signal) => get("/api/jobs", { state, limit: 100 }, { signal }), [state], { every: 3000 });
+  const jobs = useGet("/api/jobs", { state, limit: 100 }, { every: 3000 });
   const act = useAction(async (job, what) => {
     await post(`/api/jobs/${encodeURIComponent(job.id)}/${what}`);
     toast(what === "cancel" ? "The job was asked to end" : "The job goes on");
@@ -135,7 +164,7 @@ function progress(progress) {
 }
 
 function Checks() {
-  const doctor = useLoad((signal) => get("/api/ops/doctor", {}, { signal }), []);
+  const doctor = useGet("/api/ops/doctor");
   const [asked, setAsked] = useState(false);
   return html`<${Loaded} of=${doctor} what="checks">${(found) => html`
       <${Card} title="Is everything as it should be?" actions=${html`<button onClick=${doctor.reload}>Check again</button>`}>

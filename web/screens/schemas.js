@@ -1,5 +1,5 @@
 // What the properties of events have to look like: /schemas; one of them with its versions and what broke it: /schemas/{id}.
-import { Card, Code, Confirm, del, Dialog, Empty, Exact, Fault, Field, get, go, Head, html, jsonOf, Link, Loaded, number, patch, path, post, pretty, Select, session, Table, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Card, Code, Confirm, del, Dialog, Empty, Exact, Fault, Field, get, go, Head, html, jsonOf, Link, Loaded, number, patch, path, post, pretty, Select, session, Table, Time, toast, useAction, useGet, useLoad, useState } from "../lib/page.js";
 
 /** @type {[string, string][]} */
 const POLICIES = [["reject", "Refuse what does not fit"], ["flag", "Accept and mark it"], ["accept", "Accept and count it"]];
@@ -15,7 +15,7 @@ export default function Schemas({ parts }) {
 }
 
 function All() {
-  const schemas = useLoad((signal) => get("/api/schemas", {}, { signal }), []);
+  const schemas = useGet("/api/schemas");
   const [making, setMaking] = useState(false);
   /** @type {Column[]} */
   const columns = [
@@ -83,7 +83,7 @@ const Named = ({ name, choices, value }) => html`<select name=${name}>${choices.
 function One({ id }) {
   const at = `/api/schemas/${encodeURIComponent(id)}`;
   const owner = session.role() === "owner";
-  const schema = useLoad((signal) => get(at, {}, { signal }), [id]);
+  const schema = useGet(at);
   const [dialog, setDialog] = useState("");
   const change = useAction(async (changes) => {
     await patch(at, changes);

@@ -1,5 +1,5 @@
 // Settings: /settings (you), /settings/project, /settings/members, /settings/keys, /settings/audit, /settings/people.
-import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, projectZone, put, request, Secret, Select, session, Table, Tabs, Time, toast, useAction, useLoad, useState, zones } from "../lib/page.js";
+import { Badge, Card, Confirm, Copy, del, Dialog, Empty, Fault, Field, get, Head, html, Loaded, number, patch, post, projectZone, put, request, Secret, Select, session, Table, Tabs, Time, toast, useAction, useGet, useLoad, useState, zones } from "../lib/page.js";
 import { Habits } from "../lib/shell.js";
 import { Filters } from "../insights/filters.js";
 import { saidFilters } from "../insights/question.js";
@@ -66,7 +66,7 @@ function NameForm({ label, action, value = "", onSave, testid }) {
 function Project({ project, owner }) {
   const at = `/api/projects/${encodeURIComponent(project)}`;
   const [gone, setGone] = useState(false);
-  const environments = useLoad((signal) => get(`${at}/environments`, {}, { signal, unscoped: true }), [project]);
+  const environments = useGet(`${at}/environments`, {}, { unscoped: true });
   const [renaming, setRenaming] = useState(/** @type {any} */ (null));
   const shown = session.projects.value.find((one) => one.id === project);
   const again = async () => {
@@ -116,7 +116,7 @@ function Project({ project, owner }) {
 
 /** @param {{owner: boolean}} props */
 function TestAccounts({ owner }) {
-  const kept = useLoad((signal) => get("/api/test-accounts", {}, { signal }), []);
+  const kept = useGet("/api/test-accounts");
   const [changed, setChanged] = useState(/** @type {any} */ (null));
   const save = useAction(async () => {
     await put("/api/test-accounts", { filters: saidFilters(changed ?? []) });
@@ -131,7 +131,7 @@ function TestAccounts({ owner }) {
 /** @param {{project: string, owner: boolean}} props */
 function Members({ project, owner }) {
   const at = `/api/projects/${encodeURIComponent(project)}`;
-  const members = useLoad((signal) => get(`${at}/members`, {}, { signal, unscoped: true }), [project]);
+  const members = useGet(`${at}/members`, {}, { unscoped: true });
   const [token, setToken] = useState("");
   const change = useAction(async (member, role) => {
     await patch(`${at}/members/${encodeURIComponent(member.user_id)}`, { role }, { unscoped: true });
@@ -191,7 +191,7 @@ const SCOPES = [["ingest", "send events"], ["query", "ask questions"], ["admin",
 function Keys({ project }) {
   const at = `/api/projects/${encodeURIComponent(project)}/api-keys`;
   const environments = session.projects.value.find((one) => one.id === project)?.environments ?? [];
-  const keys = useLoad((signal) => get(at, {}, { signal, unscoped: true }), [project]);
+  const keys = useGet(at, {}, { unscoped: true });
   const [made, setMade] = useState("");
   const [gone, setGone] = useState(/** @type {any} */ (null));
   const [old, setOld] = useState(false);
@@ -242,7 +242,7 @@ function Keys({ project }) {
 /** @param {{project: string}} props */
 function Audit({ project }) {
   const at = `/api/projects/${encodeURIComponent(project)}/audit-log`;
-  const first = useLoad((signal) => get(at, { limit: 100 }, { signal, unscoped: true }), [project]);
+  const first = useGet(at, { limit: 100 }, { unscoped: true });
   return html`<${Card} title="Who did what in this project"><${Loaded} of=${first} what="the audit trail">${(found) => found.entries.length === 0 ? html`<${Empty} title="Nothing yet">Changes of keys, members and environments show here.<//>` : html`<${Table} label="Audit trail" testid="audit" rows=${found.entries} rowKey=${(one) => one.id} columns=${[
     { key: "created_at", title: "When", as: "time" },
     { key: "actor_name", title: "Who" },
@@ -252,7 +252,7 @@ function Audit({ project }) {
 }
 
 function People() {
-  const people = useLoad((signal) => get("/api/users", {}, { signal, unscoped: true }), []);
+  const people = useGet("/api/users", {}, { unscoped: true });
   const [made, setMade] = useState(/** @type {any} */ (null));
   const set = useAction(async (one, what) => {
     const answer = await request(`/api/users/${encodeURIComponent(one.id)}/${what}`, { method: "POST", body: what === "reset-password" ? {} : undefined, unscoped: true });

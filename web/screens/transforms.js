@@ -1,6 +1,6 @@
 // What raw events become: /transforms, /transforms/raw (what became of each); one transform with its versions and a try:
 // /transforms/{id}.
-import { Badge, Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, get, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, put, Select, session, setQuery, Table, Tabs, TextField, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Confirm, del, Empty, Fault, Field, FormDialog, go, Head, html, jsonOf, Link, Loaded, number, path, post, pretty, put, Select, session, setQuery, Table, Tabs, TextField, toast, useAction, useGet, useState } from "../lib/page.js";
 
 /** @type {[string, string, string][]} */
 const TABS = [["", "Transforms", "/transforms"], ["raw", "Raw events", "/transforms/raw"]];
@@ -15,7 +15,7 @@ export default function Transforms({ parts, query }) {
 }
 
 function All() {
-  const all = useLoad((signal) => get("/api/transforms", {}, { signal }), []);
+  const all = useGet("/api/transforms");
   return html`<${Loaded} of=${all} what="transforms">${(found) => html`<${Table} label="Transforms" testid="transforms" rows=${found.items} onRow=${(one) => go(path(["transforms", one.id]))} columns=${[
     { key: "name", title: "Name", cell: (one) => html`<${Link} href=${path(["transforms", one.id])}><bdi>${one.name}</bdi><//>` },
     { key: "version", title: "Version", cell: (one) => (one.version === 0 ? "the one that is built in" : String(one.version)) },
@@ -28,7 +28,7 @@ const written = (text) => (text.trim().startsWith("{") ? { spec: jsonOf(text, "T
 
 /** @param {{id: string}} props */
 function One({ id }) {
-  const one = useLoad((signal) => get(`/api/transforms/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const one = useGet(`/api/transforms/${encodeURIComponent(id)}`);
   return html`<${Loaded} of=${one} what="the transform">${(found) => html`<${Edited} key=${`${found.id} ${found.version}`} of=${found} reload=${one.reload} />`}<//>`;
 }
 
@@ -80,7 +80,7 @@ const Tried = (one, index) => html`<div key=${index}><${Badge} kind=${OUTCOMES[o
 
 /** @param {VersionsProps} props */
 function Versions({ at, onTake }) {
-  const all = useLoad((signal) => get(`${at}/versions`, {}, { signal }), [at]);
+  const all = useGet(`${at}/versions`);
   return html`<${Card} title="Versions"><${Loaded} of=${all} what="versions">${(found) => html`<${Table} label="Versions" testid="versions" rows=${found.items} columns=${[
     { key: "version", title: "Version", right: true, cell: (one) => String(one.version) },
     { key: "created_at", title: "Made", as: "time" },
@@ -91,7 +91,7 @@ function Versions({ at, onTake }) {
 /** What became of raw events. @param {{query: URLSearchParams}} props */
 function Raws({ query }) {
   const outcome = query.get("outcome") ?? "";
-  const all = useLoad((signal) => get("/v1/events/raw/list", { outcome, limit: 200 }, { signal }), [outcome]);
+  const all = useGet("/v1/events/raw/list", { outcome, limit: 200 });
   const [asking, setAsking] = useState(false);
   return html`<div class="filters"><${Field} label="What became of them"><${Select} value=${outcome} options=${[["", "anything"], ["published", "events"], ["dropped", "dropped"], ["error", "an error"]]} onChange=${(next) => setQuery({ outcome: next })} data-testid="outcome" /><//>
       <button onClick=${all.reload}>Refresh</button>

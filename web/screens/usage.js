@@ -1,6 +1,6 @@
 // Usage: what meters count, in all, by customer, by feature. /usage/meters/<id> is one meter, /usage/customers/<id> one
 // customer.
-import { Badge, digits, Empty, get, go, Head, html, Link, Loaded, number, path, post, save, session, Table, Tabs, useLoad, useMemo, useState, zone } from "../lib/page.js";
+import { Badge, digits, Empty, go, Head, html, Link, Loaded, number, path, post, save, session, Table, Tabs, useGet, useLoad, useMemo, useState, zone } from "../lib/page.js";
 import { Controls } from "../usage/controls.js";
 import { FeatureActions, FeatureForm, MeterForm } from "../usage/making.js";
 import { MeterScreen } from "../usage/meter.js";
@@ -27,7 +27,7 @@ function Overview({ tab, customer, query }) {
   const state = { ...stateOf(query, zone.value), customer };
   const [now, setNow] = useState(Date.now());
   const span = useMemo(() => spanOf(state, now), [JSON.stringify(state), now]);
-  const meters = useLoad((signal) => get("/v1/meters", { limit: METERS_MAX }, { signal }), []);
+  const meters = useGet("/v1/meters", { limit: METERS_MAX });
   const shown = { meters: Meters, customers: customer ? Meters : Customers, features: Features }[tab] ?? Meters;
   const title = customer ? html`Usage of <bdi>${customer}</bdi>` : "Usage";
   const owner = session.role() === "owner";

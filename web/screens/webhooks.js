@@ -1,5 +1,5 @@
 // Who is told of system events: /webhooks; one of them with its deliveries: /webhooks/{id}.
-import { Badge, Card, Code, Confirm, del, Dialog, Empty, Fault, FormDialog, get, go, Head, html, Link, Loaded, patch, path, post, pretty, Secret, Select, session, setQuery, Table, TextField, textOf, Time, toast, useAction, useLoad, useState } from "../lib/page.js";
+import { Badge, Card, Code, Confirm, del, Dialog, Empty, Fault, FormDialog, get, go, Head, html, Link, Loaded, patch, path, post, pretty, Secret, Select, session, setQuery, Table, TextField, textOf, Time, toast, useAction, useGet, useLoad, useState } from "../lib/page.js";
 
 /** @param {WebhooksProps} props */
 export default function Webhooks({ parts, query }) {
@@ -21,7 +21,7 @@ const told = (hook) => (hook.events.length === 0 ? "everything" : hook.events.jo
 const where = (hook) => hook.environment_id === null ? "every environment" : (session.place().project?.environments.find((one) => one.id === hook.environment_id)?.name ?? hook.environment_id);
 
 function All() {
-  const hooks = useLoad((signal) => get("/api/webhooks", {}, { signal }), []);
+  const hooks = useGet("/api/webhooks");
   const [making, setMaking] = useState(false);
   const [secret, setSecret] = useState("");
   /** @type {Column[]} */
@@ -48,7 +48,7 @@ function All() {
 
 /** @param {{title: string, of?: any, onSave: (body: any) => Promise<void>, onClose: () => void}} props */
 function Editing({ title, of, onSave, onClose }) {
-  const kinds = useLoad((signal) => get("/api/webhooks/events", {}, { signal }), []);
+  const kinds = useGet("/api/webhooks/events");
   const save = (/** @type {FormData} */ form) => {
     /** @type {any} */
     const body = { url: textOf(form, "url"), description: textOf(form, "description"), events: form.getAll("event"), ordered: form.has("ordered") };
@@ -67,7 +67,7 @@ function Editing({ title, of, onSave, onClose }) {
 /** @param {{id: string, query: URLSearchParams}} props */
 function One({ id, query }) {
   const at = `/api/webhooks/${encodeURIComponent(id)}`;
-  const hook = useLoad((signal) => get(at, {}, { signal }), [id]);
+  const hook = useGet(at);
   const [dialog, setDialog] = useState("");
   const [secret, setSecret] = useState("");
   const [sent, setSent] = useState(0);
@@ -136,7 +136,7 @@ function Deliveries({ at, state, sent, onReplay }) {
 
 /** What was sent, and what came of each attempt. @param {{at: string, onClose: () => void}} props */
 function Delivery({ at, onClose }) {
-  const load = useLoad((signal) => get(at, {}, { signal }), [at]);
+  const load = useGet(at);
   return html`<${Dialog} title="Delivery" onClose=${onClose} wide testid="delivery"><${Loaded} of=${load} what="the delivery">${(one) => html`
     <${Code} text=${pretty(one.body)} label="What is sent" />
     <h3 class="spaced">Attempts</h3>

@@ -1,5 +1,5 @@
 // One meter: its total to the last digit, windows, groups, and the events behind each number.
-import { copy, digits, Empty, Fault, get, Head, html, Link, Loaded, Loading, number, path, save, session, Table, Time, useLayoutEffect, useLoad, useMemo, useRef, useState, zone } from "../lib/page.js";
+import { copy, digits, Empty, Fault, get, Head, html, Link, Loaded, Loading, number, path, save, session, Table, Time, useLayoutEffect, useGet, useLoad, useMemo, useRef, useState, zone } from "../lib/page.js";
 import { Chart } from "../lib/chart.js";
 import { bucketName, utc } from "../insights/buckets.js";
 import { curl } from "../insights/share.js";
@@ -15,7 +15,7 @@ const intervalOf = (window) => (window === "MONTH" ? "month" : window === "DAY" 
 
 /** @param {{id: string, query: URLSearchParams}} props */
 export function MeterScreen({ id, query }) {
-  const load = useLoad((signal) => get(`/v1/meters/${encodeURIComponent(id)}`, {}, { signal }), [id]);
+  const load = useGet(`/v1/meters/${encodeURIComponent(id)}`);
   return html`<${Loaded} of=${load} what="the meter">${(meter) => html`<${Measured} meter=${meter} query=${query} again=${load.reload} />`}<//>`;
 }
 

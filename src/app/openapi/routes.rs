@@ -330,6 +330,7 @@ const ROWS: &[Row] = &[
         "Give a topic more partitions",
     ),
     ("GET", "/api/ops/lag", Class::Admin, Body::None, 200, "How far consumer groups are behind"),
+    ("GET", "/api/ops/history", Class::Admin, Body::None, 200, "What the pipeline did, by minute"),
     ("GET", "/api/ops/doctor", Class::Admin, Body::None, 200, "Is everything as it should be?"),
     ("POST", "/api/ops/migrate", Class::Admin, Body::None, 200, "Create or update the tables"),
     ("GET", "/api/ops/audit", Class::Admin, Body::None, 200, "Is every record accounted for?"),

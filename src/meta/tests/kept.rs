@@ -15,6 +15,7 @@ on_both! {
     a_number_is_given_out_once,
     changes_of_what_decides_over_events_are_in_the_audit_trail_with_who_made_them,
     a_deleted_project_ends_its_jobs_and_is_told_nothing,
+    minutes_of_processes_add_up_and_the_oldest_go,
 }
 
 const KIND: DocumentKind =
@@ -356,4 +357,53 @@ async fn a_deleted_project_ends_its_jobs_and_is_told_nothing(engine: Engine) {
         .map(|one| one.details.0)
         .collect();
     assert_eq!(details, [json!({ "name": "shop" })]);
+}
+
+async fn minutes_of_processes_add_up_and_the_oldest_go(engine: Engine) {
+    let bench = bench(engine).await;
+    let (here, other) = (&bench.meta, bench.another().await);
+    let minute = |n: i64| Timestamp::from_millis(1_700_000_040_000 + n * 60_000);
+    let counts = |captured, stored| PipelineCounts { captured, stored, ..PipelineCounts::default() };
+    let sums = async |from| {
+        let found = here.pipeline_history().minutes(minute(from)).await.unwrap();
+        let of = |row: &PipelineMinute| (row.minute, row.processes, row.captured, row.stored);
+        found.iter().map(of).collect::<Vec<_>>()
+    };
+    let rows = [(minute(0), counts(1, 0)), (minute(1), counts(2, 0))];
+    here.pipeline_history().write("a", "capture", &rows).await.unwrap();
+    // Written again, and then with more: the row is replaced.
+    here.pipeline_history().write("a", "capture", &rows[1..]).await.unwrap();
+    here.pipeline_history().write("a", "capture", &[(minute(1), counts(5, 0))]).await.unwrap();
+    other.pipeline_history().write("b", "consumer", &[(minute(1), counts(0, 4))]).await.unwrap();
+    other.pipeline_history().write("b", "consumer", &[]).await.unwrap();
+    assert_eq!(sums(0).await, [(minute(0), 1, 1, 0), (minute(1), 2, 5, 4)]);
+    assert_eq!(sums(1).await, [(minute(1), 2, 5, 4)]);
+    let seen = here.pipeline_history().processes(minute(0), 9).await.unwrap();
+    let of = |row: &PipelineProcess| (row.roles.clone(), row.first, row.last, row.captured, row.stored);
+    let told: Vec<_> = seen.iter().map(of).collect();
+    let expected = [("capture", minute(0), 6, 0), ("consumer", minute(1), 0, 4)];
+    let expected = expected
+        .map(|(roles, first, captured, stored)| (roles.to_owned(), first, minute(1), captured, stored));
+    assert_eq!(told, expected);
+    assert_eq!(here.pipeline_history().processes(minute(0), 1).await.unwrap(), seen[..1]);
+
+    for (n, lag) in [(0, 7), (1, 8), (1, 9)] {
+        here.pipeline_history().write_lag(minute(n), json!([["g", "t", lag, {}]])).await.unwrap();
+    }
+    assert_eq!(here.pipeline_history().lag_looked_at(minute(1)).await.unwrap(), Some(bench.clock.now()));
+    assert_eq!(here.pipeline_history().lag_looked_at(minute(2)).await.unwrap(), None);
+    let lags = async || -> Vec<_> {
+        let found = here.pipeline_history().lags(minute(0)).await.unwrap();
+        found.into_iter().map(|row| (row.minute, row.lags.0[0][2].clone())).collect()
+    };
+    assert_eq!(lags().await, [(minute(0), json!(7)), (minute(1), json!(9))]);
+
+    here.pipeline_history().forget(minute(0), 3).await.unwrap();
+    assert_eq!((sums(0).await.len(), lags().await.len()), (2, 2), "as many as there may be");
+    here.pipeline_history().write("c", "query", &[(minute(2), counts(0, 0))]).await.unwrap();
+    // Four rows: what no longer fits goes with its whole minute.
+    here.pipeline_history().forget(minute(0), 2).await.unwrap();
+    assert_eq!(sums(0).await, [(minute(2), 1, 0, 0)]);
+    here.pipeline_history().forget(minute(3), 2).await.unwrap();
+    assert_eq!((sums(0).await, lags().await), (vec![], vec![]));
 }

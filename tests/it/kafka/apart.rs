@@ -111,6 +111,26 @@ async fn settled(query: &Client, count: usize) {
     .await;
 }
 
+/// What one process captured stands beside what others stored, minute by minute.
+async fn history_of_all(query: &Client, sent: usize, stored: usize) {
+    eventually("the history of all processes", || async {
+        let (_, told) = query.operator_get("/api/ops/history").await;
+        let sum = |name: &str| -> Option<i64> {
+            Some(told["counted"][name].as_array()?.iter().filter_map(Value::as_i64).sum())
+        };
+        let wanted = [sent, stored, sent - stored].map(|count| i64::try_from(count).ok());
+        if ["captured", "stored", "duplicates"].map(sum) != wanted {
+            return Err(told.to_string());
+        }
+        let mut of: Vec<_> = told["processes"].as_array().into_iter().flatten().collect();
+        of.retain(|one| one["captured"] != 0 || one["stored"] != 0);
+        let roles: Vec<_> = of.iter().filter_map(|one| one["roles"][0].as_str()).collect();
+        let consumers = roles.iter().filter(|role| **role == "consumer").count();
+        if (roles.len(), consumers) == (3, 2) { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_in_processes_of_their_own_answer_as_one_process_does() {
     let engine = TestStore::start().await;
@@ -123,6 +143,7 @@ async fn roles_in_processes_of_their_own_answer_as_one_process_does() {
         format!("--set=store.url=clickhouse://{}", proxy.address),
         format!("--set=store.user={user}"),
         format!("--set=store.password={password}"),
+        "--set=server.history_interval=200ms".to_owned(),
     ];
     let dir = tempfile::tempdir().unwrap();
     let run = async |name: &str, command: &[&str], key: Option<&str>| {
@@ -166,6 +187,7 @@ async fn roles_in_processes_of_their_own_answer_as_one_process_does() {
         assert!(stored.is_some_and(|line| !line.ends_with(" 0")), "both of them work: {stored:?}");
     }
 
+    history_of_all(&query.client, sent.len(), ids.len()).await;
     let apart = answers(&query.client).await;
     let whole = Sandbox::start().await;
     send(&whole.client, &sent).await;

@@ -18,24 +18,24 @@ async fn stage() -> Stage {
     stage
 }
 
-fn week(fields: &Value) -> Value {
+pub(super) fn week(fields: &Value) -> Value {
     let mut question = json!({"date_from": "2026-03-01", "date_to": "2026-03-07", "timezone": "UTC"});
     question.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     question
 }
 
 /// Writes into the field with this name, and takes it.
-async fn write(browser: &Browser, label: &str, text: &str) {
+pub(super) async fn write(browser: &Browser, label: &str, text: &str) {
     browser.fill_in(&format!("input[aria-label='{label}']"), text).await;
     browser.keys(ENTER).await;
 }
 
 /// Chooses an option of the field with this name.
-async fn choose(browser: &Browser, label: &str, value: &str) {
+pub(super) async fn choose(browser: &Browser, label: &str, value: &str) {
     browser.pick(&format!("//select[@aria-label='{label}']//option[@value='{value}']")).await;
 }
 
-async fn click(browser: &Browser, label: &str) {
+pub(super) async fn click(browser: &Browser, label: &str) {
     browser.click_on(&format!("[aria-label='{label}']")).await;
 }
 
@@ -45,7 +45,7 @@ async fn check(browser: &Browser, words: &str) {
 }
 
 /// Waits until the question in the address has this where the pointer leads.
-async fn asks(browser: &Browser, pointer: &str, wanted: &Value) {
+pub(super) async fn asks(browser: &Browser, pointer: &str, wanted: &Value) {
     let of = pointer.trim_start_matches('/').split('/').map(|part| format!("?.[{}]", json!(part)));
     let script = format!(
         "const of = JSON.parse(new URLSearchParams(location.search).get('q') ?? '{{}}'){} ?? null; \

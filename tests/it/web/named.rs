@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What controls are drawn by.
-const DRAWN_BY: [&str; 19] = [
+const DRAWN_BY: [&str; 20] = [
     "<button",
     "<input",
     "<select",
@@ -26,6 +26,7 @@ const DRAWN_BY: [&str; 19] = [
     "<${Combobox}",
     "<${EventName}",
     "<${PropertyName}",
+    "<${GroupType}",
     "<${Remove}",
 ];
 

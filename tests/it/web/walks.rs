@@ -24,7 +24,7 @@ async fn copies(browser: &Browser, words: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_screen_and_list_is_reached_by_what_leads_to_it() {
-    let stage = Stage::logged_in(&[("server.lag_history_interval", "100ms")]).await;
+    let stage = Stage::logged_in(&[("server.history_interval", "100ms")]).await;
     let client = &stage.app.client;
     let event = |n: usize| {
         let name = ["seen", "paid"][n % 2];
@@ -210,24 +210,85 @@ async fn components(stage: &Stage, fits: impl Fn(&[Vec<String>]) -> bool) {
     .await;
 }
 
-/// How far behind the groups were is known before the page is opened, and every component tells how it is.
+/// The rows of a table, as they are shown.
+async fn shown(browser: &Browser, testid: &str) -> Vec<Vec<String>> {
+    let script = "return [...document.querySelectorAll(`[data-testid=${arguments[0]}] tbody tr`)] \
+        .map((row) => [...row.cells].map((cell) => cell.innerText.trim()))";
+    serde_json::from_value(browser.run(script, vec![json!(testid)]).await).unwrap()
+}
+
+/// What a table shows for these numbers.
+fn grouped(number: i64) -> String {
+    let digits = number.to_string();
+    let places = digits.char_indices().flat_map(|(at, digit)| {
+        let comma = at > 0 && (digits.len() - at).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    });
+    places.collect()
+}
+
+/// What the pipeline did is known before the page is opened, and the page shows what the API told it.
+async fn history(stage: &Stage) {
+    let browser = &stage.browser;
+    let keep = "window.real = window.fetch; window.fetch = async (path, how) => { const answer = await window.real(path, how); \
+        if (String(path).includes('/api/ops/history')) window.told = await answer.clone().json(); return answer; }";
+    browser.run(keep, vec![]).await;
+    eventually("the page shows what the API told", || async {
+        let told = browser.run("return window.told ?? null", vec![]).await;
+        let rows = shown(browser, "rates").await;
+        let sum = |name: &str| -> i64 {
+            told["counted"][name].as_array().into_iter().flatten().filter_map(Value::as_i64).sum()
+        };
+        let names = ["captured", "stored", "batches", "duplicates", "dead_letters", "insert_errors"];
+        let together: Vec<String> = names.iter().map(|name| grouped(sum(name))).collect();
+        let seen: Vec<String> = rows.iter().filter_map(|row| row.last().cloned()).collect();
+        if seen == together && sum("captured") >= 230 && sum("stored") >= 230 && sum("batches") > 0 {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}, {told}"))
+        }
+    })
+    .await;
+    let processes = shown(browser, "processes").await;
+    assert_eq!((processes.len(), &*processes[0][0]), (1, "capture, consumer, query, auth"));
+    browser.choose("span", "1440").await;
+    browser.until("the address says it", "return location.search === '?minutes=1440'").await;
+    browser.see("rates").await;
+    browser.is_clean("the history of the pipeline").await;
+}
+
+/// The lag of one group's partitions over time.
+async fn lag_over_time(stage: &Stage) {
+    let browser = &stage.browser;
+    browser.see("lag-history").await;
+    let told = operator(stage, "/api/ops/lag").await;
+    let group = told["groups"].as_array().unwrap().last().unwrap()["group"].as_str().unwrap();
+    browser.choose("lag-group", group).await;
+    let topic = told["groups"].as_array().unwrap().last().unwrap()["topic"].clone();
+    eventually("the group is shown with what it was behind", || async {
+        let told = operator(stage, &format!("/api/ops/history?group={group}")).await;
+        let lags = told["lags"].as_array().unwrap();
+        let rows = shown(browser, "lag-history").await;
+        let all = |row: &Vec<String>| row[0] == topic.as_str().unwrap() && row[1] == "all";
+        if rows.len() == lags.len() && rows.iter().any(all) {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}, {told}"))
+        }
+    })
+    .await;
+    let (status, refused) = stage.app.client.operator_get("/api/ops/history?group=nobody").await;
+    assert_eq!((status, &refused["details"]["field"]), (400, &json!("group")), "{refused}");
+    assert!(refused["details"]["valid"].as_array().unwrap().contains(&json!(group)), "{refused}");
+    let (status, refused) = stage.app.client.operator_get("/api/ops/history?minutes=1441").await;
+    assert_eq!((status, &refused["details"]["max"]), (400, &json!(1440)), "{refused}");
+}
+
+/// What the pipeline did, and every component tells how it is.
 async fn pipeline(stage: &Stage) {
     let browser = &stage.browser;
     browser.goto("/pipeline").await;
-    browser
-        .until(
-            "looks of before are drawn",
-            "return Number(document.querySelector('[data-testid=lag-history]')?.dataset.looks) > 3",
-        )
-        .await;
-    let told = operator(stage, "/api/ops/lag?history=true").await;
-    let looks = told["history"].as_array().unwrap();
-    assert!(looks.len() > 3 && looks.iter().all(|look| look["lag"].is_u64()), "{told}");
-    assert_eq!(operator(stage, "/api/ops/lag").await.get("history"), None);
-    let stored: Vec<u64> =
-        looks.iter().map(|look| look["counted"]["consumer_records_stored_total"].as_u64().unwrap()).collect();
-    assert!(stored.is_sorted() && stored.last() > Some(&0), "{stored:?}");
-    browser.is_clean("the lag over time").await;
+    history(stage).await;
     components(stage, |rows| rows.iter().all(|row| row[1] == "up" && row[2] == "–")).await;
     let down = "document.querySelector('[data-testid=rates]').scrollIntoView({ block: 'end' })";
     browser.run(down, vec![]).await;
@@ -242,6 +303,7 @@ async fn pipeline(stage: &Stage) {
     browser.goto("/pipeline/topics").await;
     browser.press("Create them").await;
     browser.reads("notices", "Created: prod_events_v4").await;
+    lag_over_time(stage).await;
     browser.goto("/pipeline/checks").await;
     browser.press("Check again").await;
     browser.click("audit").await;
