@@ -226,6 +226,7 @@ async fn a_slow_answer_is_waited_for_in_sight_given_up_and_never_asked_for_twice
     assert_eq!((told("asked").await, told("given_up").await), (json!(1), json!(1)));
     browser.press("Try again").await;
     browser.see("loading").await;
+    browser.until("it is asked anew", "return window.asked === 2").await;
     browser.run("window.held.pop()()", vec![]).await;
     browser.reads("events-table", "kept").await;
 
