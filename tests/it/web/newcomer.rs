@@ -91,7 +91,6 @@ async fn somebody_new_comes_from_the_terminal_to_a_chart_by_what_is_written_ther
     reads(&browser, "It works").await;
     reads(&browser, "signed up").await;
     reads(&browser, "Draw a first chart").await;
-    browser.picture("newcomer").await;
     browser.press("Draw a first chart").await;
 
     reads(&browser, "How often, by how many, over time").await;
