@@ -233,19 +233,17 @@ impl Group {
         let mut behind: Vec<&PartitionLag> = rows.iter().filter(|row| row.lag > 0).collect();
         behind.sort_by_key(|row| std::cmp::Reverse(row.lag));
         behind.truncate(partitions_max);
-        let mut groups: BTreeMap<(&str, &str), (i64, BTreeMap<i32, i64>)> = BTreeMap::new();
+        let mut groups: BTreeMap<(&str, &str), Self> = BTreeMap::new();
         for row in rows {
-            groups.entry((&row.group, &row.topic)).or_default().0 += row.lag;
+            let none = || Self(row.group.clone(), row.topic.clone(), 0, BTreeMap::new());
+            groups.entry((&row.group, &row.topic)).or_insert_with(none).2 += row.lag;
         }
         for row in behind {
-            if let Some((_, partitions)) = groups.get_mut(&(row.group.as_str(), row.topic.as_str())) {
-                partitions.insert(row.partition, row.lag);
+            if let Some(group) = groups.get_mut(&(row.group.as_str(), row.topic.as_str())) {
+                group.3.insert(row.partition, row.lag);
             }
         }
-        let whole = |((group, topic), (lag, partitions)): ((&str, &str), _)| {
-            Self(group.to_owned(), topic.to_owned(), lag, partitions)
-        };
-        groups.into_iter().map(whole).collect()
+        groups.into_values().collect()
     }
 }
 
