@@ -65,8 +65,8 @@ async fn groups_and_elements_are_asked_for_as_the_api_takes_them() {
     choose(browser, "Break down by", "group").await;
     write(browser, "Type of group", "company").await;
     write(browser, "Property to break down by", "seats").await;
-    asks(browser, "/breakdown", &json!({"property": "seats", "type": "group", "group_type": "company"}))
-        .await;
+    asks(browser, "/breakdown/group_type", &json!("company")).await;
+    asks(browser, "/breakdown/property", &json!("seats")).await;
     same(browser, client).await;
     browser.is_clean("a breakdown by groups").await;
     choose(browser, "Break down by", "event").await;
