@@ -18,7 +18,7 @@ use crate::support::process::signal;
 use crate::support::proxy::Proxy;
 use crate::support::sandbox::Client;
 use crate::support::store::TestStore;
-use crate::support::{Log, Process, Sandbox, eventually, on_every_log};
+use crate::support::{Log, Process, Sandbox, eventually, just_now, on_every_log};
 
 on_every_log! {
     a_crash_of_the_engine_alone_is_healed_and_capture_does_not_notice
@@ -178,7 +178,7 @@ async fn a_deleted_event_stays_deleted_when_it_is_sent_or_replayed_again(log: Lo
         key: Some("ada".into()),
         value: record.to_string().into(),
         headers: Default::default(),
-        timestamp: Timestamp::EPOCH,
+        timestamp: just_now(),
     };
     app.running.log().produce(&app.client.events_topic, vec![record]).await.remove(0).unwrap();
     app.client.settled(1).await;

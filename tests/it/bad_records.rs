@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flexflow::event::{Clock, SystemClock, Timestamp};
+use flexflow::event::{Clock, SystemClock};
 use flexflow::eventlog::{Header, NewRecord};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::support::{Log, Sandbox, eventually, eventually_for, on_every_log};
+use crate::support::{Log, Sandbox, eventually, eventually_for, just_now, on_every_log};
 
 on_every_log! {
     poison_between_good_records_becomes_dead_letters_with_reasons
@@ -23,7 +23,7 @@ fn record(value: impl Into<Bytes>) -> NewRecord {
         key: Some(Bytes::from_static(b"ada")),
         value: value.into(),
         headers: Default::default(),
-        timestamp: Timestamp::EPOCH,
+        timestamp: just_now(),
     }
 }
 
@@ -33,7 +33,7 @@ fn good(app: &Sandbox, id: &str) -> NewRecord {
     record(
         json!({
             "id": id, "project_id": first.project_id, "environment_id": first.environment_id, "event_name": "good",
-            "distinct_id": "ada", "timestamp": "2026-01-31T11:00:00Z", "received_at": "2026-01-31T11:00:01Z",
+            "distinct_id": "ada", "timestamp": "2026-01-31T11:00:00Z", "received_at": just_now(),
             "schema_version": 1, "properties": {"n": 1}
         })
         .to_string(),

@@ -17,6 +17,7 @@ use flexflow::person::People;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::support::just_now;
 use crate::support::store::TestStore;
 
 const DLQ: &str = "events-dlq";
@@ -25,7 +26,7 @@ fn letter(offset: i64, project: &str, message: &str) -> DeadLetter {
     let event = format!(r#"{{"id":"e{offset}","project_id":"{project}","environment_id":"env_a"}}"#);
     let record = Record {
         offset,
-        timestamp: Timestamp::EPOCH,
+        timestamp: just_now(),
         key: Some(Bytes::from_static(b"ann")),
         value: Some(event.into()),
         headers: [Header { name: "producer".into(), value: Bytes::from_static(b"capture") }].into(),
@@ -152,7 +153,7 @@ async fn the_list_catches_up_with_the_topic_passes_over_what_is_foreign_and_comm
                 key: None,
                 value: Bytes::from_static(b"foreign"),
                 headers: Default::default(),
-                timestamp: Timestamp::EPOCH,
+                timestamp: just_now(),
             }])
             .collect();
         for result in log.produce(DLQ, records).await {

@@ -1,12 +1,11 @@
 //! Dead letters over the real application: made storable, replayed, discarded, and seen by nobody else.
 
 use bytes::Bytes;
-use flexflow::event::Timestamp;
 use flexflow::eventlog::{Header, NewRecord};
 use serde_json::{Value, json};
 
 use crate::support::sandbox::Client;
-use crate::support::{Log, Sandbox, eventually, on_every_log};
+use crate::support::{Log, Sandbox, eventually, just_now, on_every_log};
 
 on_every_log! {
     a_replay_with_a_fix_stores_a_poison_record_once_however_often_it_runs
@@ -38,7 +37,7 @@ fn poison(app: &Sandbox, id: &str) -> Value {
     let first = app.running.first_run().unwrap();
     json!({
         "id": id, "project_id": first.project_id, "environment_id": first.environment_id, "event_name": "paid",
-        "timestamp": "2026-01-31T11:00:00Z", "received_at": "2026-01-31T11:00:01Z", "schema_version": 1,
+        "timestamp": "2026-01-31T11:00:00Z", "received_at": just_now(), "schema_version": 1,
         "properties": {"amount": 1.50}
     })
 }
@@ -55,7 +54,7 @@ async fn produce(app: &Sandbox, events: &[Value]) {
         key: Some(Bytes::from_static(b"ada")),
         value: event.to_string().into(),
         headers: [Header { name: "producer".into(), value: Bytes::from_static(b"test") }].into(),
-        timestamp: Timestamp::EPOCH,
+        timestamp: just_now(),
     };
     for outcome in
         app.running.log().produce(&app.client.events_topic, events.iter().map(record).collect()).await

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use flexflow::event::Timestamp;
 use flexflow::eventlog::NewRecord;
 use serde_json::{Value, json};
 
 use super::Stage;
 use super::setup::{count, operator};
-use crate::support::eventually;
+use crate::support::{eventually, just_now};
 
 /// Waits until the API fits; answers what it told.
 async fn told(stage: &Stage, path: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
@@ -300,7 +299,7 @@ async fn jobs_are_cancelled_and_resumed_and_dead_letters_chosen() {
             key: Some(Bytes::from_static(b"ada")),
             value,
             headers: vec![].into(),
-            timestamp: Timestamp::EPOCH,
+            timestamp: just_now(),
         }
     };
     let nameless = (0..40).map(|id| poison(id, "event_name", ""));

@@ -1,13 +1,12 @@
 //! The screens, each opened and used; what they show is held against the API.
 
 use bytes::Bytes;
-use flexflow::event::Timestamp;
 use flexflow::eventlog::NewRecord;
 use serde_json::{Value, json};
 
 use super::Stage;
 use super::insights::same;
-use crate::support::eventually;
+use crate::support::{eventually, just_now};
 
 fn rows(browser_rows: &Value) -> Vec<Vec<String>> {
     let rows = browser_rows.as_array().unwrap().iter();
@@ -152,7 +151,7 @@ async fn operators_see_what_is_stuck_and_mend_it() {
             "schema_version": 1, "properties": {"n": id}
         }).to_string()),
         headers: Default::default(),
-        timestamp: Timestamp::EPOCH,
+        timestamp: just_now(),
     }
     };
     let records = vec![poison(1, ""), poison(2, ""), poison(3, ""), poison(4, "good")];
