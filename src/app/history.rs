@@ -275,12 +275,8 @@ struct Process {
     roles: Vec<String>,
     first: Timestamp,
     last: Timestamp,
-    captured: i64,
-    batches: i64,
-    stored: i64,
-    duplicates: i64,
-    dead_letters: i64,
-    insert_errors: i64,
+    #[serde(flatten)]
+    counts: PipelineCounts,
 }
 
 /// The history of the last minutes.
@@ -352,14 +348,15 @@ fn spread(at: &[Timestamp], known: impl Iterator<Item = (Timestamp, i64)>) -> Ve
 
 impl Counted {
     fn of(at: &[Timestamp], rows: &[PipelineMinute]) -> Self {
-        let each = |of: fn(&PipelineMinute) -> i64| spread(at, rows.iter().map(|row| (row.minute, of(row))));
+        let each =
+            |of: fn(&PipelineCounts) -> i64| spread(at, rows.iter().map(|row| (row.minute, of(&row.counts))));
         Self {
-            captured: each(|row| row.captured),
-            batches: each(|row| row.batches),
-            stored: each(|row| row.stored),
-            duplicates: each(|row| row.duplicates),
-            dead_letters: each(|row| row.dead_letters),
-            insert_errors: each(|row| row.insert_errors),
+            captured: each(|counts| counts.captured),
+            batches: each(|counts| counts.batches),
+            stored: each(|counts| counts.stored),
+            duplicates: each(|counts| counts.duplicates),
+            dead_letters: each(|counts| counts.dead_letters),
+            insert_errors: each(|counts| counts.insert_errors),
         }
     }
 }
@@ -371,12 +368,7 @@ impl From<PipelineProcess> for Process {
             roles: row.roles.split(',').map(ToOwned::to_owned).collect(),
             first: row.first,
             last: row.last,
-            captured: row.captured,
-            batches: row.batches,
-            stored: row.stored,
-            duplicates: row.duplicates,
-            dead_letters: row.dead_letters,
-            insert_errors: row.insert_errors,
+            counts: row.counts,
         }
     }
 }

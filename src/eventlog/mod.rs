@@ -349,7 +349,7 @@ pub async fn ends(log: &dyn EventLog, topic: &str) -> Result<Vec<(i32, i64)>, Lo
 }
 
 /// Has the group committed all before these ends? What the topic does not hold any more needs no commit: a partition whose
-/// records are all gone by age never gets one.
+/// records are all gone by age never gets one, nor does one of a topic that was made again since.
 ///
 /// # Errors
 /// As [`ends`].
@@ -370,7 +370,7 @@ pub async fn has_passed(
     let found = found.ok_or_else(|| LogError::TopicMissing(topic.into()))?;
     let is_gone = |(partition, end): &(i32, i64)| {
         let ends = usize::try_from(*partition).ok().and_then(|index| found.partitions.get(index));
-        ends.is_some_and(|ends| ends.log_start >= *end)
+        ends.is_none_or(|now| now.log_start >= *end || now.end < *end)
     };
     Ok(left.iter().all(is_gone))
 }

@@ -6,6 +6,7 @@
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ActiveValue, FromQueryResult, QueryOrder, QuerySelect};
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{JsonText, Meta, MetaError};
@@ -56,7 +57,7 @@ mod lag {
 }
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromQueryResult)]
 pub struct PipelineCounts {
     pub captured: i64,
     pub batches: i64,
@@ -71,12 +72,8 @@ pub struct PipelineCounts {
 pub struct PipelineMinute {
     pub minute: Timestamp,
     pub processes: i64,
-    pub captured: i64,
-    pub batches: i64,
-    pub stored: i64,
-    pub duplicates: i64,
-    pub dead_letters: i64,
-    pub insert_errors: i64,
+    #[sea_orm(nested)]
+    pub counts: PipelineCounts,
 }
 
 /// What one process counted, from its first minute to its last.
@@ -86,12 +83,8 @@ pub struct PipelineProcess {
     pub roles: String,
     pub first: Timestamp,
     pub last: Timestamp,
-    pub captured: i64,
-    pub batches: i64,
-    pub stored: i64,
-    pub duplicates: i64,
-    pub dead_letters: i64,
-    pub insert_errors: i64,
+    #[sea_orm(nested)]
+    pub counts: PipelineCounts,
 }
 
 /// How far the groups were behind in a minute.

@@ -57,6 +57,18 @@ async fn what_the_topic_does_not_hold_any_more_is_waited_for_no_longer() {
 }
 
 #[tokio::test]
+async fn what_stood_in_a_topic_that_was_made_again_is_waited_for_no_longer() {
+    let log = with_topic().await;
+    log.produce("events", vec![record("k", "v", 1), record("k", "v", 2)]).await;
+    let ends = crate::eventlog::ends(&log, "events").await.unwrap();
+    log.delete_topic("events").await.unwrap();
+    let missing = crate::eventlog::has_passed(&log, "events", "nobody", ends.clone()).await.unwrap_err();
+    assert!(matches!(missing, LogError::TopicMissing(_)), "{missing}");
+    log.create_topics(&[spec("events", 1)]).await.unwrap();
+    assert!(crate::eventlog::has_passed(&log, "events", "nobody", ends).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_refused_produce_writes_nothing_and_a_lost_answer_writes_all() {
     let log = with_topic().await;
     log.script(Operation::Produce, [Fault::Refuse, Fault::Full, Fault::LoseAnswer]);

@@ -366,7 +366,7 @@ async fn minutes_of_processes_add_up_and_the_oldest_go(engine: Engine) {
     let counts = |captured, stored| PipelineCounts { captured, stored, ..PipelineCounts::default() };
     let sums = async |from| {
         let found = here.pipeline_history().minutes(minute(from)).await.unwrap();
-        let of = |row: &PipelineMinute| (row.minute, row.processes, row.captured, row.stored);
+        let of = |row: &PipelineMinute| (row.minute, row.processes, row.counts.captured, row.counts.stored);
         found.iter().map(of).collect::<Vec<_>>()
     };
     let rows = [(minute(0), counts(1, 0)), (minute(1), counts(2, 0))];
@@ -379,7 +379,9 @@ async fn minutes_of_processes_add_up_and_the_oldest_go(engine: Engine) {
     assert_eq!(sums(0).await, [(minute(0), 1, 1, 0), (minute(1), 2, 5, 4)]);
     assert_eq!(sums(1).await, [(minute(1), 2, 5, 4)]);
     let seen = here.pipeline_history().processes(minute(0), 9).await.unwrap();
-    let of = |row: &PipelineProcess| (row.roles.clone(), row.first, row.last, row.captured, row.stored);
+    let of = |row: &PipelineProcess| {
+        (row.roles.clone(), row.first, row.last, row.counts.captured, row.counts.stored)
+    };
     let told: Vec<_> = seen.iter().map(of).collect();
     let expected = [("capture", minute(0), 6, 0), ("consumer", minute(1), 0, 4)];
     let expected = expected

@@ -560,3 +560,6 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
