@@ -20,6 +20,8 @@ const ROUNDS: usize = 12;
 const DAYS: i64 = 90;
 /// The parts that are waited for, as in `catch_up`: production merges while it is asked.
 const PARTS_MAX: u64 = 20;
+/// How often nothing is merged, asked twice a second, until that counts as the end of it.
+const IDLE: u32 = 10;
 const NAME: &str = "$pageview";
 
 /// Makes `millions` of events and asks.
@@ -33,12 +35,10 @@ pub async fn query(millions: u64) {
     let bench = Bench::new(&running);
     let began = Instant::now();
     bench.fill(millions * 1_000_000).await;
-    while bench.parts().await >= PARTS_MAX {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    let parts = merged(&bench.store, "events").await;
     report::note(
         format!("{millions} M events of {} people, {DAYS} days", people(millions * 1_000_000)),
-        format!("made and merged to {} parts in {:.0} s", bench.parts().await, began.elapsed().as_secs_f64()),
+        format!("made and merged to {parts} parts in {:.0} s", began.elapsed().as_secs_f64()),
     );
     let mut trends = Duration::ZERO;
     for question in bench.of_a_week().into_iter().chain(bench.of_months()) {
@@ -54,7 +54,7 @@ pub async fn query(millions: u64) {
     bench.cached().await;
     bench.list().await;
     bench.by_id(millions * 1_000_000).await;
-    report::note("parts at the end", bench.parts().await.to_string());
+    report::note("parts at the end", count(&bench.store, "parts", "active", "events").await.to_string());
     running.stop().await.expect("a clean stop");
 }
 
@@ -420,14 +420,27 @@ impl Bench {
         let request = self.http.get(format!("{}{path}", self.url)).header("X-API-Key", &self.first.api_key);
         request.send().await.expect("an answer").json().await.expect("JSON")
     }
+}
 
-    async fn parts(&self) -> u64 {
-        let sql = Sql::new(
-            "SELECT count() AS parts FROM system.parts WHERE active AND table = 'events' AND database = currentDatabase()",
-        );
-        let rows: Vec<(u64,)> = self.store.select(sql).await.expect("parts");
-        rows.first().map_or(0, |row| row.0)
+/// Waits until a table has few parts, or nothing is merged any more, as in production between two inserts. Answers how
+/// many parts there are then.
+pub async fn merged(store: &Store, table: &'static str) -> u64 {
+    let mut idle = 0;
+    loop {
+        let parts = count(store, "parts", "active", table).await;
+        idle = if count(store, "merges", "1", table).await == 0 { idle + 1 } else { 0 };
+        if parts < PARTS_MAX || idle == IDLE {
+            return parts;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+async fn count(store: &Store, of: &'static str, condition: &'static str, table: &'static str) -> u64 {
+    let sql = Sql::new("SELECT count() AS number FROM system.").push(of).push(" WHERE ").push(condition);
+    let sql = sql.push(" AND table = ").arg(table).push(" AND database = currentDatabase()");
+    let rows: Vec<(u64,)> = store.select(sql).await.expect("a number");
+    rows.first().map_or(0, |row| row.0)
 }
 
 /// In milliseconds.

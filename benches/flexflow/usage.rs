@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::catch_up::fill;
 use crate::load::{Body, Load, post};
 use crate::pipeline::Served;
+use crate::query::merged;
 use crate::report;
 
 /// Events in one insert, and to a customer.
@@ -111,10 +112,19 @@ async fn questions(millions: u64) {
     let began = Instant::now();
     for from in (0..events).step_by(CHUNK as usize) {
         let store = running.store().expect("a store");
-        store.execute(asking.insert(from, CHUNK.min(events - from), customers)).await.expect("an insert");
+        let insert = asking.insert(from, CHUNK.min(events - from), events, customers);
+        store.execute(insert).await.expect("an insert");
         store.execute(asking.track(&meter, from, CHUNK)).await.expect("an insert");
     }
-    println!("{millions} M events of {customers} customers made in {:.0} s", began.elapsed().as_secs_f64());
+    let store = running.store().expect("a store");
+    let (parts, of_usage) = (merged(store, "events").await, merged(store, "feature_usage").await);
+    report::note(
+        format!("{millions} M events of {customers} customers, 90 days"),
+        format!(
+            "made and merged to {parts} parts, {of_usage} of usage, in {:.0} s",
+            began.elapsed().as_secs_f64()
+        ),
+    );
     let month = |more: Value| {
         let mut body = json!({"event_name": "call", "aggregation_type": "SUM", "property_name": "tokens",
             "start_time": "2026-05-01T00:00:00Z", "end_time": "2026-06-01T00:00:00Z"});
@@ -294,8 +304,8 @@ impl Asking {
         .arg(from + count)
     }
 
-    /// Calls of 90 days, each with a number of tokens.
-    fn insert(&self, from: u64, count: u64, customers: u64) -> Sql {
+    /// Calls of 90 days, each with a number of tokens; in the order of their time, as a log's are, up to an hour late.
+    fn insert(&self, from: u64, count: u64, events: u64, customers: u64) -> Sql {
         let first = flexflow::event::Timestamp::parse("2026-04-01T00:00:00Z").expect("a time").as_millis();
         Sql::new(
             "INSERT INTO events (project_id, environment_id, event_name, distinct_id, event_id, properties, timestamp, \
@@ -313,7 +323,9 @@ impl Asking {
         .arg(customers)
         .push(" AS customer, ")
         .arg(first)
-        .push(" + toInt64(cityHash64(number, 4) % 7776000000) AS at FROM numbers(")
+        .push(" + toInt64(number * 7776000 / ")
+        .arg(events / 1000)
+        .push(") - toInt64(cityHash64(number, 4) % 3600000) AS at FROM numbers(")
         .arg(from)
         .push(", ")
         .arg(count)

@@ -18,7 +18,7 @@ use super::actor::Actors;
 use super::filter::{self, Filters, Ground};
 use super::interval::{Calendar, Interval, WeekStart};
 use super::range::{self, Moment, Range};
-use super::statement::{self, View};
+use super::statement::{self, Select, View};
 use super::{Meta, Query, persons};
 use crate::config;
 use crate::event::{Scope, Timestamp};
@@ -150,7 +150,15 @@ impl List {
         serde_json::to_string(&("events", scope, self)).map_err(Problem::internal)
     }
 
-    /// What its filters ask of a row.
+    /// What it asks of a row's key.
+    pub(super) fn keys(&self) -> Vec<Sql> {
+        let names = (!self.event.is_empty()).then(|| Sql::new("event_name IN ").list(&self.event));
+        // The hash stands in the key, the id itself does not.
+        let hash = |id: &String| Sql::new("cityHash64(distinct_id) = cityHash64(").arg(id).push(")");
+        names.into_iter().chain(self.distinct_id.as_ref().map(hash)).collect()
+    }
+
+    /// What it asks of everything else in a row.
     ///
     /// # Errors
     /// 400 for what cannot be meant.
@@ -166,14 +174,7 @@ impl List {
         if self.filter_test_accounts {
             conditions.extend(filter::conditions(actors.test_accounts()?, "filter_test_accounts", &ground)?);
         }
-        if !self.event.is_empty() {
-            conditions.push(Sql::new("event_name IN ").list(&self.event));
-        }
-        if let Some(id) = &self.distinct_id {
-            // The hash stands in the table's key, the id itself does not.
-            conditions.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(id).push(")"));
-            conditions.push(Sql::new("distinct_id = ").arg(id));
-        }
+        conditions.extend(self.distinct_id.as_ref().map(|id| Sql::new("distinct_id = ").arg(id)));
         Ok(conditions)
     }
 
@@ -209,8 +210,9 @@ impl List {
         };
         let conditions = self.conditions(limits, now, actors)?;
         let range = Range { from: from.max(Timestamp::EPOCH), end };
-        let (scope, actors) = (scope.clone(), actors.clone());
-        Ok(Search { scope, actors, range, conditions, after, limit, now })
+        let (scope, actors, keys) = (scope.clone(), actors.clone(), self.keys());
+        let of_person = self.distinct_id.is_some() || self.person_id.is_some();
+        Ok(Search { scope, actors, range, keys, conditions, of_person, after, limit, now })
     }
 }
 
@@ -227,9 +229,10 @@ impl List {
         let Some(first) = search.first_slice() else { return Ok(Vec::new()) };
         let (millis, person) = (now.as_millis(), 17);
         let place = Place { millis, event: "a'b".to_owned(), person, event_id: "id".to_owned() };
-        let mut statements = vec![search.pick(first), search.fetch(std::slice::from_ref(&place))];
+        let wanted = search.limit + 1;
+        let mut statements = vec![search.pick(first, wanted), search.fetch(std::slice::from_ref(&place))];
         search.after = Some(place);
-        statements.extend(search.next_slice(first).map(|next| search.pick(next)));
+        statements.extend(search.next_slice(first).map(|next| search.pick(next, wanted)));
         Ok(statements)
     }
 }
@@ -240,7 +243,10 @@ struct Search {
     scope: Scope,
     actors: Actors,
     range: Range,
+    keys: Vec<Sql>,
     conditions: Vec<Sql>,
+    /// Is it about one person, who has few events beside all the others?
+    of_person: bool,
     /// The page begins after this place.
     after: Option<Place>,
     limit: usize,
@@ -262,30 +268,28 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
     let asked = query.begin().await?;
     let mut search = list.search(scope, &query.limits, now, &query.actors(scope).await?)?;
     if let Some(person) = &list.person_id {
-        search.conditions.push(persons::condition(query, scope, person).await?);
+        search.keys.push(persons::condition(query, scope, person).await?);
     }
     let mut events: Vec<Event> = Vec::with_capacity(search.limit + 1);
     let mut slice = search.first_slice();
-    while let Some(within) = slice {
-        let places: Vec<Place> = query.select(search.pick(within)).await?;
-        let whole = places.len() <= search.limit;
-        if let Some(last) = places.last().cloned() {
-            let low = if whole { None } else { Some(&last) };
-            let mut found: Vec<Event> = query.select(search.fetch(&places)).await?;
-            found.retain(|event| {
-                let place = event.place();
-                low.is_none_or(|low| place >= *low)
-                    && place.millis >= within.from.as_millis()
-                    && places.iter().any(|candidate| candidate.same_key(&place))
-            });
-            found.sort_by_key(|event| std::cmp::Reverse(event.place()));
-            events.append(&mut found);
-            search.after = Some(last);
+    while events.len() <= search.limit && slice.is_some() {
+        let after = search.after.clone();
+        let picked = search.places(query, &mut slice).await?;
+        if picked.places.is_empty() {
+            continue;
         }
-        if events.len() > search.limit {
-            break;
-        }
-        slice = if whole { search.next_slice(within) } else { Some(search.rest_of(within)) };
+        // Where the page before ended, not where these places end.
+        let last = std::mem::replace(&mut search.after, after);
+        let mut found: Vec<Event> = query.select(search.fetch(&picked.places)).await?;
+        search.after = last;
+        found.retain(|event| {
+            let place = event.place();
+            picked.last.as_ref().is_none_or(|last| place >= *last)
+                && place.millis >= picked.from.as_millis()
+                && picked.places.iter().any(|candidate| candidate.same_key(&place))
+        });
+        found.sort_by_key(|event| std::cmp::Reverse(event.place()));
+        events.append(&mut found);
     }
     let next_cursor = if events.len() > search.limit {
         events.truncate(search.limit);
@@ -297,7 +301,37 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
     Ok(Page { events, next_cursor, meta: asked.meta() })
 }
 
+/// Places that come next, newest first.
+struct Picked {
+    places: Vec<Place>,
+    /// How far back the slices reach that they were picked from.
+    from: Timestamp,
+    /// There are others beyond this one; none: these are all of their slices.
+    last: Option<Place>,
+}
+
 impl Search {
+    /// The next places, of as many slices as hold a page: what stands there is read once.
+    async fn places(&mut self, query: &Query, slice: &mut Option<Range>) -> Result<Picked, Problem> {
+        let mut picked = Picked { places: Vec::new(), from: self.range.end, last: None };
+        while let Some(within) = *slice {
+            let wanted = self.limit + 1 - picked.places.len();
+            let places: Vec<Place> = query.select(self.pick(within, wanted)).await?;
+            let whole = places.len() < wanted;
+            if let Some(last) = places.last() {
+                self.after = Some(last.clone());
+            }
+            picked.from = within.from;
+            picked.places.extend(places);
+            *slice = if whole { self.next_slice(within) } else { Some(self.rest_of(within)) };
+            if !whole {
+                picked.last.clone_from(&self.after);
+                break;
+            }
+        }
+        Ok(picked)
+    }
+
     /// The day that the page begins in.
     fn first_slice(&self) -> Option<Range> {
         let end = self
@@ -330,33 +364,37 @@ impl Search {
     /// fewer mean the slice has no others.
     ///
     /// The inner statement reads nothing but times (and what is filtered on) to find how far back the places reach.
-    fn pick(&self, slice: Range) -> Sql {
-        let rows = |columns: &Sql, range: Range| {
-            statement::events(&self.scope, View::Versions, columns)
-                .actors(&self.actors)
-                .within(range)
-                .and_all(self.conditions.iter().cloned())
-        };
-        let wanted = self.limit + 1;
+    fn pick(&self, slice: Range, wanted: usize) -> Sql {
+        let columns = Sql::new(
+            "toUnixTimestamp64Milli(timestamp) AS at, event_name AS name, cityHash64(distinct_id) AS person, \
+             event_id AS id",
+        );
+        let mut places = self.rows(View::Versions, &columns, slice);
+        if let Some(after) = &self.after {
+            places = places.and(after.older(View::Versions));
+        }
+        let tail = Sql::new("ORDER BY at DESC, name DESC, person DESC, id DESC LIMIT ").arg(wanted);
+        if self.of_person {
+            // So few rows that finding how far the places reach would take longer than reading on.
+            return places.then(tail).sql();
+        }
         let older = match &self.after {
             // Places of the same millisecond as the last page's end are all taken along by the outer statement.
             Some(after) => Range { end: slice.end.min(Timestamp::from_millis(after.millis)), ..slice },
             None => slice,
         };
-        let times = rows(&Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), older)
+        let times = self
+            .rows(View::Versions, &Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), older)
             .then(Sql::new("ORDER BY at DESC LIMIT ").arg(wanted))
             .sql();
         let reach = View::Versions.time().push(" >= (SELECT min(at) FROM (").append(&times).push("))");
-        let columns = Sql::new(
-            "toUnixTimestamp64Milli(timestamp) AS at, event_name AS name, cityHash64(distinct_id) AS person, \
-             event_id AS id",
-        );
-        let mut places = rows(&columns, slice).and(reach);
-        if let Some(after) = &self.after {
-            places = places.and(after.older(View::Versions));
-        }
-        let tail = Sql::new("ORDER BY at DESC, name DESC, person DESC, id DESC LIMIT ").arg(wanted);
-        places.then(tail).sql()
+        places.and(reach).then(tail).sql()
+    }
+
+    /// Rows of this range that the list is about.
+    fn rows(&self, view: View, columns: &Sql, range: Range) -> Select {
+        let select = statement::events(&self.scope, view, columns).actors(&self.actors).within(range);
+        select.keys(&self.keys).and_all(self.conditions.iter().cloned())
     }
 
     /// Step two: what stands at these places, deduplicated.
@@ -375,14 +413,12 @@ impl Search {
         persons.dedup();
         let ids = unique(places.iter().map(|place| place.event_id.clone()).collect());
         let days = set(days.iter().map(|day| Sql::new("toDate(").arg(day).push(")")).collect());
-        let select = statement::events(&self.scope, View::Deduplicated, &Sql::new(COLUMNS))
-            .actors(&self.actors)
+        let select = self
+            .rows(View::Deduplicated, &Sql::new(COLUMNS), self.range)
             .key(Sql::new("toDate(timestamp) IN ").append(&days))
             .key(Sql::new("event_name IN ").list(names))
             .key(Sql::new("cityHash64(distinct_id) IN ").list(persons))
-            .key(Sql::new("event_id IN ").list(ids))
-            .within(self.range)
-            .and_all(self.conditions.iter().cloned());
+            .key(Sql::new("event_id IN ").list(ids));
         match &self.after {
             Some(after) => select.and(after.older(View::Deduplicated)).sql(),
             None => select.sql(),

@@ -157,6 +157,7 @@ impl Feed {
     async fn conditions(&self) -> Result<(Actors, Vec<Sql>), Problem> {
         let actors = self.query.actors(&self.scope).await?;
         let mut conditions = self.list.conditions(&self.query.limits, self.query.clock.now(), &actors)?;
+        conditions.extend(self.list.keys());
         if let Some(person) = &self.list.person_id {
             conditions.push(persons::condition(&self.query, &self.scope, person).await?);
         }

@@ -86,6 +86,12 @@ impl Select {
         self
     }
 
+    /// As [`Select::key`], of all of these.
+    pub(super) fn keys(mut self, conditions: &[Sql]) -> Self {
+        self.keys.extend(conditions.iter().cloned());
+        self
+    }
+
     /// Only rows of this range.
     pub(super) fn within(self, range: Range) -> Self {
         let at = self.view.time();

@@ -128,6 +128,12 @@ impl Store {
         Ok(RowStream { pooled: Some(pooled), blocks, progress, rows_read: 0, limits, row: PhantomData })
     }
 
+    /// What tells how many rows `statement` reads at most, from the index of each table alone: rows of (database, table,
+    /// parts, rows). `None` on a cluster, whose shards are not looked into.
+    pub fn estimate(&self, statement: &Sql) -> Option<Sql> {
+        self.cluster().is_none().then(|| Sql::new("EXPLAIN ESTIMATE ").append(statement))
+    }
+
     /// Runs a statement that answers nothing.
     pub async fn execute(&self, sql: Sql) -> Result<(), StoreError> {
         self.select::<Nothing>(sql).await.map(|_| ())

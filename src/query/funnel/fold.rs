@@ -125,14 +125,18 @@ pub(in crate::query) fn fold(
 
 /// The best attempt at all steps in their order, none of which may be left out; `taken` says what an event is good for.
 pub(super) fn furthest(rules: &Rules, events: &[Event], taken: impl Fn(&Event) -> Taken) -> Option<Attempt> {
+    // Nothing is under way before the first event of the first step, and what stands at its time.
+    let first = events.iter().position(|event| event.steps & 1 != 0)?;
+    let begin = events[..first].iter().rposition(|event| event.at != events[first].at).map_or(0, |at| at + 1);
     let mut state = State::new(rules);
     let mut group = SmallVec::<[Taken; 4]>::new();
-    for at_once in events.chunk_by(|a, b| a.at == b.at) {
-        group.clear();
-        group.extend(at_once.iter().map(&taken));
-        match group.as_slice() {
-            [one] => state.take(at_once[0].at, *one),
-            _ => state.take_group(at_once[0].at, &group),
+    for at_once in events[begin..].chunk_by(|a, b| a.at == b.at) {
+        if let [one] = at_once {
+            state.take(one.at, taken(one));
+        } else {
+            group.clear();
+            group.extend(at_once.iter().map(&taken));
+            state.take_group(at_once[0].at, &group);
         }
         if state.is_done() {
             break;
@@ -164,10 +168,17 @@ impl Taken {
 }
 
 /// An attempt.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) times: Times,
     pub(super) tainted: bool,
+}
+
+impl Clone for Attempt {
+    // The vector's own way copies number by number.
+    fn clone(&self) -> Self {
+        Self { times: SmallVec::from_slice(&self.times), tainted: self.tainted }
+    }
 }
 
 impl Attempt {

@@ -134,11 +134,11 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
 }
 
 async fn total(query: &Query, scope: &Scope, plan: &request::Plan) -> Result<u64, Problem> {
-    let sql = statement::events(scope, View::Deduplicated, &Sql::new("count() AS events"))
+    let select = statement::events(scope, View::Deduplicated, &Sql::new("count() AS events"))
         .within(plan.range)
-        .and_all(plan.conditions.iter().cloned())
-        .sql();
-    let rows: Vec<(u64,)> = query.select(sql).await?;
+        .keys(&plan.keys)
+        .and_all(plan.conditions.iter().cloned());
+    let rows: Vec<(u64,)> = query.select(select.sql()).await?;
     Ok(rows.first().map_or(0, |(events,)| *events))
 }
 

@@ -92,7 +92,12 @@ const NAMES: [&str; 17] = [
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub range: Range,
+    /// What is asked of a row's key.
+    pub keys: Vec<Sql>,
+    /// Of everything else.
     pub conditions: Vec<Sql>,
+    /// Is it about one customer, who has few events beside all the others?
+    pub of_customer: bool,
     pub page_size: usize,
     pub by_offset: bool,
     pub offset: usize,
@@ -103,6 +108,11 @@ pub(super) struct Plan {
     pub sort: Sort,
     pub order: Order,
     pub count_total: bool,
+}
+
+/// A parameter, unless it is empty.
+fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }
 
 impl List {
@@ -162,8 +172,8 @@ impl List {
     /// 400 that names the field.
     pub(super) fn plan(&self, limits: &config::Query, now: Timestamp) -> Result<Plan, Problem> {
         let sort = self.sort.unwrap_or_default();
-        let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let (first, last) = (some(&self.iter_first_key), some(&self.iter_last_key));
+        let key_of = |text: &Option<String>| given(text).map(str::to_owned);
+        let (first, last) = (key_of(&self.iter_first_key), key_of(&self.iter_last_key));
         if first.is_some() && last.is_some() {
             let message = "iter_first_key and iter_last_key exclude each other: give one";
             return Err(Problem::invalid("iter_first_key", message));
@@ -187,7 +197,9 @@ impl List {
         }
         Ok(Plan {
             range: self.range(now)?,
+            keys: self.keys(),
             conditions: self.conditions(limits)?,
+            of_customer: given(&self.external_customer_id).is_some(),
             page_size: self.page_size(limits)?,
             by_offset,
             offset: if by_offset { offset } else { 0 },
@@ -218,20 +230,21 @@ impl List {
         Ok(Range { from: start.max(Timestamp::EPOCH), end: past(end) })
     }
 
+    fn keys(&self) -> Vec<Sql> {
+        // The hash stands in the table's key, the id itself does not.
+        let customer = given(&self.external_customer_id)
+            .map(|customer| Sql::new("cityHash64(distinct_id) = cityHash64(").arg(customer).push(")"));
+        let columns = [("event_name = ", &self.event_name), ("event_id = ", &self.event_id)];
+        let named = columns.into_iter().filter_map(|(column, text)| Some(Sql::new(column).arg(given(text)?)));
+        customer.into_iter().chain(named).collect()
+    }
+
     fn conditions(&self, limits: &config::Query) -> Result<Vec<Sql>, Problem> {
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let mut conditions = Vec::new();
-        if let Some(customer) = given(&self.external_customer_id) {
-            // The hash stands in the table's key, the id itself does not.
-            conditions.push(Sql::new("cityHash64(distinct_id) = cityHash64(").arg(&customer).push(")"));
-            conditions.push(Sql::new("distinct_id = ").arg(&customer));
-        }
-        for (column, value) in [
-            ("event_name = ", given(&self.event_name)),
-            ("event_id = ", given(&self.event_id)),
-            ("source = ", given(&self.source)),
-        ] {
-            conditions.extend(value.map(|value| Sql::new(column).arg(&value)));
+        for (column, value) in
+            [("distinct_id = ", given(&self.external_customer_id)), ("source = ", given(&self.source))]
+        {
+            conditions.extend(value.map(|value| Sql::new(column).arg(value)));
         }
         let Some(filters) = &self.property_filters else { return Ok(conditions) };
         if filters.len() > limits.filters_max {

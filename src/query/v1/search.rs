@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use super::super::Query;
 use super::super::range::Range;
-use super::super::statement::{self, View};
+use super::super::statement::{self, Select, View};
 use super::request::{Order, Plan, Sort};
 use super::{Event, Key, past};
 use crate::event::{Scope, Timestamp};
@@ -54,7 +54,9 @@ impl Direction {
 pub(super) struct Search {
     scope: Scope,
     range: Range,
+    keys: Vec<Sql>,
     conditions: Vec<Sql>,
+    of_customer: bool,
     sort: Sort,
     direction: Direction,
     /// What comes next is beyond this place.
@@ -71,6 +73,16 @@ struct Place {
     event: String,
     person: u64,
     event_id: String,
+}
+
+/// Places that come next.
+#[derive(Debug)]
+struct Picked {
+    places: Vec<Place>,
+    /// The slices of time that they were picked from.
+    within: Range,
+    /// There are others beyond this one; none: these are all of their slices.
+    last: Option<Key>,
 }
 
 impl Row for Place {
@@ -103,7 +115,9 @@ impl Search {
         let mut search = Self {
             scope: scope.clone(),
             range: plan.range,
+            keys: plan.keys.clone(),
             conditions: plan.conditions.clone(),
+            of_customer: plan.of_customer,
             sort: plan.sort,
             direction,
             at: plan.before.clone().or_else(|| plan.after.clone()),
@@ -119,42 +133,62 @@ impl Search {
 
     /// The next events, at least one and about `wanted`; none: that was all.
     pub(super) async fn next(&mut self, query: &Query, wanted: usize) -> Result<Vec<Event>, Problem> {
-        while let Some(within) = self.slice {
-            let picked = match self.sort {
-                Sort::Timestamp => self.pick_by_time(within, wanted),
-                Sort::EventName => self.pick_by_name(wanted),
-            };
-            let places: Vec<Place> = query.select(picked).await?;
-            let whole = places.len() < wanted;
-            let mut found = Vec::new();
-            if let Some(last) = places.last() {
-                let last = last.key(self.sort);
-                found = query.select(self.fetch(&places)).await?;
-                let (direction, sort) = (self.direction, self.sort);
-                found.retain(|event: &Event| {
-                    let key = event.key(sort);
-                    (whole || !is_beyond(&key, &last, direction))
-                        && self.at.as_ref().is_none_or(|at| is_beyond(&key, at, direction))
-                        && in_slice(&key, within, sort)
-                        && places.iter().any(|place| same_key(place, event))
-                });
-                found.sort_by(|a, b| {
-                    let order = compare(&a.key(sort), &b.key(sort));
-                    if direction == Direction::Up { order } else { order.reverse() }
-                });
-                self.at = Some(last);
+        while self.slice.is_some() {
+            let after = self.at.clone();
+            let picked = self.pick(query, wanted).await?;
+            if picked.places.is_empty() {
+                continue;
             }
-            self.slice = match (whole, self.sort) {
-                (false, Sort::Timestamp) => Some(self.rest_of(within)),
-                (false, Sort::EventName) => Some(within),
-                (true, Sort::Timestamp) => self.next_slice(within),
-                (true, Sort::EventName) => None,
-            };
+            let mut found: Vec<Event> = query.select(self.fetch(&picked.places)).await?;
+            let (direction, sort) = (self.direction, self.sort);
+            found.retain(|event| {
+                let key = event.key(sort);
+                picked.last.as_ref().is_none_or(|last| !is_beyond(&key, last, direction))
+                    && after.as_ref().is_none_or(|after| is_beyond(&key, after, direction))
+                    && in_slice(&key, picked.within, sort)
+                    && picked.places.iter().any(|place| same_key(place, event))
+            });
+            found.sort_by(|a, b| {
+                let order = compare(&a.key(sort), &b.key(sort));
+                if direction == Direction::Up { order } else { order.reverse() }
+            });
             if !found.is_empty() {
                 return Ok(found);
             }
         }
         Ok(Vec::new())
+    }
+
+    /// The next places, of as many slices as hold so many: what stands there is read once.
+    async fn pick(&mut self, query: &Query, wanted: usize) -> Result<Picked, Problem> {
+        let mut picked = Picked { places: Vec::new(), within: self.range, last: None };
+        let mut begin = true;
+        while let Some(slice) = self.slice {
+            let missing = wanted - picked.places.len();
+            let places: Vec<Place> = query
+                .select(match self.sort {
+                    Sort::Timestamp => self.pick_by_time(slice, missing),
+                    Sort::EventName => self.pick_by_name(missing),
+                })
+                .await?;
+            let whole = places.len() < missing;
+            if let Some(last) = places.last() {
+                self.at = Some(last.key(self.sort));
+            }
+            picked.within = if std::mem::take(&mut begin) { slice } else { joined(picked.within, slice) };
+            picked.places.extend(places);
+            self.slice = match (whole, self.sort) {
+                (false, Sort::Timestamp) => Some(self.rest_of(slice)),
+                (false, Sort::EventName) => Some(slice),
+                (true, Sort::Timestamp) => self.next_slice(slice),
+                (true, Sort::EventName) => None,
+            };
+            if !whole {
+                picked.last.clone_from(&self.at);
+                break;
+            }
+        }
+        Ok(picked)
     }
 
     /// The day that the page begins in.
@@ -213,11 +247,13 @@ impl Search {
     /// The next places of a slice, from rows as they were inserted. The inner statement reads nothing but times (and
     /// what is filtered on) to find how far the places reach.
     fn pick_by_time(&self, slice: Range, wanted: usize) -> Sql {
-        let rows = |columns: &Sql, range: Range| {
-            statement::events(&self.scope, View::Versions, columns)
-                .within(range)
-                .and_all(self.conditions.iter().cloned())
-        };
+        let order = self.direction.order();
+        let tail = Sql::new("ORDER BY at").push(order).push(", id").push(order).push(" LIMIT ").arg(wanted);
+        if self.of_customer {
+            // So few rows that finding how far the places reach would take longer than reading on.
+            let places = self.rows(View::Versions, &Sql::new(PLACE), slice);
+            return self.beyond_last(places, View::Versions).then(tail).sql();
+        }
         // Places of the same millisecond as the page before are all taken along by the outer statement.
         let beyond = match (&self.at, self.direction) {
             (None, _) => slice,
@@ -228,8 +264,9 @@ impl Search {
                 Range { from: slice.from.max(past(Timestamp::from_millis(at.millis))), ..slice }
             }
         };
-        let times = rows(&Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), beyond)
-            .then(Sql::new("ORDER BY at").push(self.direction.order()).push(" LIMIT ").arg(wanted))
+        let times = self
+            .rows(View::Versions, &Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), beyond)
+            .then(Sql::new("ORDER BY at").push(order).push(" LIMIT ").arg(wanted))
             .sql();
         let reach = match self.direction {
             Direction::Down => {
@@ -243,26 +280,30 @@ impl Search {
                 .append(&times)
                 .push("))"),
         };
-        let mut places = rows(&Sql::new(PLACE), slice).and(reach);
-        if let Some(at) = &self.at {
-            places = places.and(self.beyond(at, View::Versions));
-        }
-        let order = self.direction.order();
-        let tail = Sql::new("ORDER BY at").push(order).push(", id").push(order).push(" LIMIT ").arg(wanted);
-        places.then(tail).sql()
+        let places = self.rows(View::Versions, &Sql::new(PLACE), slice).and(reach);
+        self.beyond_last(places, View::Versions).then(tail).sql()
     }
 
     /// The next places of the whole range, by name.
     fn pick_by_name(&self, wanted: usize) -> Sql {
-        let mut places = statement::events(&self.scope, View::Deduplicated, &Sql::new(PLACE))
-            .within(self.range)
-            .and_all(self.conditions.iter().cloned());
-        if let Some(at) = &self.at {
-            places = places.and(self.beyond(at, View::Deduplicated));
-        }
+        let places = self.rows(View::Deduplicated, &Sql::new(PLACE), self.range);
+        let places = self.beyond_last(places, View::Deduplicated);
         let order = self.direction.order();
         let tail = Sql::new("ORDER BY name").push(order).push(", at").push(order).push(", id").push(order);
         places.then(tail.push(" LIMIT ").arg(wanted)).sql()
+    }
+
+    /// Rows of this range that the list is about.
+    fn rows(&self, view: View, columns: &Sql, range: Range) -> Select {
+        let select = statement::events(&self.scope, view, columns).within(range);
+        select.keys(&self.keys).and_all(self.conditions.iter().cloned())
+    }
+
+    fn beyond_last(&self, select: Select, view: View) -> Select {
+        match &self.at {
+            Some(at) => select.and(self.beyond(at, view)),
+            None => select,
+        }
     }
 
     /// Holds for rows beyond a place.
@@ -291,15 +332,18 @@ impl Search {
         let mut persons: Vec<u64> = places.iter().map(|place| place.person).collect();
         persons.sort_unstable();
         persons.dedup();
-        statement::events(&self.scope, View::Deduplicated, &Sql::new(super::COLUMNS))
+        self.rows(View::Deduplicated, &Sql::new(super::COLUMNS), self.range)
             .key(Sql::new("toDate(timestamp) IN (").join(", ", &days).push(")"))
             .key(Sql::new("event_name IN ").list(names))
             .key(Sql::new("cityHash64(distinct_id) IN ").list(persons))
             .key(Sql::new("event_id IN ").list(ids))
-            .within(self.range)
-            .and_all(self.conditions.iter().cloned())
             .sql()
     }
+}
+
+/// From where the one begins to where the other ends.
+fn joined(one: Range, other: Range) -> Range {
+    Range { from: one.from.min(other.from), end: one.end.max(other.end) }
 }
 
 fn compare(a: &Key, b: &Key) -> std::cmp::Ordering {
