@@ -251,8 +251,6 @@ pub struct Kafka {
     pub tls_key_file: Option<PathBuf>,
     pub replication_factor: i16,
     pub compression: KafkaCompression,
-    #[serde(with = "humantime_serde")]
-    pub linger: Duration,
     pub batch_bytes_max: ByteSize,
     pub inflated_bytes_max: ByteSize,
     #[serde(with = "humantime_serde")]

@@ -55,8 +55,6 @@ pub struct KafkaOptions {
     pub replication_factor: Option<i16>,
     /// How batches are compressed.
     pub compression: Compression,
-    /// How long a record waits for others of its partition.
-    pub linger: Duration,
     /// A batch takes no more records once it holds this many bytes.
     pub batch_bytes_max: usize,
     /// Bytes of records held until the brokers have them; produces over it wait.
@@ -108,7 +106,6 @@ impl KafkaOptions {
                 KafkaCompression::Lz4 => Compression::Lz4,
                 KafkaCompression::Zstd => Compression::Zstd,
             },
-            linger: kafka.linger,
             batch_bytes_max: bytes(kafka.batch_bytes_max),
             buffer_bytes_max: bytes(config.queue_bytes_max),
             inflated_bytes_max: bytes(kafka.inflated_bytes_max),

@@ -7,6 +7,8 @@
 //! counts on it. `eventlog.queue_bytes_max` bounds the records held (as encoded batches once more).
 
 mod answers;
+mod broker;
+mod inbox;
 mod lane;
 mod partition;
 mod payload;
@@ -17,7 +19,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::KafkaOptions;
@@ -26,11 +28,10 @@ use super::limits::RecordLimits;
 use crate::eventlog::partitioner::Placement;
 use crate::eventlog::{LogError, NewRecord, Position};
 use crate::lifecycle::{Policy, Tasks};
+use inbox::{Command, Inbox};
 use reply::{Answers, Reply, Slot};
 use sender::Sender;
 
-/// Calls handed over and not yet looked at.
-const CALLS_MAX: usize = 4096;
 /// The sender answers at the deadline; a little later nobody waits for it any more.
 const GRACE: Duration = Duration::from_secs(1);
 /// Longest a close waits for batches whose outcome nobody knows yet. Nobody waits for them any more: their calls were
@@ -39,24 +40,18 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a sender that panicked is started again; what it held is answered as unknown.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 
-/// What the sender is asked.
-enum Command {
-    Produce(Job),
-    /// Send what is queued, then answer.
-    Flush(oneshot::Sender<()>),
-}
-
 /// The records of one call.
 struct Job {
     topic: Arc<Topic>,
     records: Vec<(i32, NewRecord, Slot)>,
+    bytes: usize,
 }
 
 /// Hands records to the sender.
 pub(super) struct Producer {
     cluster: Arc<Cluster>,
     limits: RecordLimits,
-    commands: mpsc::Sender<Command>,
+    inbox: Inbox,
     /// One permit a KiB.
     room: Arc<Semaphore>,
     room_kib: u32,
@@ -82,18 +77,18 @@ impl Trouble {
 impl Producer {
     /// Starts the task `kafka-producer`.
     pub(super) fn start(options: &KafkaOptions, cluster: &Arc<Cluster>, tasks: &Tasks) -> Self {
-        let (commands, queued) = mpsc::channel(CALLS_MAX);
-        let queued = Arc::new(tokio::sync::Mutex::new(queued));
+        let (inbox, taker) = Inbox::new();
+        let taker = Arc::new(tokio::sync::Mutex::new(taker));
         let room_kib = u32::try_from(options.buffer_bytes_max / 1024).unwrap_or(u32::MAX).clamp(1, 1 << 28);
         let trouble = Trouble::default();
         let (started, of) = ((options.clone(), cluster.clone(), trouble.clone()), tasks.stop().clone());
         tasks.spawn("kafka-producer", Policy::Restart(RESTART_AFTER), move || {
-            let ((options, cluster, trouble), queued, stop) = (started.clone(), queued.clone(), of.clone());
+            let ((options, cluster, trouble), taker, stop) = (started.clone(), taker.clone(), of.clone());
             async move {
-                let mut queued = queued.lock().await;
+                let taker = taker.lock().await;
                 tokio::select! {
                     () = stop.hard_token().cancelled() => {}
-                    () = Sender::new(options, cluster, trouble).run(&mut queued) => {}
+                    () = Sender::new(options, cluster, trouble).run(&taker) => {}
                 }
                 Ok(())
             }
@@ -101,7 +96,7 @@ impl Producer {
         Self {
             cluster: cluster.clone(),
             limits: RecordLimits::new(cluster.clone(), options.metadata_max_age),
-            commands,
+            inbox,
             room: Arc::new(Semaphore::new(usize::try_from(room_kib).unwrap_or(usize::MAX))),
             room_kib,
             delivery_timeout: options.delivery_timeout,
@@ -162,8 +157,9 @@ impl Producer {
         };
         let good = records.into_iter().enumerate().zip(&checked).filter(|(_, checked)| checked.is_ok());
         let records = good.map(|(record, _)| place(record)).collect();
-        let sent = self.commands.send(Command::Produce(Job { topic, records })).await;
-        sent.map_err(|_| LogError::Unavailable("the log is closed".to_owned()))?;
+        let job = Job { topic, records, bytes };
+        let handed_over = self.inbox.push(Command::Produce(job));
+        handed_over.map_err(|_| LogError::Unavailable("the log is closed".to_owned()))?;
         Ok(Handed::Waiting(answered))
     }
 
@@ -181,13 +177,19 @@ impl Producer {
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         let flush = async {
-            if self.commands.send(Command::Flush(done)).await.is_ok() {
+            if self.inbox.push(Command::Flush(done)).is_ok() {
                 // An error: the sender has ended, and nothing is queued any more.
                 let _ = flushed.await;
             }
         };
         // What is not out by then is not going to be.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, flush).await;
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.inbox.end();
     }
 }
 

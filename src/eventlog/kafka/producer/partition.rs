@@ -25,31 +25,26 @@ pub(super) struct Partition {
     pub(super) lane: Lane<Batch>,
     pub(super) queue: VecDeque<(NewRecord, Slot)>,
     pub(super) queued_bytes: usize,
-    pub(super) queued_since: Instant,
     pub(super) failures: u32,
     pub(super) paused_until: Option<Instant>,
     pub(super) last_error: Option<LogError>,
 }
 
 impl Partition {
-    pub(super) fn new(topic: Arc<Topic>, number: i32, now: Instant) -> Self {
+    pub(super) fn new(topic: Arc<Topic>, number: i32) -> Self {
         Self {
             topic,
             number,
             lane: Lane::new(),
             queue: VecDeque::new(),
             queued_bytes: 0,
-            queued_since: now,
             failures: 0,
             paused_until: None,
             last_error: None,
         }
     }
 
-    pub(super) fn add(&mut self, record: NewRecord, slot: Slot, now: Instant) {
-        if self.queue.is_empty() {
-            self.queued_since = now;
-        }
+    pub(super) fn add(&mut self, record: NewRecord, slot: Slot) {
         self.queued_bytes += record.bytes();
         self.queue.push_back((record, slot));
     }
@@ -96,11 +91,6 @@ impl Partition {
         self.queue.is_empty() && self.lane.is_empty()
     }
 
-    /// Records queued and on their way.
-    pub(super) fn records(&self) -> usize {
-        self.queue.len() + self.lane.payloads().map(|batch| batch.slots().len()).sum::<usize>()
-    }
-
     /// Can something of it go into a request?
     pub(super) fn has_something(&self) -> bool {
         self.lane.can_send() || (!self.queue.is_empty() && self.lane.has_room())
@@ -112,7 +102,7 @@ impl Partition {
     }
 
     /// A batch of what is queued, up to the size of one.
-    pub(super) fn fill(&mut self, options: &KafkaOptions, now: Instant) {
+    pub(super) fn fill(&mut self, options: &KafkaOptions) {
         let mut batch = Batch::new(options.compression);
         let mut bytes = 0;
         while let Some((record, slot)) = self.queue.pop_front() {
@@ -129,7 +119,6 @@ impl Partition {
             }
             batch.add(record, slot);
         }
-        self.queued_since = now;
         if !batch.is_empty() {
             self.lane.push(batch);
         }

@@ -11,13 +11,15 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answers::{find, meaning, new_producer};
+use super::broker::{Broker, Ready};
+use super::inbox::{Command, Taker, Wanted};
 use super::lane::{Answer, Ticket};
 use super::partition::{PAUSE_MAX, PAUSE_MIN, Partition, pause};
-use super::{Command, Job, Trouble};
+use super::{Job, Trouble};
 use crate::eventlog::kafka::KafkaOptions;
 use crate::eventlog::kafka::batch::ProducerId;
 use crate::eventlog::kafka::cluster::{Cluster, Known, Purpose, Snapshot};
@@ -28,63 +30,14 @@ use crate::telemetry::names;
 
 /// Requests of one broker that are under way.
 const REQUESTS_MAX: usize = 5;
-/// Requests that wait for no crowd, once one has waited for a crowd that did not come.
-const HASTY: u32 = 8;
 /// A request is full with this many bytes; one batch may come on top.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Calls looked at before the next request goes out.
-const CALLS_AT_ONCE: usize = 1024;
 /// How often deadlines are looked at while records wait.
 const DEADLINES_EVERY: Duration = Duration::from_millis(100);
 /// Time a broker is given to answer after the time it was given to replicate.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-type Key = (TopicId, i32);
-
-#[derive(Default)]
-struct Broker {
-    connection: Option<Connection>,
-    dialing: bool,
-    under_way: usize,
-    paused_until: Option<Instant>,
-    failures: u32,
-    /// Records that were under way or queued when it last answered: about as many come again, if their callers wait for
-    /// the answer.
-    crowd: usize,
-    /// Requests to come that do not wait for the crowd.
-    hasty: u32,
-}
-
-impl Broker {
-    /// Is it time for the next request? Callers come back in crowds, and what a broker works at is the request and the batch
-    /// of a partition, not the record: a request goes out when its crowd is there. Who comes while one is at the broker
-    /// waits for its answer: a busy broker gets larger requests, not more of them.
-    fn is_time(&mut self, ready: &Ready) -> bool {
-        if self.under_way > 0 {
-            return false;
-        }
-        let gathered = ready.queued >= self.crowd;
-        if self.hasty > 0 {
-            self.hasty -= 1;
-        } else if !gathered && ready.lingered {
-            self.hasty = HASTY;
-        } else {
-            return gathered;
-        }
-        true
-    }
-}
-
-/// Partitions with something for a broker.
-#[derive(Default)]
-struct Ready {
-    keys: Vec<Key>,
-    queued: usize,
-    /// One has a full batch, or one to be sent again.
-    full: bool,
-    /// One has waited as long as records wait for others.
-    lingered: bool,
-}
+pub(super) type Key = (TopicId, i32);
 
 /// What a future of the loop ended with.
 enum Event {
@@ -135,20 +88,20 @@ impl Sender {
     }
 
     /// Until nobody can hand anything over any more.
-    pub(super) async fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, inbox: &Taker) {
+        let mut commands = Vec::new();
         loop {
-            let wake = self.next_wake();
+            let (wake, wanted) = (self.next_wake(), self.wanted());
             tokio::select! {
                 biased;
                 Some(event) = self.events.next(), if !self.events.is_empty() => self.hear(event),
-                command = commands.recv() => match command {
-                    Some(command) => self.take(command),
-                    None => return,
-                },
+                () = inbox.wait(wanted) => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
-            for _ in 0..CALLS_AT_ONCE {
-                let Ok(command) = commands.try_recv() else { break };
+            if !inbox.take(&mut commands) {
+                return;
+            }
+            for command in commands.drain(..) {
                 self.take(command);
             }
             let now = Instant::now();
@@ -156,36 +109,38 @@ impl Sender {
                 self.deadlines_at = now + DEADLINES_EVERY;
                 self.give_up_late(now);
             }
+            self.end_pauses(now);
             self.send_all(now);
             self.tell();
         }
     }
 
+    /// Forgets times that are over: the loop would wake for them again and again.
+    fn end_pauses(&mut self, now: Instant) {
+        let after = |until: &Instant| *until > now;
+        for broker in self.brokers.values_mut() {
+            broker.paused_until = broker.paused_until.filter(after);
+        }
+        self.renew_after = self.renew_after.filter(after);
+        self.identify_after = self.identify_after.filter(after);
+    }
+
     fn take(&mut self, command: Command) {
-        let Job { topic, records } = match command {
+        let Job { topic, records, .. } = match command {
             Command::Produce(job) => job,
             Command::Flush(done) => return self.flushes.push(done),
         };
-        let now = Instant::now();
         for (number, record, slot) in records {
             let partition = self.partitions.entry((topic.id, number));
-            partition.or_insert_with(|| Partition::new(topic.clone(), number, now)).add(record, slot, now);
+            partition.or_insert_with(|| Partition::new(topic.clone(), number)).add(record, slot);
         }
     }
 
     /// When the loop has something to do without being told.
     fn next_wake(&self) -> Instant {
         let idle = Instant::now() + Duration::from_secs(60);
-        let linger = self.options.linger;
         let of_partition = |partition: &Partition| {
-            let queued = (!partition.queue.is_empty()).then(|| {
-                let full = partition.queued_bytes >= self.options.batch_bytes_max;
-                // One that has lingered waits for an answer, which is an event.
-                let due = if full { partition.queued_since } else { partition.queued_since + linger };
-                if due > Instant::now() { due } else { self.deadlines_at }
-            });
-            let held = (!partition.lane.is_empty()).then_some(self.deadlines_at);
-            [queued, held, partition.paused_until].into_iter().flatten().min()
+            [Some(self.deadlines_at), partition.paused_until].into_iter().flatten().min()
         };
         let partitions =
             self.partitions.values().filter(|partition| !partition.is_idle()).filter_map(of_partition);
@@ -193,6 +148,17 @@ impl Sender {
         let others = [self.renew_after, self.identify_after].into_iter().flatten();
         let soonest = Instant::now() + Duration::from_millis(1);
         partitions.chain(brokers).chain(others).min().map_or(idle, |at| at.max(soonest).min(idle))
+    }
+
+    /// What has to be handed over before the loop has something to do with it. A broker that was not written to yet
+    /// counts as any that has nothing to answer.
+    fn wanted(&self) -> Wanted {
+        let of_broker = |id: &i32| self.brokers.get(id).map_or(1, Broker::wanted);
+        let records = self.cluster.snapshot().brokers.keys().map(of_broker).min().unwrap_or(1);
+        // More of a partition whose batch is full changes nothing.
+        let batch_bytes_max = self.options.batch_bytes_max;
+        let missing = self.partitions.values().map(|p| batch_bytes_max.saturating_sub(p.queued_bytes));
+        Wanted { records, bytes: missing.filter(|bytes| *bytes > 0).min().unwrap_or(batch_bytes_max).max(1) }
     }
 
     /// Drops what nobody waits for any more, and answers those whose time is over.
@@ -250,9 +216,7 @@ impl Sender {
             if partition.has_something() {
                 let ready = by_broker.entry(leader.broker).or_default();
                 ready.keys.push(*key);
-                ready.queued += partition.queue.len();
                 ready.full |= partition.is_full(&self.options);
-                ready.lingered |= partition.queued_since + self.options.linger <= now;
             }
         }
         for key in gone {
@@ -261,22 +225,21 @@ impl Sender {
             }
         }
         for (id, ready) in by_broker {
-            if ready.full || self.brokers.entry(id).or_default().is_time(&ready) {
-                self.send_to(id, &ready.keys, now);
+            if self.brokers.entry(id).or_default().is_time(&ready) {
+                self.send_to(id, &ready.keys);
             }
         }
         if producer_wanted {
-            self.identify(now);
+            self.identify();
         }
         self.renew(now);
     }
 
-    fn send_to(&mut self, id: i32, keys: &[Key], now: Instant) {
+    fn send_to(&mut self, id: i32, keys: &[Key]) {
         let broker = self.brokers.entry(id).or_default();
-        if broker.dialing || broker.paused_until.is_some_and(|until| until > now) {
+        if broker.dialing || broker.paused_until.is_some() {
             return;
         }
-        broker.paused_until = None;
         let Some(connection) = broker.connection.clone().filter(Connection::is_open) else {
             // What was under way on the old connection is heard of first.
             if broker.under_way == 0 {
@@ -296,7 +259,7 @@ impl Sender {
                 return;
             }
         };
-        let (topics, sent) = self.gather(keys, now);
+        let (topics, sent) = self.gather(keys);
         if sent.is_empty() {
             return;
         }
@@ -314,7 +277,7 @@ impl Sender {
     }
 
     /// At most one batch of each partition.
-    fn gather(&mut self, keys: &[Key], now: Instant) -> (Vec<TopicProduceData>, Vec<(Key, Ticket)>) {
+    fn gather(&mut self, keys: &[Key]) -> (Vec<TopicProduceData>, Vec<(Key, Ticket)>) {
         let mut topics: Vec<TopicProduceData> = Vec::new();
         let (mut sent, mut bytes) = (Vec::new(), 0);
         for key in keys {
@@ -323,7 +286,7 @@ impl Sender {
             }
             let Some(partition) = self.partitions.get_mut(key) else { continue };
             if !partition.lane.can_send() && partition.lane.has_room() {
-                partition.fill(&self.options, now);
+                partition.fill(&self.options);
             }
             let Some((ticket, batch)) = partition.lane.send_next() else { continue };
             let records = batch.encoded();
@@ -354,8 +317,8 @@ impl Sender {
         }));
     }
 
-    fn identify(&mut self, now: Instant) {
-        if self.identifying || self.identify_after.is_some_and(|at| at > now) {
+    fn identify(&mut self) {
+        if self.identifying || self.identify_after.is_some() {
             return;
         }
         self.identifying = true;
@@ -367,7 +330,7 @@ impl Sender {
     fn renew(&mut self, now: Instant) {
         let old = now.duration_since(self.renewed_at) >= self.options.metadata_max_age
             && self.partitions.values().any(|partition| !partition.is_idle());
-        if self.renewing || !(self.renewal_wanted || old) || self.renew_after.is_some_and(|at| at > now) {
+        if self.renewing || !(self.renewal_wanted || old) || self.renew_after.is_some() {
             return;
         }
         (self.renewing, self.renewal_wanted, self.renew_after) = (true, false, None);
@@ -392,11 +355,8 @@ impl Sender {
                 }
             }
             Event::Answered { broker, sent, outcome } => {
-                let of = |(key, _): &(Key, Ticket)| self.partitions.get(key).map_or(0, Partition::records);
-                let crowd = sent.iter().map(of).sum();
                 if let Some(broker) = self.brokers.get_mut(&broker) {
                     broker.under_way = broker.under_way.saturating_sub(1);
-                    broker.crowd = crowd;
                 }
                 self.answered(broker, sent, outcome);
             }
@@ -560,6 +520,3 @@ impl Sender {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
