@@ -21,7 +21,7 @@ use crate::eventlog::{EventLog, LogError, NewRecord, Record, TopicPartition};
 use crate::lifecycle::Stop;
 use crate::store::{InsertError, RawEventRow, RawKey, RawResultRow, Store, StoreError};
 use crate::telemetry::names;
-use crate::transform::{Chosen, Key, Limits, Mapped, Origin, Outcome, Transforms};
+use crate::transform::{Alike, Chosen, Key, Limits, Mapped, Origin, Outcome, Transforms};
 
 /// Counts up whenever the same record would become another row of `raw_events`.
 const MAPPER_VERSION: u32 = 1;
@@ -218,15 +218,17 @@ impl RawStage {
             else {
                 continue;
             };
+            let alike = Alike::of(&raw.scope, None);
             let origin = Origin {
                 scope: &raw.scope,
+                alike: &alike,
                 raw_event_id: key.id,
                 received_at: raw.received_at,
                 producer: PRODUCER,
                 key: None,
             };
             for event in events {
-                records.push(origin.record(event, None, now));
+                records.push(origin.record(event, now));
                 owners.push(place);
             }
         }

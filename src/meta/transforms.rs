@@ -119,6 +119,22 @@ impl Transforms<'_> {
         self.0.track(found)
     }
 
+    /// Was a transform of this project made, changed or deleted since then?
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn changed_since(&self, project: &ProjectId, since: Timestamp) -> Result<bool, MetaError> {
+        use AuditAction::{TransformChanged, TransformCreated, TransformDeleted};
+        let actions = [TransformCreated, TransformChanged, TransformDeleted].map(AuditAction::as_str);
+        let found = audit::Entity::find()
+            .filter(audit::Column::ProjectId.eq(project.clone()))
+            .filter(audit::Column::Action.is_in(actions))
+            .filter(audit::Column::CreatedAt.gte(since))
+            .one(self.0.connection())
+            .await;
+        Ok(self.0.track(found)?.is_some())
+    }
+
     async fn newest(&self, id: &str) -> Result<Option<TransformVersion>, MetaError> {
         let found = version::Entity::find()
             .filter(version::Column::TransformId.eq(id))

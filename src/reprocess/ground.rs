@@ -18,6 +18,15 @@ use crate::transform::Key;
 const DAY_MILLIS: i64 = 86_400_000;
 /// Ids in one statement.
 const IDS_AT_ONCE: usize = 5000;
+/// Keys whose rows are looked at in one statement, and bytes of their ids and names (a store takes 8 MiB of text).
+const KEYS_AT_ONCE: usize = 20_000;
+const STATEMENT_BYTES: usize = 2 << 20;
+/// So few are looked up in the indexes.
+const FEW_KEYS: usize = 100;
+/// Statements of a page read a few granules in order: a second thread would only sort and join what it reads again.
+const ONE_THREAD: &str = " SETTINGS max_threads = 1";
+/// Events touched by hand that are looked for by their ids; of more, every key is.
+const TOUCHED_MAX: usize = 10_000;
 /// What tombstones of sweeps and corrections have as their producer.
 const BY_HAND: &str = "flexflow";
 
@@ -107,6 +116,9 @@ pub trait Ground: Send + Sync + 'static {
         first: &Place,
         last: &Place,
     ) -> Result<BTreeMap<Place, Former>, StoreError>;
+    /// The ids of events that people or sweeps have touched, among those with the names and days of these keys, and maybe
+    /// others; none: too many.
+    async fn touched(&self, scope: &Scope, keys: &[&Key]) -> Result<Option<HashSet<String>>, StoreError>;
     /// How the rows of these keys stand, those that there are; in their order.
     async fn standings(&self, scope: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError>;
     /// Which of these events are stored under whatever key.
@@ -173,27 +185,56 @@ fn tuple(place: &Place) -> Sql {
 /// Id, name, distinct id, day, deleted?, producer, highest version.
 type StandingRow = (String, String, String, i64, u8, String, u64);
 
-/// How the rows stand whose keys these are, and of others with the same ids, names and days.
-fn standing_rows(scope: &Scope, keys: &[&Key]) -> Sql {
+/// Rows of events with the names and days of these keys.
+fn around(scope: &Scope, keys: &[&Key]) -> Sql {
     let days: HashSet<i64> = keys.iter().map(|key| key.3.div_euclid(DAY_MILLIS)).collect();
     let days: Vec<String> = days.iter().map(|day| date(day * DAY_MILLIS)).collect();
     let names: HashSet<&str> = keys.iter().map(|key| key.1.as_str()).collect();
+    Sql::new(" FROM events WHERE project_id = ")
+        .arg(scope.project.as_str())
+        .push(" AND environment_id = ")
+        .arg(scope.environment.as_str())
+        .push(" AND toDate(timestamp) IN ")
+        .list(days.iter().map(String::as_str))
+        .push(" AND event_name IN ")
+        .list(names)
+}
+
+/// The ids of these keys for the right side of `IN`. One long text is a third of the store's work on a list of thousands.
+fn ids_of(keys: &[&Key]) -> Sql {
+    const BETWEEN: &str = "\n";
+    let ids = keys.iter().map(|key| key.0.as_str());
+    if keys.len() <= FEW_KEYS || ids.clone().any(|id| id.contains(BETWEEN)) {
+        return Sql::new("").list(ids);
+    }
+    let joined = ids.collect::<Vec<_>>().join(BETWEEN);
+    Sql::new("splitByChar(").arg(BETWEEN).push(", ").arg(joined.as_str()).push(")")
+}
+
+/// As many keys from the first on as one statement takes.
+fn at_once(keys: &[&Key]) -> usize {
+    let mut bytes = 0;
+    let fits = |key: &&&Key| {
+        bytes += key.0.len() + key.1.len() + 2;
+        bytes <= STATEMENT_BYTES
+    };
+    keys.iter().take(KEYS_AT_ONCE).take_while(fits).count().max(1).min(keys.len())
+}
+
+/// How the rows stand whose keys these are, and of others with the same ids, names and days.
+fn standing_rows(scope: &Scope, keys: &[&Key]) -> Sql {
+    // Of many ids, some are in every granule: to ask the bloom filters for them takes as long as to read the rows.
+    let skipping = if keys.len() > FEW_KEYS { " SETTINGS use_skip_indexes = 0" } else { "" };
     Sql::new(
         "SELECT event_id, event_name, distinct_id, day, stands.1 AS is_deleted, stands.2 AS producer, newest \
          FROM (SELECT event_id, event_name, distinct_id, toInt32(toDate(timestamp)) AS day, \
-         argMax((is_deleted, producer), (version, ingested_at, is_deleted)) AS stands, max(version) AS newest \
-         FROM events WHERE project_id = ",
+         argMax((is_deleted, producer), (version, ingested_at, is_deleted)) AS stands, max(version) AS newest",
     )
-    .arg(scope.project.as_str())
-    .push(" AND environment_id = ")
-    .arg(scope.environment.as_str())
-    .push(" AND toDate(timestamp) IN ")
-    .list(days.iter().map(String::as_str))
-    .push(" AND event_name IN ")
-    .list(names)
+    .append(&around(scope, keys))
     .push(" AND event_id IN ")
-    .list(keys.iter().map(|key| key.0.as_str()))
+    .append(&ids_of(keys))
     .push(" GROUP BY event_id, event_name, distinct_id, day)")
+    .push(skipping)
 }
 
 const PLACE: &str = "(external_customer_id, timestamp, event_name, id)";
@@ -240,7 +281,8 @@ impl Ground for RealGround {
             .push(" AND received_at <= ")
             .arg(received_until)
             .push(" ORDER BY external_customer_id, timestamp, event_name, id LIMIT ")
-            .arg(limit as u64);
+            .arg(limit as u64)
+            .push(ONE_THREAD);
         let mut stream = self.store.stream::<Raw>(sql).await?;
         let (mut raws, mut bytes) = (Vec::new(), 0);
         while let Some(chunk) = stream.next_chunk().await? {
@@ -278,7 +320,8 @@ impl Ground for RealGround {
         .push(" AND ")
         .push(PLACE)
         .push(" <= ")
-        .append(&tuple(last));
+        .append(&tuple(last))
+        .push(ONE_THREAD);
         type Found = (String, Timestamp, String, String, String, String, String, u64, String, u64);
         let rows: Vec<Found> = self.store.select(sql).await?;
         Ok(rows
@@ -304,9 +347,28 @@ impl Ground for RealGround {
             .collect())
     }
 
+    async fn touched(&self, scope: &Scope, keys: &[&Key]) -> Result<Option<HashSet<String>>, StoreError> {
+        if keys.is_empty() || at_once(keys) < keys.len() {
+            return Ok(keys.is_empty().then(HashSet::new));
+        }
+        // Without the ids: a statement that lists thousands takes far longer than one that reads three narrow columns.
+        let sql = Sql::new("SELECT DISTINCT event_id")
+            .append(&around(scope, keys))
+            .push(" AND (version >= ")
+            .arg(AMENDED_VERSION)
+            .push(" OR (is_deleted = 1 AND producer = ")
+            .arg(BY_HAND)
+            .push(")) LIMIT ")
+            .arg(TOUCHED_MAX as u64 + 1);
+        let rows: Vec<(String,)> = self.store.select(sql).await?;
+        Ok((rows.len() <= TOUCHED_MAX).then(|| rows.into_iter().map(|(id,)| id).collect()))
+    }
+
     async fn standings(&self, scope: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError> {
-        let mut found = vec![None; keys.len()];
-        for (keys, found) in keys.chunks(IDS_AT_ONCE).zip(found.chunks_mut(IDS_AT_ONCE)) {
+        let mut found = Vec::with_capacity(keys.len());
+        while found.len() < keys.len() {
+            let rest = keys.get(found.len()..).unwrap_or_default();
+            let keys = rest.get(..at_once(rest)).unwrap_or_default();
             // Keys that differ in the time of day alone name the same row: the first stands for all.
             let mut places = HashMap::with_capacity(keys.len());
             let mut firsts = Vec::with_capacity(keys.len());
@@ -325,9 +387,7 @@ impl Ground for RealGround {
                     (false, false) => Standing::Live,
                 });
             }
-            for (found, first) in found.iter_mut().zip(firsts) {
-                *found = standings[first];
-            }
+            found.extend(firsts.into_iter().map(|first| standings.get(first).copied().flatten()));
         }
         Ok(found)
     }

@@ -154,6 +154,7 @@ async fn order(reprocess: &Reprocess, access: &Access, wish: Wish, pending: bool
     }
     let chosen = reprocess.transforms.raw_now(&access.scope).await;
     let chosen = chosen.map_err(transform::http::meta_problem)?;
+    let begins = reprocess.settled_from(&access.scope.project).await;
     Ok(Order {
         scope: access.scope.clone(),
         external_customer_ids: values(
@@ -170,7 +171,7 @@ async fn order(reprocess: &Reprocess, access: &Access, wish: Wish, pending: bool
         sample_percent: wish.sample_percent,
         parallelism,
         dry_run: wish.dry_run,
-        begins: reprocess.settled_from(),
+        begins: begins.map_err(transform::http::meta_problem)?,
         transform: Pinned { id: chosen.id, version: chosen.version, spec: chosen.spec },
         requested_by: access.name().to_owned(),
     })

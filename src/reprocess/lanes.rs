@@ -42,12 +42,15 @@ pub(super) struct Lane {
     /// The last raw event that was done, in the span at hand.
     #[serde(default)]
     pub(super) after: Option<Place>,
+    /// How long the payloads of the last page were on average, so that the next one is not asked for more than fits.
+    #[serde(default)]
+    payload_bytes: usize,
     pub(super) done: bool,
 }
 
 impl Lane {
     pub(super) fn new(from: Timestamp, to: Timestamp) -> Self {
-        Self { from, to, spans: VecDeque::new(), after: None, done: false }
+        Self { from, to, spans: VecDeque::new(), after: None, payload_bytes: 0, done: false }
     }
 
     /// Takes the next days that have raw events, as many to a span as fit a page.
@@ -147,18 +150,20 @@ impl Bench {
         if page.raws.is_empty() {
             return Ok(Totals::default());
         }
-        let began = Instant::now();
-        let batch = self.batches.fetch_add(1, Ordering::Relaxed);
+        let (began, batches) = (Instant::now(), self.order.batches(page.raws.len()));
+        let batch = self.batches.fetch_add(batches, Ordering::Relaxed);
         let totals = self.work(page, batch).await?;
-        let took = page.read_in + began.elapsed();
-        names::REPROCESS_BATCH_DURATION.histogram(&[]).record(took.as_secs_f64());
+        let took = (page.read_in + began.elapsed()).as_secs_f64();
+        let count = u32::try_from(batches).unwrap_or(u32::MAX).max(1);
+        names::REPROCESS_BATCH_DURATION.histogram(&[]).record_many(took / f64::from(count), count as usize);
         Ok(totals)
     }
 
     /// The next page of a lane; none: the lane is through.
     async fn read(&self, lane: &Lane) -> Result<Option<Page>, JobError> {
         let (began, mut next) = (Instant::now(), lane.clone());
-        let (limit, bytes_max) = (self.order.batch_size, self.page_bytes_max);
+        let bytes_max = self.page_bytes_max;
+        let limit = self.order.page_rows(bytes_max / next.payload_bytes.max(1));
         if next.spans.is_empty() {
             if next.from > next.to {
                 return Ok(None);
@@ -179,6 +184,7 @@ impl Bench {
         };
         let former = raws.iter().map(|raw| former.remove(&raw.place)).collect();
         let bytes: usize = raws.iter().map(|raw| raw.payload.len()).sum();
+        next.payload_bytes = bytes.checked_div(raws.len()).unwrap_or(next.payload_bytes);
         if raws.len() < limit && bytes < bytes_max {
             next.spans.pop_front();
             next.after = None;

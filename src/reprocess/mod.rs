@@ -33,12 +33,16 @@ pub use lanes::Span;
 pub use order::{KIND, Order, Place, TASK_QUEUE, WORKFLOW, job_of};
 
 use crate::config::{self, Config};
-use crate::event::{Clock, Timestamp};
+use crate::event::{Clock, ProjectId, Timestamp};
 use crate::eventlog::EventLog;
 use crate::job::{Handler, Jobs};
-use crate::meta::Meta;
+use crate::meta::{Meta, MetaError};
 use crate::store::Store;
 use crate::transform::{Key, Limits, Transforms};
+
+/// Longest from when a change of a transform is dated until every process can see it: its transaction, and how far the
+/// clocks of two processes are apart.
+const CHANGE_MAX: Duration = Duration::from_secs(60);
 
 /// Reprocessing of this installation. Cheap to clone.
 #[derive(Clone)]
@@ -99,8 +103,13 @@ impl Reprocess {
         vec![Arc::new(job::Work(self.clone()))]
     }
 
-    /// From when on every process uses the version of a transform that is newest now.
-    fn settled_from(&self) -> Timestamp {
-        self.clock.now().plus(self.transforms.cache_ttl().saturating_mul(2).min(Duration::from_secs(3600)))
+    /// From when on every process uses the version of a transform that is newest now: at once, unless one was changed
+    /// lately. To be asked after that version was read.
+    async fn settled_from(&self, project: &ProjectId) -> Result<Timestamp, MetaError> {
+        let wait = self.transforms.cache_ttl().saturating_mul(2).min(Duration::from_secs(3600));
+        let now = self.clock.now();
+        let lately = now.minus(wait.saturating_add(CHANGE_MAX));
+        let changed = self.meta.transforms().changed_since(project, lately).await?;
+        Ok(if changed { now.plus(wait) } else { now })
     }
 }

@@ -19,6 +19,12 @@ pub(super) const BATCH_SIZE_MAX: usize = 10_000;
 pub(super) const BATCH_SIZE_DEFAULT: usize = 1000;
 /// Outside of these a batch is smaller or larger than is good for it.
 pub(super) const BATCH_SIZE_GOOD: std::ops::RangeInclusive<usize> = 100..=5000;
+/// Batches smaller than this are wanted as small steps: each is a page of its own. Of others, a page has several: what
+/// the store takes for a statement is mostly the statement's, and not the rows'.
+const BATCH_ALONE_BELOW: usize = 1000;
+/// Most raw events of a page of several batches, and of the pages of all ranges together.
+const PAGE_ROWS: usize = 20_000;
+const PAGES_ROWS: usize = 40_000;
 /// Most values of one filter.
 pub(super) const FILTER_VALUES_MAX: usize = 5000;
 
@@ -65,6 +71,20 @@ impl Order {
             id.push('-');
         }
         id + job_id
+    }
+
+    /// Raw events that are read and written together: whole batches, at least one, and others as long as so many fit.
+    pub(super) fn page_rows(&self, fit: usize) -> usize {
+        if self.batch_size < BATCH_ALONE_BELOW {
+            return self.batch_size;
+        }
+        let room = PAGE_ROWS.min(PAGES_ROWS / self.parallelism.max(1)).min(fit);
+        self.batch_size * (room / self.batch_size).max(1)
+    }
+
+    /// So many batches are these raw events of a page.
+    pub(super) fn batches(&self, raws: usize) -> u64 {
+        raws.div_ceil(self.batch_size.max(1)) as u64
     }
 
     /// May both write what became of the same raw event, each in its own way?
@@ -234,6 +254,19 @@ mod tests {
         assert!((800..1200).contains(&taken), "{taken}");
         let all = Order { sample_percent: Some(100.0), ..order() };
         assert!((0..1000).all(|id| all.samples(&id.to_string())));
+    }
+
+    #[test]
+    fn a_page_is_of_whole_batches_and_small_ones_are_pages_of_their_own() {
+        let page = |batch_size, parallelism| Order { batch_size, parallelism, ..order() }.page_rows(100_000);
+        assert_eq!([page(1, 1), page(999, 4), page(10_000, 16)], [1, 999, 10_000]);
+        assert_eq!(
+            [page(1000, 1), page(5000, 4), page(5000, 16), page(3000, 4)],
+            [20_000, 20_000, 5000, 18_000]
+        );
+        assert_eq!(Order { batch_size: 1000, ..order() }.page_rows(3700), 3000, "long payloads");
+        let batches = |raws| Order { batch_size: 1000, ..order() }.batches(raws);
+        assert_eq!([batches(0), batches(1), batches(1000), batches(1001)], [0, 1, 1, 2]);
     }
 
     #[test]

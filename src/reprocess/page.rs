@@ -17,7 +17,7 @@ use crate::dlq::{DeadLetter, Refusal};
 use crate::event::{Clock, ErrorKind, RawEvent, Scope, Timestamp};
 use crate::eventlog::{Header, LogError, NewRecord, Record, TopicId, TopicPartition};
 use crate::job::JobError;
-use crate::transform::{Chosen, Key, Limits, Origin, Outcome, RAW_EVENT_ID_HEADER};
+use crate::transform::{Alike, Chosen, Key, Limits, Origin, Outcome, RAW_EVENT_ID_HEADER};
 
 /// The surface's name in the headers of the events.
 const PRODUCER: &str = "reprocess";
@@ -83,8 +83,9 @@ impl Bench {
         let (bench, owned) = (self.clone(), page.clone());
         let mut writing = computed(move || {
             let mut writing = Writing::default();
+            let alike = Alike::of(&bench.order.scope, Some(bench.generation));
             for judged in judged {
-                bench.decide(&owned, judged, &settled, batch, &mut writing);
+                bench.decide(&owned, judged, &settled, batch, &alike, &mut writing);
             }
             writing
         })
@@ -93,9 +94,10 @@ impl Bench {
             self.write(&page.raws, batch, &mut writing).await?;
         }
         let totals = &mut writing.totals;
-        totals.processed_batches = 1;
+        totals.processed_batches = self.order.batches(page.raws.len());
         tracing::info!(
             batch,
+            batches = totals.processed_batches,
             batch_size = page.raws.len(),
             batch_published = totals.total_events_published,
             batch_dropped = totals.total_events_dropped,
@@ -148,8 +150,15 @@ impl Bench {
     /// The events that are left alone: corrected by hand, or hidden as resends of others.
     async fn settled(&self, page: &Page, judged: &[Judged]) -> Result<HashSet<String>, JobError> {
         let former = |judged: &Judged| page.former_keys(judged.index);
-        let mut keys: Vec<&Key> =
-            judged.iter().flat_map(|judged| former(judged).iter().chain(&judged.keys)).collect();
+        // Whether an event stands matters only of what was published before; of what never was, only whether it was
+        // touched.
+        let (before, never): (Vec<&Judged>, Vec<&Judged>) =
+            judged.iter().partition(|judged| !former(judged).is_empty());
+        let mut keys: Vec<&Key> = never.iter().flat_map(|judged| &judged.keys).collect();
+        if let Some(touched) = self.ground.touched(&self.order.scope, &keys).await? {
+            keys.retain(|key| touched.contains(&key.0));
+        }
+        keys.extend(before.iter().flat_map(|judged| former(judged).iter().chain(&judged.keys)));
         keys.sort_unstable();
         keys.dedup();
         let standings = self.ground.standings(&self.order.scope, &keys).await?;
@@ -164,12 +173,9 @@ impl Bench {
         }
         // An event that was published and has no row at all: either its row is lost, or it is a resend that was passed
         // over because the event is stored under another key.
-        let lost: Vec<String> = judged
+        let lost: Vec<String> = before
             .iter()
-            .filter(|judged| {
-                let former = former(judged);
-                !former.is_empty() && former.iter().chain(&judged.keys).all(|key| !standing.contains(key))
-            })
+            .filter(|judged| former(judged).iter().chain(&judged.keys).all(|key| !standing.contains(key)))
             .flat_map(|judged| judged.keys.iter().map(|key| key.0.clone()))
             .filter(|id| !settled.contains(id))
             .collect();
@@ -185,6 +191,7 @@ impl Bench {
         judged: Judged,
         settled: &HashSet<String>,
         batch: u64,
+        alike: &Alike,
         writing: &mut Writing,
     ) {
         let now = self.clock.now();
@@ -193,6 +200,7 @@ impl Bench {
         let Place(customer, _, _, raw_event_id) = &raw.place;
         let origin = Origin {
             scope: &self.order.scope,
+            alike,
             raw_event_id,
             received_at: raw.received_at,
             producer: PRODUCER,
@@ -204,7 +212,7 @@ impl Bench {
         if outcome.is_ok() {
             for key in former.iter().filter(|key| !keys.iter().any(|new| new.is_same_row(key))) {
                 if !settled.contains(&key.0) {
-                    writing.records.push(origin.tombstone(key, self.generation, now));
+                    writing.records.push(origin.tombstone(key, now));
                     writing.owners.push((index, key.0.clone()));
                     writing.totals.events_removed += 1;
                 }
@@ -216,7 +224,7 @@ impl Bench {
                     writing.totals.total_events_kept += 1;
                 }
                 for event in events.into_iter().filter(|event| !settled.contains(&event.id)) {
-                    writing.records.push(origin.record(&event, Some(self.generation), now));
+                    writing.records.push(origin.record(&event, now));
                     writing.owners.push((index, event.id));
                     writing.totals.events_written += 1;
                 }
@@ -225,30 +233,30 @@ impl Bench {
                 self.note(page, Noted { index, outcome: "published", reason: String::new(), keys }, writing);
             }
             Ok(Outcome::Dropped(reason)) => {
-                tell_dropped(raw, batch, index + 1, &reason);
+                tell_dropped(raw, self.within(batch, index), &reason);
                 writing.totals.total_events_dropped += 1;
                 *writing.totals.dropped_by_reason.entry(reason.to_string()).or_default() += 1;
                 let keys = still(former, Vec::new(), settled);
-                self.note(
-                    page,
-                    Noted { index, outcome: "dropped", reason: reason.to_string(), keys },
-                    writing,
-                );
+                let noted = Noted { index, outcome: "dropped", reason: reason.to_string(), keys };
+                self.note(page, noted, writing);
             }
             // What it became before stays: nobody can tell what it would be now.
             Err(error) => {
-                tell_error(raw, batch, index + 1, &error);
+                tell_error(raw, self.within(batch, index), &error);
                 writing.totals.total_transformation_errors += 1;
                 writing.letters.extend(self.letter(raw, &error));
                 if former.is_empty() {
-                    self.note(
-                        page,
-                        Noted { index, outcome: "error", reason: error, keys: Vec::new() },
-                        writing,
-                    );
+                    let noted = Noted { index, outcome: "error", reason: error, keys: Vec::new() };
+                    self.note(page, noted, writing);
                 }
             }
         }
+    }
+
+    /// The batch of a raw event, and its place there, for people; `first` is the page's first batch.
+    fn within(&self, first: u64, index: usize) -> (u64, usize) {
+        let size = self.order.batch_size.max(1);
+        (first + (index / size) as u64, index % size + 1)
     }
 
     /// What the store is told, if that is new to it.
@@ -280,12 +288,13 @@ impl Bench {
         let mut unwell: Option<LogError> = None;
         for ((index, event_id), answer) in writing.owners.iter().zip(answers) {
             let raw_event_id = &raws[*index].place.3;
+            let (batch, batch_position) = self.within(batch, *index);
             match answer {
                 Ok(_) => tracing::debug!(
                     raw_event_id,
                     transformed_event_id = event_id,
                     batch,
-                    batch_position = index + 1,
+                    batch_position,
                     "successfully published transformed event"
                 ),
                 Err(error) => {
@@ -293,7 +302,7 @@ impl Bench {
                         raw_event_id,
                         transformed_event_id = event_id,
                         batch,
-                        batch_position = index + 1,
+                        batch_position,
                         %error,
                         "failed to publish transformed event"
                     );
@@ -373,7 +382,7 @@ fn still(former: &[Key], mut keys: Vec<Key>, settled: &HashSet<String>) -> Vec<K
     keys
 }
 
-fn tell_dropped(raw: &Raw, batch: u64, batch_position: usize, reason: &str) {
+fn tell_dropped(raw: &Raw, (batch, batch_position): (u64, usize), reason: &str) {
     let Place(external_customer_id, timestamp, event_name, raw_event_id) = &raw.place;
     tracing::info!(
         raw_event_id,
@@ -387,7 +396,7 @@ fn tell_dropped(raw: &Raw, batch: u64, batch_position: usize, reason: &str) {
     );
 }
 
-fn tell_error(raw: &Raw, batch: u64, batch_position: usize, error: &str) {
+fn tell_error(raw: &Raw, (batch, batch_position): (u64, usize), error: &str) {
     let Place(external_customer_id, timestamp, event_name, raw_event_id) = &raw.place;
     tracing::warn!(
         raw_event_id,

@@ -148,6 +148,13 @@ impl Ground for Fake {
         Ok(world.results.range(first.clone()..=last.clone()).map(|(p, f)| (p.clone(), f.clone())).collect())
     }
 
+    async fn touched(&self, _: &Scope, _: &[&Key]) -> Result<Option<HashSet<String>>, StoreError> {
+        self.asked()?;
+        let world = self.world.lock().unwrap();
+        let touched = world.events.iter().filter(|(_, (_, _, by_hand))| *by_hand);
+        Ok(Some(touched.map(|(key, _)| key.0.clone()).collect()))
+    }
+
     async fn standings(&self, _: &Scope, keys: &[&Key]) -> Result<Vec<Option<Standing>>, StoreError> {
         self.asked()?;
         let world = self.world.lock().unwrap();

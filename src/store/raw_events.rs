@@ -68,69 +68,75 @@ const EVENT_COLUMNS: [&str; 2] = ["payload", "version"];
 const RESULT_COLUMNS: [&str; 6] =
     ["outcome", "reason", "transform_id", "transform_version", "events", "version"];
 
-fn text(text: &str) -> (Type, Value) {
-    (Type::String, Value::string(text))
+/// Native blocks of rows, column by column: row by row, every cell would have to find its column.
+struct Columns<'r, R> {
+    rows: &'r [R],
+    block: Block,
 }
 
-fn time(at: Timestamp) -> (Type, Value) {
-    let millis = at.as_millis().max(0).unsigned_abs();
-    (Type::DateTime64(3, Tz::UTC), Value::DateTime64(DynDateTime64(Tz::UTC, millis, 3)))
-}
+impl<'r, R> Columns<'r, R> {
+    fn of(rows: &'r [R]) -> Self {
+        let block = Block {
+            info: BlockInfo::default(),
+            rows: rows.len() as u64,
+            column_types: IndexMap::new(),
+            column_data: IndexMap::new(),
+        };
+        Self { rows, block }
+    }
 
-fn number(number: u64) -> (Type, Value) {
-    (Type::UInt64, Value::UInt64(number))
-}
+    fn add(mut self, name: &str, kind: Type, value: impl Fn(&'r R) -> Value) -> Self {
+        self.block.column_types.insert(name.to_owned(), kind);
+        self.block.column_data.insert(name.to_owned(), self.rows.iter().map(value).collect());
+        self
+    }
 
-impl RawKey<'_> {
-    fn cells(&self) -> impl Iterator<Item = (Type, Value)> {
-        [
-            text(self.project_id),
-            text(self.environment_id),
-            text(self.external_customer_id),
-            time(self.timestamp),
-            text(self.event_name),
-            text(self.id),
-            time(self.received_at),
-            text(self.source_topic),
-            (Type::Uuid, Value::Uuid(self.source_topic_id)),
-            (Type::Int32, Value::Int32(self.source_partition)),
-            (Type::Int64, Value::Int64(self.source_offset)),
-        ]
-        .into_iter()
+    fn text(self, name: &str, text: impl Fn(&'r R) -> &'r str) -> Self {
+        self.add(name, Type::String, |row| Value::String(text(row).as_bytes().to_vec()))
+    }
+
+    fn time(self, name: &str, at: impl Fn(&'r R) -> Timestamp) -> Self {
+        self.add(name, Type::DateTime64(3, Tz::UTC), |row| {
+            let millis = at(row).as_millis().max(0).unsigned_abs();
+            Value::DateTime64(DynDateTime64(Tz::UTC, millis, 3))
+        })
+    }
+
+    fn number(self, name: &str, number: impl Fn(&'r R) -> u64) -> Self {
+        self.add(name, Type::UInt64, |row| Value::UInt64(number(row)))
+    }
+
+    fn keys(self, key: impl Fn(&'r R) -> &'r RawKey<'r>) -> Self {
+        self.text("project_id", |row| key(row).project_id)
+            .text("environment_id", |row| key(row).environment_id)
+            .text("external_customer_id", |row| key(row).external_customer_id)
+            .time("timestamp", |row| key(row).timestamp)
+            .text("event_name", |row| key(row).event_name)
+            .text("id", |row| key(row).id)
+            .time("received_at", |row| key(row).received_at)
+            .text("source_topic", |row| key(row).source_topic)
+            .add("source_topic_id", Type::Uuid, |row| Value::Uuid(key(row).source_topic_id))
+            .add("source_partition", Type::Int32, |row| Value::Int32(key(row).source_partition))
+            .add("source_offset", Type::Int64, |row| Value::Int64(key(row).source_offset))
     }
 }
 
-impl RawEventRow<'_> {
-    fn cells(&self) -> Vec<(Type, Value)> {
-        let version = self.key.received_at.as_millis().max(0).unsigned_abs();
-        self.key.cells().chain([text(self.payload), number(version)]).collect()
-    }
+fn raw_block(rows: &[RawEventRow<'_>]) -> Block {
+    let version = |row: &RawEventRow<'_>| row.key.received_at.as_millis().max(0).unsigned_abs();
+    let columns = Columns::of(rows).keys(|row| &row.key);
+    columns.text("payload", |row| row.payload).number("version", version).block
 }
 
-impl RawResultRow<'_> {
-    fn cells(&self) -> Vec<(Type, Value)> {
-        let own = [
-            text(self.outcome),
-            text(self.reason),
-            text(self.transform_id),
-            number(self.transform_version),
-            text(self.events),
-            number(self.version),
-        ];
-        self.key.cells().chain(own).collect()
-    }
-}
-
-fn block(columns: &[&'static str], rows: usize, cells: impl Iterator<Item = Vec<(Type, Value)>>) -> Block {
-    let mut types = IndexMap::new();
-    let mut data: IndexMap<String, Vec<Value>> = IndexMap::new();
-    for row in cells {
-        for (name, (kind, value)) in columns.iter().zip(row) {
-            types.entry((*name).to_owned()).or_insert(kind);
-            data.entry((*name).to_owned()).or_insert_with(|| Vec::with_capacity(rows)).push(value);
-        }
-    }
-    Block { info: BlockInfo::default(), rows: rows as u64, column_types: types, column_data: data }
+fn result_block(rows: &[RawResultRow<'_>]) -> Block {
+    Columns::of(rows)
+        .keys(|row| &row.key)
+        .text("outcome", |row| row.outcome)
+        .text("reason", |row| row.reason)
+        .text("transform_id", |row| row.transform_id)
+        .number("transform_version", |row| row.transform_version)
+        .text("events", |row| row.events)
+        .number("version", |row| row.version)
+        .block
 }
 
 impl Store {
@@ -139,11 +145,9 @@ impl Store {
     /// # Errors
     /// See [`InsertError`].
     pub async fn insert_raw_events(&self, rows: &[RawEventRow<'_>], token: &str) -> Result<(), InsertError> {
-        let columns: Vec<&'static str> = KEY_COLUMNS.into_iter().chain(EVENT_COLUMNS).collect();
-        let insert = statement("raw_events", columns.iter().copied());
+        let insert = statement("raw_events", KEY_COLUMNS.into_iter().chain(EVENT_COLUMNS));
         self.insert(&insert, rows.len(), token, |from, to| {
-            let slice = rows.get(from..to.min(rows.len())).unwrap_or_default();
-            block(&columns, slice.len(), slice.iter().map(RawEventRow::cells))
+            raw_block(rows.get(from..to.min(rows.len())).unwrap_or_default())
         })
         .await
     }
@@ -157,11 +161,9 @@ impl Store {
         rows: &[RawResultRow<'_>],
         token: &str,
     ) -> Result<(), InsertError> {
-        let columns: Vec<&'static str> = KEY_COLUMNS.into_iter().chain(RESULT_COLUMNS).collect();
-        let insert = statement("raw_event_results", columns.iter().copied());
+        let insert = statement("raw_event_results", KEY_COLUMNS.into_iter().chain(RESULT_COLUMNS));
         self.insert(&insert, rows.len(), token, |from, to| {
-            let slice = rows.get(from..to.min(rows.len())).unwrap_or_default();
-            block(&columns, slice.len(), slice.iter().map(RawResultRow::cells))
+            result_block(rows.get(from..to.min(rows.len())).unwrap_or_default())
         })
         .await
     }
@@ -217,5 +219,48 @@ impl Store {
             known.extend(self.select::<EventKey>(sql).await?.into_iter().filter(|key| wanted.contains(key)));
         }
         Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_the_columns_of_their_statements_in_order() {
+        let at = Timestamp::from_millis(5);
+        let key = RawKey {
+            project_id: "p",
+            environment_id: "e",
+            external_customer_id: "c",
+            timestamp: at,
+            event_name: "n",
+            id: "i",
+            received_at: at,
+            source_topic: "t",
+            source_topic_id: Uuid::nil(),
+            source_partition: 1,
+            source_offset: 2,
+        };
+        let names = |block: &Block| block.column_data.keys().cloned().collect::<Vec<_>>();
+        let raws = raw_block(&[RawEventRow { key, payload: "{}" }]);
+        let (mut expected, more) = (KEY_COLUMNS.to_vec(), EVENT_COLUMNS);
+        expected.extend(more);
+        assert_eq!(names(&raws), expected);
+        let result = RawResultRow {
+            key,
+            outcome: "dropped",
+            reason: "r",
+            transform_id: "t",
+            transform_version: 1,
+            events: "[]",
+            version: 3,
+        };
+        let results = result_block(&[result, result]);
+        let (mut expected, more) = (KEY_COLUMNS.to_vec(), RESULT_COLUMNS);
+        expected.extend(more);
+        assert_eq!(names(&results), expected);
+        assert!(results.column_data.values().all(|values| values.len() == 2));
+        assert_eq!((&results.column_data["events"][1], results.rows), (&Value::string("[]"), 2));
     }
 }

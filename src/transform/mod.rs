@@ -38,7 +38,7 @@ pub use http::results;
 pub use json::{Json, NotJson};
 pub use mapping::{Limits, Mapped, Mapping, NO_EVENT, Outcome, TransformError, Wanted};
 pub use payload::{NotAPayload, Payloads};
-pub use publish::{DELETED_HEADER, Key, Origin, RAW_EVENT_ID_HEADER, VERSION_HEADER};
+pub use publish::{Alike, DELETED_HEADER, Key, Origin, RAW_EVENT_ID_HEADER, VERSION_HEADER};
 pub use spec::{DefineSpec, DropSpec, EventSpec, Invalid, PropertySpec, RequireSpec, SPEC_BYTES_MAX, Spec};
 pub use upcast::{Upcast, UpcastSpec};
 

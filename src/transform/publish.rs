@@ -17,10 +17,31 @@ pub const VERSION_HEADER: &str = "version";
 /// Header of a record that says that an event is no more.
 pub const DELETED_HEADER: &str = "deleted";
 
+/// What many records have alike, made once for all of them.
+#[derive(Clone, Debug)]
+pub struct Alike {
+    project: Bytes,
+    environment: Bytes,
+    version: Option<Bytes>,
+}
+
+impl Alike {
+    /// Of the records of a scope; `version` of reprocessed ones.
+    pub fn of(scope: &Scope, version: Option<u64>) -> Self {
+        let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        Self {
+            project: copy(scope.project.as_str()),
+            environment: copy(scope.environment.as_str()),
+            version: version.map(|version| version.to_string().into()),
+        }
+    }
+}
+
 /// The raw event that an event is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     pub scope: &'a Scope,
+    pub alike: &'a Alike,
     pub raw_event_id: &'a str,
     pub received_at: Timestamp,
     /// The surface's name in the headers.
@@ -76,11 +97,13 @@ static HEADER_NAMES: LazyLock<[Arc<str>; 7]> = LazyLock::new(|| {
     ]
     .map(Arc::from)
 });
+/// About the bytes of an event's JSON without its properties.
+const BESIDES_PROPERTIES: usize = 384;
 static SCHEMA: LazyLock<Bytes> = LazyLock::new(|| SCHEMA_VERSION.to_string().into());
 
 impl Origin<'_> {
-    /// The record of an event; `version` of reprocessed ones.
-    pub fn record(&self, event: &Mapped, version: Option<u64>, now: Timestamp) -> NewRecord {
+    /// The record of an event.
+    pub fn record(&self, event: &Mapped, now: Timestamp) -> NewRecord {
         let properties = serde_json::from_str::<&RawValue>(&event.properties).ok();
         self.written(
             &LogEvent {
@@ -98,14 +121,13 @@ impl Origin<'_> {
                 id_generated: false,
                 properties,
             },
-            version,
             false,
             now,
         )
     }
 
     /// The record that hides the row of this key.
-    pub fn tombstone(&self, key: &Key, version: u64, now: Timestamp) -> NewRecord {
+    pub fn tombstone(&self, key: &Key, now: Timestamp) -> NewRecord {
         self.written(
             &LogEvent {
                 id: key.0.as_str().into(),
@@ -122,37 +144,33 @@ impl Origin<'_> {
                 id_generated: false,
                 properties: None,
             },
-            Some(version),
             true,
             now,
         )
     }
 
-    fn written(
-        &self,
-        event: &LogEvent<'_>,
-        version: Option<u64>,
-        deleted: bool,
-        now: Timestamp,
-    ) -> NewRecord {
-        let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    fn written(&self, event: &LogEvent<'_>, deleted: bool, now: Timestamp) -> NewRecord {
+        let Alike { project, environment, version } = self.alike;
         let values = [
             Some(SCHEMA.clone()),
-            Some(copy(self.scope.project.as_str())),
-            Some(copy(self.scope.environment.as_str())),
+            Some(project.clone()),
+            Some(environment.clone()),
             Some(Bytes::from_static(self.producer.as_bytes())),
-            Some(copy(self.raw_event_id)),
-            version.map(|version| version.to_string().into()),
+            Some(Bytes::copy_from_slice(self.raw_event_id.as_bytes())),
+            version.clone(),
             deleted.then(|| Bytes::from_static(b"1")),
         ];
+        let mut headers = Vec::with_capacity(HEADER_NAMES.len());
         let named = HEADER_NAMES.iter().zip(values);
-        let headers =
-            named.filter_map(|(name, value)| Some(Header { name: name.clone(), value: value? })).collect();
+        headers.extend(named.filter_map(|(name, value)| Some(Header { name: name.clone(), value: value? })));
+        let properties = event.properties.map_or(0, |properties| properties.get().len());
+        let mut value = Vec::with_capacity(BESIDES_PROPERTIES + properties);
+        // Texts, numbers and JSON that was made here: none can fail to be written.
+        let _ = serde_json::to_writer(&mut value, event);
         NewRecord {
             key: Some(Bytes::copy_from_slice(self.key.unwrap_or(&event.distinct_id).as_bytes())),
-            // Texts, numbers and JSON that was made here: none can fail to be written.
-            value: serde_json::to_vec(event).unwrap_or_default().into(),
-            headers,
+            value: value.into(),
+            headers: headers.into(),
             timestamp: now,
         }
     }

@@ -253,6 +253,11 @@ async fn changes_of_what_decides_over_events_are_in_the_audit_trail_with_who_mad
     let id = meta.transforms().create(&here, "raw", json!({}), None, 9).await.unwrap().unwrap();
     meta.transforms().add_version(&here, &id, json!({}), None, 9).await.unwrap();
     meta.transforms().delete(&here, &id).await.unwrap();
+    // A deletion leaves no row of its own, and yet counts as a change.
+    let (before, after) =
+        (meta.now().minus(Duration::from_secs(60)), meta.now().plus(Duration::from_secs(60)));
+    assert!(meta.transforms().changed_since(&project, before).await.unwrap());
+    assert!(!meta.transforms().changed_since(&project, after).await.unwrap());
     let id = meta.schemas().create(&project, "seen", ("none", "flag"), json!({}), None, 9).await.unwrap();
     meta.schemas().add_version(&project, &id, 1, next_version(0)).await.unwrap();
     meta.schemas().change(&project, &id, "none", "reject").await.unwrap();
