@@ -262,7 +262,7 @@ mod tests {
         assert_eq!([page(1, 1), page(999, 4), page(10_000, 16)], [1, 999, 10_000]);
         assert_eq!(
             [page(1000, 1), page(5000, 4), page(5000, 16), page(3000, 4)],
-            [20_000, 20_000, 5000, 18_000]
+            [20_000, 10_000, 5000, 9000]
         );
         assert_eq!(Order { batch_size: 1000, ..order() }.page_rows(3700), 3000, "long payloads");
         let batches = |raws| Order { batch_size: 1000, ..order() }.batches(raws);
