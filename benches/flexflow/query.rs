@@ -50,7 +50,9 @@ pub async fn query(millions: u64) {
         funnels += bench.compare(&question).await;
     }
     bench.metric("query_funnel_duration_seconds", funnels).await;
-    bench.compare(&bench.retention()).await;
+    for question in bench.of_people() {
+        bench.compare(&question).await;
+    }
     bench.cached().await;
     bench.list().await;
     bench.by_id(millions * 1_000_000).await;
@@ -287,10 +289,15 @@ impl Bench {
         ]
     }
 
-    fn retention(&self) -> Question {
+    fn of_people(&self) -> Vec<Question> {
         let body = json!({"total_intervals": 8, "period": "week", "target_event": "signed up", "returning_event": NAME});
-        let question = self.ask("/api/query/retention", "retention of 8 weeks", body);
-        Question { p95_max: Some(3000.0), ..question }
+        let retention = self.ask("/api/query/retention", "retention of 8 weeks", body);
+        let series = json!({"date_from": "-30d", "series": [{"event": NAME}]});
+        vec![
+            Question { p95_max: Some(3000.0), ..retention },
+            self.ask("/api/query/stickiness", "stickiness of 30 days", series.clone()),
+            self.ask("/api/query/lifecycle", "lifecycle of 30 days", series),
+        ]
     }
 
     /// Asks by turns; answers how long ours took together.

@@ -1,17 +1,16 @@
 //! In which buckets of time each person was active: what retention, lifecycle and stickiness are made of.
 //!
-//! The store gathers sets of bucket numbers a person, in as many turns as [`super::gather`]; what they mean is decided
-//! in Rust by the fold of each question.
+//! A fold over everything that [`super::gather`] shows of a person; what it means is decided by the fold of each question.
 
 use super::Query;
 use super::actor::Actors;
-use super::gather::{Matcher, after_length, malformed, named, names_of};
+use super::funnel::fold::Event;
+use super::gather::{Gather, Matcher, Values};
 use super::interval::Buckets;
 use super::range::Range;
-use super::statement::{self, View};
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
-use crate::store::{self, Blob, RowCells, Sql, StoreError};
+use crate::store::Sql;
 
 /// What is gathered.
 #[derive(Clone, Debug)]
@@ -35,7 +34,7 @@ const SETS_MAX: usize = 2;
 const FIRSTS_MAX: usize = 2;
 
 /// One person.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Person {
     pub actor: u64,
     /// Numbers of buckets, sorted.
@@ -44,81 +43,50 @@ pub(super) struct Person {
     pub firsts: [Option<Timestamp>; FIRSTS_MAX],
 }
 
-struct Row {
-    actor: u64,
-    sets: [Blob; SETS_MAX],
-    firsts: [i64; FIRSTS_MAX],
-}
-
-impl store::Row for Row {
-    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
-        Ok(Self {
-            actor: cells.next()?,
-            sets: [cells.next()?, cells.next()?],
-            firsts: [cells.next()?, cells.next()?],
-        })
-    }
-}
-
 impl Activity {
-    /// The statement of one turn. Its rows are (person, two sets, two first times in milliseconds or -1).
-    pub(super) fn sql(&self, scope: &Scope, actors: &Actors, turn: u64, turns: u64) -> Sql {
-        let mut columns = Sql::new("").append(&actors.id()).push(" AS actor");
-        let bucket = bucket_number(&self.buckets);
-        let starts = self.buckets.starts();
-        let counts = Range { from: starts.first().copied().unwrap_or(self.range.from), end: self.range.end };
-        for (index, name) in ["first_set", "second_set"].into_iter().enumerate() {
-            columns = match self.sets.get(index) {
-                Some(matcher) => columns
-                    .push(", toString(")
-                    .push(if self.counted { "groupArrayIfState(" } else { "groupUniqArrayIfState(" })
-                    .append(&bucket)
-                    .push(", ")
-                    .append(&self.counts(matcher, counts))
-                    .push(")) AS ")
-                    .push(name),
-                None => columns.push(", '' AS ").push(name),
-            };
+    /// The events that it is made of: those of the sets, then those of the firsts.
+    pub(super) fn gather(&self) -> Gather {
+        Gather {
+            range: self.range,
+            steps: self.sets.iter().chain(&self.firsts).cloned().collect(),
+            exclusions: Vec::new(),
+            conditions: self.conditions.clone(),
+            everything: false,
+            value: None,
+            by: None,
         }
-        for (index, name) in ["first_time", "second_time"].into_iter().enumerate() {
-            columns = match self.firsts.get(index) {
-                Some(matcher) => columns
-                    .push(", ifNull(minOrNullIf(toUnixTimestamp64Milli(timestamp), ")
-                    .append(&matcher.or_true())
-                    .push("), -1) AS ")
-                    .push(name),
-                None => columns.push(", toInt64(-1) AS ").push(name),
-            };
-        }
-        let select = statement::events(scope, View::Deduplicated, &columns).actors(actors).within(self.range);
-        let select = named(select, self.names()).and_all(self.conditions.iter().cloned());
-        let select = if turns > 1 {
-            let of_turn = Sql::new("modulo(").append(&actors.id()).push(", ").arg(turns).push(") = ");
-            select.and(of_turn.arg(turn))
-        } else {
-            select
-        };
-        select.then(Sql::new("GROUP BY actor")).sql()
     }
 
-    /// Does a row match, and lie in a bucket?
-    fn counts(&self, matcher: &Matcher, buckets: Range) -> Sql {
-        let matches = matcher.or_true();
-        if buckets == self.range {
-            return matches;
+    /// Milliseconds from the range's beginning to that of each bucket.
+    fn starts(&self) -> Vec<i64> {
+        let from = self.range.from.as_millis();
+        self.buckets.starts().iter().map(|start| start.as_millis() - from).collect()
+    }
+
+    /// Takes in a person's events, which stand in order of time.
+    fn take(&self, starts: &[i64], actor: u64, events: &[Event], person: &mut Person) {
+        person.actor = actor;
+        person.firsts = [None; FIRSTS_MAX];
+        person.sets.iter_mut().for_each(Vec::clear);
+        let is = |event: &Event, step: usize| event.steps & (1 << step) != 0;
+        let firsts = (self.sets.len()..).take(self.firsts.len());
+        for (first, step) in person.firsts.iter_mut().zip(firsts) {
+            let found = events.iter().find(|event| is(event, step));
+            *first = found.map(|event| Timestamp::from_millis(self.range.from.as_millis() + event.at));
         }
-        let at = View::Deduplicated.time();
-        matches.push(" AND ").append(&at).push(" >= ").arg(buckets.from.as_millis())
-    }
-
-    /// How many rows there are to gather, read from the key alone.
-    pub(super) fn count(&self, scope: &Scope) -> Sql {
-        let select = statement::events(scope, View::Versions, &Sql::new("count() AS events"));
-        named(select.within(self.range), self.names()).sql()
-    }
-
-    fn names(&self) -> Option<Vec<&str>> {
-        names_of(self.sets.iter().chain(&self.firsts))
+        // How many buckets have begun.
+        let mut begun = 0;
+        for event in events {
+            while starts.get(begun as usize).is_some_and(|start| *start <= event.at) {
+                begun += 1;
+            }
+            let Some(bucket) = u32::checked_sub(begun, 1) else { continue };
+            for (step, set) in person.sets.iter_mut().enumerate().take(self.sets.len()) {
+                if is(event, step) && (self.counted || set.last() != Some(&bucket)) {
+                    set.push(bucket);
+                }
+            }
+        }
     }
 }
 
@@ -134,32 +102,13 @@ impl Query {
         activity: &Activity,
         mut show: impl FnMut(&Person) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        let turns = self.turns_for(activity.count(scope)).await?;
-        for turn in 0..turns {
-            let mut people = self.stream::<Row>(activity.sql(scope, actors, turn, turns)).await?;
-            while let Some(block) = people.next_chunk().await? {
-                for row in block {
-                    let [first, second] = row.sets;
-                    let sets = [numbers(&first.0)?, numbers(&second.0)?];
-                    let firsts = row.firsts.map(|at| (at >= 0).then_some(Timestamp::from_millis(at)));
-                    show(&Person { actor: row.actor, sets, firsts })?;
-                }
-            }
-        }
-        Ok(())
+        let (starts, mut person) = (activity.starts(), Person::default());
+        let shown = |actor, events: &[Event], _: &Values| {
+            activity.take(&starts, actor, events, &mut person);
+            show(&person)
+        };
+        self.gather(scope, actors, &activity.gather(), &mut Values::new(0), shown).await
     }
-}
-
-/// The numbers of a state of `UInt32`s, sorted; an empty text has none.
-fn numbers(state: &[u8]) -> Result<Vec<u32>, Problem> {
-    if state.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rest = after_length(state).ok_or_else(malformed)?;
-    let (words, []) = rest.as_chunks::<4>() else { return Err(malformed()) };
-    let mut numbers: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 /// Numbers that stand at least `times` times, once each.
@@ -167,43 +116,45 @@ pub(super) fn at_least(sorted: &[u32], times: usize) -> Vec<u32> {
     sorted.chunk_by(|a, b| a == b).filter(|same| same.len() >= times).map(|same| same[0]).collect()
 }
 
-/// `UInt32`: the number of the bucket that a row is in; rows outside of all are to be left out by a condition.
-fn bucket_number(buckets: &Buckets) -> Sql {
-    let at = Sql::new("toUnixTimestamp64Milli(timestamp)");
-    let starts: Vec<i64> = buckets.starts().iter().map(|start| start.as_millis()).collect();
-    let first = starts.first().copied().unwrap_or(0);
-    match buckets.width_millis() {
-        Some(width) => {
-            Sql::new("toUInt32(intDiv(").append(&at).push(" - ").arg(first).push(", ").arg(width).push("))")
-        }
-        None => {
-            let numbers: Vec<u32> = (0..).take(starts.len()).collect();
-            Sql::new("transform(roundDown(")
-                .append(&at)
-                .push(", CAST(")
-                .arg(starts.as_slice())
-                .push(", 'Array(Int64)')), CAST(")
-                .arg(starts.as_slice())
-                .push(", 'Array(Int64)'), CAST(")
-                .arg(numbers)
-                .push(", 'Array(UInt32)'), toUInt32(0))")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::interval::{Calendar, Interval, WeekStart};
+    use crate::query::range;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
+    }
 
     #[test]
-    fn a_state_of_more_than_127_elements_has_a_longer_count() {
-        let mut state = vec![0x81, 0x01];
-        for number in (0..129_u32).rev() {
-            state.extend(number.to_le_bytes());
-        }
-        assert_eq!(numbers(&state).unwrap(), (0..129).collect::<Vec<u32>>());
-        assert!(numbers(&[]).unwrap().is_empty());
-        assert!(numbers(&state[..5]).is_err());
+    fn a_person_stands_in_the_buckets_of_their_events_and_has_first_times() {
+        let calendar = Calendar { zone: chrono_tz::Tz::UTC, week_start: WeekStart::Monday };
+        let (from, end) = (at("2026-01-15T00:00:00Z"), at("2026-03-10T00:00:00Z"));
+        let (_, buckets) = range::buckets(from, end, &calendar, Interval::Month, 100).unwrap();
+        let matcher = Matcher { event: None, conditions: Vec::new() };
+        let range = Range { from: at("2025-12-01T00:00:00Z"), end };
+        let (sets, firsts) = (vec![matcher.clone(); 2], vec![matcher]);
+        let mut activity = Activity { range, buckets, conditions: Vec::new(), sets, counted: false, firsts };
+        let event = |time: &str, steps: u16| {
+            let at = at(time).as_millis() - range.from.as_millis();
+            Event { at, steps, exclusions: 0, value: 0 }
+        };
+        // Bits: the first set, the second, the first time.
+        let events = [
+            event("2025-12-31T23:59:59.999Z", 0b111),
+            event("2026-01-01T00:00:00Z", 0b001),
+            event("2026-01-31T23:59:59.999Z", 0b011),
+            event("2026-03-01T00:00:00Z", 0b110),
+            event("2026-03-02T00:00:00Z", 0b110),
+        ];
+        let mut person = Person { firsts: [Some(end); 2], sets: [vec![9], vec![9]], ..Person::default() };
+        activity.take(&activity.starts(), 7, &events, &mut person);
+        let firsts = [Some(at("2025-12-31T23:59:59.999Z")), None];
+        assert_eq!(person, Person { actor: 7, sets: [vec![0], vec![0, 2]], firsts });
+        activity.counted = true;
+        activity.take(&activity.starts(), 7, &events[1..], &mut person);
+        let firsts = [Some(at("2026-03-01T00:00:00Z")), None];
+        assert_eq!(person, Person { actor: 7, sets: [vec![0, 0], vec![0, 2, 2]], firsts });
     }
 
     #[test]

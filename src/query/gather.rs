@@ -57,7 +57,7 @@ impl Matcher {
 }
 
 /// Names of events that any of these needs, where all of them need one.
-pub(super) fn names_of<'a>(matchers: impl IntoIterator<Item = &'a Matcher>) -> Option<Vec<&'a str>> {
+fn names_of<'a>(matchers: impl IntoIterator<Item = &'a Matcher>) -> Option<Vec<&'a str>> {
     let mut names =
         matchers.into_iter().map(|matcher| matcher.event.as_deref()).collect::<Option<Vec<&str>>>()?;
     names.sort_unstable();
@@ -66,7 +66,7 @@ pub(super) fn names_of<'a>(matchers: impl IntoIterator<Item = &'a Matcher>) -> O
 }
 
 /// Only events of these names: in the table's key, so it is read first.
-pub(super) fn named(select: Select, names: Option<Vec<&str>>) -> Select {
+fn named(select: Select, names: Option<Vec<&str>>) -> Select {
     match names {
         Some(names) => select.key(Sql::new("event_name IN ").list(names)),
         None => select,
@@ -213,7 +213,7 @@ impl Gather {
     }
 
     /// How many rows there are to gather, other versions of an event among them: read from the key alone.
-    pub(super) fn count(&self, scope: &Scope) -> Sql {
+    fn count(&self, scope: &Scope) -> Sql {
         let select = statement::events(scope, View::Versions, &Sql::new("count() AS events"));
         named(select.within(self.range), self.names()).sql()
     }
@@ -345,12 +345,12 @@ fn event(word: u64) -> Event {
 }
 
 /// What follows a state's count of elements.
-pub(super) fn after_length(state: &[u8]) -> Option<&[u8]> {
+fn after_length(state: &[u8]) -> Option<&[u8]> {
     let last = state.iter().position(|byte| byte & 0x80 == 0)?;
     state.get(last + 1..)
 }
 
-pub(super) fn malformed() -> Problem {
+fn malformed() -> Problem {
     Problem::internal(StoreError::Query("a gathered state has another form than expected".to_owned()))
 }
 
@@ -390,7 +390,7 @@ impl Query {
     }
 
     /// In how many turns people are taken, for what `count` counts.
-    pub(super) async fn turns_for(&self, count: Sql) -> Result<u64, Problem> {
+    async fn turns_for(&self, count: Sql) -> Result<u64, Problem> {
         let most = self.limits.gather_events_max.max(1);
         if self.at_most(&count).await?.is_some_and(|events| events <= most) {
             return Ok(1);
@@ -480,6 +480,13 @@ mod tests {
         assert!(refuses(&Blob(vec![0x80]), &words, &[]), "no length");
         assert!(refuses(&state(&[9]), &words, &[]), "fewer people than words");
         assert!(refuses(&actors, &words, &["a"]), "fewer values than words");
+    }
+
+    #[test]
+    fn a_state_of_more_than_127_elements_has_a_longer_count() {
+        assert_eq!(after_length(&[2, 7, 8]), Some(&[7, 8][..]));
+        assert_eq!(after_length(&[0x81, 0x01, 7, 8]), Some(&[7, 8][..]));
+        assert_eq!(after_length(&[0x81]), None);
     }
 
     #[test]

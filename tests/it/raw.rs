@@ -369,7 +369,7 @@ async fn send_half_a_year(client: &Client, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn six_months_of_raw_events_go_through_four_overlapping_jobs_in_bounded_memory() {
     let count: usize =
-        std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(100_000, |count| count.parse().unwrap());
+        std::env::var("FLEXFLOW_TEST_RAW_EVENTS").map_or(300_000, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let log = LogSettings::of(Log::Embedded).await;
     let args =

@@ -154,7 +154,7 @@ fn statements_of_retention() {
         let plan = check(body).unwrap();
         let actors = Actors::new(&scope(), false);
         match &plan.source {
-            Source::Activity(activity) => activity.sql(&scope(), &actors, 0, 1),
+            Source::Activity(activity) => activity.gather().sql(&scope(), &actors, 0, 1),
             Source::Events(gather) => gather.sql(&scope(), &actors, 0, 1),
         }
         .text()
