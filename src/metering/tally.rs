@@ -97,55 +97,7 @@ pub struct Tally {
     weighted: BigDecimal,
 }
 
-/// A tally that was made elsewhere, for aggregations that its parts are enough for.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    pub events: u64,
-    pub missing: u64,
-    pub not_numeric: u64,
-    pub too_precise: u64,
-    /// How many numbers the rest is made of; 0: the rest means nothing.
-    pub numbers: u64,
-    pub sum: BigDecimal,
-    pub max: BigDecimal,
-    pub min: BigDecimal,
-    pub latest: (i64, String, BigDecimal),
-}
-
 impl Tally {
-    /// The tally with these parts.
-    pub fn of(parts: Parts) -> Self {
-        let some = parts.numbers > 0;
-        Self {
-            events: parts.events,
-            missing: parts.missing,
-            not_numeric: parts.not_numeric,
-            too_precise: parts.too_precise,
-            numbers: parts.numbers,
-            sum: parts.sum,
-            max: some.then_some(parts.max),
-            min: some.then_some(parts.min),
-            latest: some.then_some(parts.latest),
-            ..Self::default()
-        }
-    }
-
-    /// Takes what another has, of aggregations that [`Tally::of`] is enough for.
-    pub fn merge(&mut self, other: &Self) {
-        self.events += other.events;
-        self.missing += other.missing;
-        self.not_numeric += other.not_numeric;
-        self.too_precise += other.too_precise;
-        self.numbers += other.numbers;
-        self.sum += &other.sum;
-        self.max = self.max.take().max(other.max.clone());
-        self.min = match (self.min.take(), other.min.clone()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        self.latest = self.latest.take().max(other.latest.clone());
-    }
-
     /// Takes a sample of a window that ends at `end_millis`.
     pub fn add(&mut self, aggregation: Aggregation, sample: &Sample<'_>, end_millis: i64) {
         self.events += sample.events;
@@ -199,10 +151,15 @@ impl Tally {
     /// Takes numbers of a window that ends at `end_millis` of which only sums are known; not for aggregations that look
     /// at each.
     pub fn add_up(&mut self, added: &Added, end_millis: i64) {
-        self.events += added.events;
-        self.numbers += added.events;
-        self.sum += &added.sum;
+        self.add_sum(added.events, &added.sum);
         self.weighted += &added.sum * BigDecimal::from(end_millis) - &added.moments;
+    }
+
+    /// Takes numbers of which only the sum is known; for sums and means.
+    pub fn add_sum(&mut self, events: u64, sum: &BigDecimal) {
+        self.events += events;
+        self.numbers += events;
+        self.sum += sum;
     }
 
     /// What the values make, in a window of `span_millis`; `None` where there is nothing to make it of (the mean,

@@ -12,6 +12,7 @@ use super::meter::{Measure, Meter, MeterFilter, properties_of, text_of};
 use super::number::Quantity;
 use super::rows::{self, Which};
 use super::tally::{Added, Aggregation, Sample, Tally};
+use super::tracking::Summed;
 use super::window::Windows;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
@@ -38,7 +39,7 @@ impl Group {
         }
     }
 
-    fn sql(&self) -> Sql {
+    pub(super) fn sql(&self) -> Sql {
         match self {
             Self::Source => Sql::new("CAST(source, 'String')"),
             Self::ExternalCustomer => Sql::new("distinct_id"),
@@ -170,7 +171,7 @@ impl Row for Found {
     }
 }
 
-fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
+pub(super) fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
     text.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
 }
 
@@ -323,7 +324,7 @@ fn bounds(windows: Option<&Windows>, plan: &Plan, max: usize) -> Result<Vec<Time
 }
 
 /// Tallies by window and group under way.
-struct Fold<'p> {
+pub(super) struct Fold<'p> {
     plan: &'p Plan,
     aggregation: Aggregation,
     bounds: Vec<Timestamp>,
@@ -364,7 +365,34 @@ impl<'p> Fold<'p> {
             event_id: &found.event_id,
         };
         let aggregation = self.aggregation;
-        self.count_in(found, |tally, end| tally.add(aggregation, &sample, end));
+        self.count_in(found.window, found.group.clone(), |tally, end| tally.add(aggregation, &sample, end));
+    }
+
+    /// Where windows begin and end; none: the range is one.
+    pub(super) fn bounds(&self) -> &[Timestamp] {
+        &self.bounds
+    }
+
+    /// Windows and groups so far.
+    pub(super) fn len(&self) -> usize {
+        self.by_group.len()
+    }
+
+    /// Takes tracked usage.
+    pub(super) fn add_tracked(&mut self, summed: Summed) {
+        let Summed { window, group, quantity, events, millis, event_id } = summed;
+        let aggregation = self.aggregation;
+        match (aggregation, quantity) {
+            (Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg, Quantity::Number(sum)) => {
+                let sum = sum.normalized();
+                self.count_in(window, group, |tally, _| tally.add_sum(events, &sum));
+            }
+            (_, quantity) => {
+                let quantity = &quantity;
+                let sample = Sample { events, quantity, text: None, millis, event_id: &event_id };
+                self.count_in(window, group, |tally, end| tally.add(aggregation, &sample, end));
+            }
+        }
     }
 
     /// Takes what the store has made of short numbers.
@@ -374,19 +402,21 @@ impl<'p> Fold<'p> {
             let quantity = Quantity::Number(made.number.normalized());
             let (millis, event_id) = (found.millis, found.event_id.as_str());
             let sample = Sample { events, quantity: &quantity, text: None, millis, event_id };
-            return self.count_in(found, |tally, end| tally.add(aggregation, &sample, end));
+            return self.count_in(found.window, found.group.clone(), |tally, end| {
+                tally.add(aggregation, &sample, end);
+            });
         }
         let sum = segment.measure.multiplied(made.number.normalized());
         let added = Added { events, sum, moments: made.moments.clone() };
-        self.count_in(found, |tally, end| tally.add_up(&added, end));
+        self.count_in(found.window, found.group.clone(), |tally, end| tally.add_up(&added, end));
     }
 
     /// Into the total, and the tally of its window and group; each with where its time ends.
-    fn count_in(&mut self, found: &Found, add: impl Fn(&mut Tally, i64)) {
-        let end = self.end_of(found.window);
+    fn count_in(&mut self, window: i64, group: Vec<String>, add: impl Fn(&mut Tally, i64)) {
+        let end = self.end_of(window);
         add(&mut self.total, self.plan.end.as_millis());
-        if self.plan.cut().is_some() || !found.group.is_empty() {
-            add(self.by_group.entry((found.window, found.group.clone())).or_default(), end);
+        if self.plan.cut().is_some() || !group.is_empty() {
+            add(self.by_group.entry((window, group)).or_default(), end);
         }
     }
 
@@ -458,13 +488,7 @@ impl Metering {
             return self.usage(plan).await;
         }
         let mut fold = Fold::new(plan, bounds(plan.cut(), plan, self.limits.buckets_max)?);
-        let tallies = self.tracked(meter, plan, &fold.bounds).await?;
-        for tally in tallies.values() {
-            fold.total.merge(tally);
-        }
-        if plan.cut().is_some() || !plan.group_by.is_empty() {
-            fold.by_group = tallies;
-        }
+        self.fold_tracked(meter, plan, &mut fold).await?;
         Ok(Usage { read_from: FROM_FEATURE_USAGE, ..fold.finish() })
     }
 

@@ -388,7 +388,7 @@ impl Search {
             .then(Sql::new("ORDER BY at DESC LIMIT ").arg(wanted))
             .sql();
         let reach = View::Versions.time().push(" >= (SELECT min(at) FROM (").append(&times).push("))");
-        places.and(reach).then(tail).sql()
+        places.narrow(reach).then(tail).sql()
     }
 
     /// Rows of this range that the list is about.

@@ -213,7 +213,7 @@ impl Gather {
     }
 
     /// How many rows there are to gather, other versions of an event among them: read from the key alone.
-    fn count(&self, scope: &Scope) -> Sql {
+    pub(super) fn count(&self, scope: &Scope) -> Sql {
         let select = statement::events(scope, View::Versions, &Sql::new("count() AS events"));
         named(select.within(self.range), self.names()).sql()
     }

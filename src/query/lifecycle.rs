@@ -390,8 +390,8 @@ mod tests {
         let question: Lifecycle = crate::http::strict::json(body.as_bytes()).unwrap();
         let actors = Actors::new(&scope(), false);
         let plan = question.check(&limits(), &actors, at("2026-03-10T12:00:00Z"), None).unwrap();
-        insta::assert_snapshot!("lifecycle", plan.activity.sql(&scope(), &actors, 0, 2).text());
-        insta::assert_snapshot!("activity_count", plan.activity.count(&scope()).text());
+        insta::assert_snapshot!("lifecycle", plan.activity.gather().sql(&scope(), &actors, 0, 2).text());
+        insta::assert_snapshot!("activity_count", plan.activity.gather().count(&scope()).text());
     }
 
     #[test]

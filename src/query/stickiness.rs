@@ -433,7 +433,10 @@ mod tests {
     fn statements_of_stickiness() {
         let plan = check(r#"{"series":[{"event":"a"}],"criteria":{"value":2},"date_from":"-2d"}"#).unwrap();
         let actors = Actors::new(&scope(), false);
-        insta::assert_snapshot!("stickiness", plan.lines[0].activity.sql(&scope(), &actors, 0, 1).text());
+        insta::assert_snapshot!(
+            "stickiness",
+            plan.lines[0].activity.gather().sql(&scope(), &actors, 0, 1).text()
+        );
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub(super) fn rows_of(scope: &Scope, event_id: &str) -> Sql {
     )
     .arg(SHOWN_MAX);
     statement::events(scope, View::Versions, &columns)
-        .and(Sql::new("event_id = ").arg(event_id))
+        .key(Sql::new("event_id = ").arg(event_id))
         .then(tail)
         .sql()
 }

@@ -217,7 +217,7 @@ mod tests {
         let sql = statement("property=plan&event=it%27s&search=%25a", 1);
         let scoped = "project_id = 'proj' AND environment_id = 'env'";
         assert_eq!(sql.matches(scoped).count(), 2, "{sql}");
-        assert_eq!(sql.matches(" AND event_name = 'it\\'s' WHERE ").count(), 2, "{sql}");
+        assert_eq!(sql.matches(" AND event_name = 'it\\'s'").count(), 2, "{sql}");
         assert!(sql.contains("positionCaseInsensitiveUTF8(") && sql.contains(", '%a') > 0"), "{sql}");
         assert!(sql.ends_with("GROUP BY value ORDER BY volume DESC, value LIMIT 6"), "{sql}");
         let of_group = statement("property=plan&type=group&group_type=company", 1);

@@ -75,7 +75,7 @@ pub(super) async fn lookup(
 
 fn rows(scope: &Scope, event_id: &str) -> Sql {
     statement::events(scope, View::Deduplicated, &Sql::new(super::COLUMNS))
-        .and(Sql::new("event_id = ").arg(event_id))
+        .key(Sql::new("event_id = ").arg(event_id))
         .then(Sql::new("ORDER BY received_at LIMIT ").arg(ROWS_MAX))
         .sql()
 }

@@ -280,7 +280,7 @@ impl Search {
                 .append(&times)
                 .push("))"),
         };
-        let places = self.rows(View::Versions, &Sql::new(PLACE), slice).and(reach);
+        let places = self.rows(View::Versions, &Sql::new(PLACE), slice).narrow(reach);
         self.beyond_last(places, View::Versions).then(tail).sql()
     }
 
