@@ -59,7 +59,22 @@ struct Writing {
     owners: Vec<(usize, String)>,
     letters: Vec<NewRecord>,
     noted: Vec<Noted>,
-    totals: Totals,
+    /// Of each batch of the page.
+    batches: Vec<Totals>,
+    batch_size: usize,
+}
+
+impl Writing {
+    fn of(raws: usize, batch_size: usize) -> Self {
+        let batch_size = batch_size.max(1);
+        let batches = vec![Totals { processed_batches: 1, ..Totals::default() }; raws.div_ceil(batch_size)];
+        Self { batches, batch_size, ..Self::default() }
+    }
+
+    /// Of the batch that holds this place of the page.
+    fn totals(&mut self, index: usize) -> &mut Totals {
+        &mut self.batches[index / self.batch_size]
+    }
 }
 
 /// Computes where that keeps no other task waiting.
@@ -82,7 +97,7 @@ impl Bench {
         let settled = self.settled(page, &judged).await?;
         let (bench, owned) = (self.clone(), page.clone());
         let mut writing = computed(move || {
-            let mut writing = Writing::default();
+            let mut writing = Writing::of(owned.raws.len(), bench.order.batch_size);
             let alike = Alike::of(&bench.order.scope, Some(bench.generation));
             for judged in judged {
                 bench.decide(&owned, judged, &settled, batch, &alike, &mut writing);
@@ -93,19 +108,21 @@ impl Bench {
         if !self.order.dry_run {
             self.write(&page.raws, batch, &mut writing).await?;
         }
-        let totals = &mut writing.totals;
-        totals.processed_batches = self.order.batches(page.raws.len());
-        tracing::info!(
-            batch,
-            batches = totals.processed_batches,
-            batch_size = page.raws.len(),
-            batch_published = totals.total_events_published,
-            batch_dropped = totals.total_events_dropped,
-            batch_transform_errors = totals.total_transformation_errors,
-            batch_publish_failed = totals.total_events_failed,
-            "batch processing complete"
-        );
-        Ok(writing.totals)
+        let mut whole = Totals::default();
+        let raws = page.raws.chunks(writing.batch_size).map(<[Raw]>::len);
+        for ((totals, batch_size), batch) in writing.batches.iter().zip(raws).zip(batch..) {
+            tracing::info!(
+                batch,
+                batch_size,
+                batch_published = totals.total_events_published,
+                batch_dropped = totals.total_events_dropped,
+                batch_transform_errors = totals.total_transformation_errors,
+                batch_publish_failed = totals.total_events_failed,
+                "batch processing complete"
+            );
+            whole.add(totals);
+        }
+        Ok(whole)
     }
 
     /// What each raw event that is asked for becomes.
@@ -208,34 +225,35 @@ impl Bench {
             // never there twice, not even for a sweep that happens to come by.
             key: Some(if customer.is_empty() { raw_event_id } else { customer }),
         };
-        writing.totals.total_events_found += 1;
+        writing.totals(index).total_events_found += 1;
         if outcome.is_ok() {
             for key in former.iter().filter(|key| !keys.iter().any(|new| new.is_same_row(key))) {
                 if !settled.contains(&key.0) {
                     writing.records.push(origin.tombstone(key, now));
                     writing.owners.push((index, key.0.clone()));
-                    writing.totals.events_removed += 1;
+                    writing.totals(index).events_removed += 1;
                 }
             }
         }
         match outcome {
             Ok(Outcome::Events(events)) => {
                 if events.iter().all(|event| settled.contains(&event.id)) {
-                    writing.totals.total_events_kept += 1;
+                    writing.totals(index).total_events_kept += 1;
                 }
                 for event in events.into_iter().filter(|event| !settled.contains(&event.id)) {
                     writing.records.push(origin.record(&event, now));
                     writing.owners.push((index, event.id));
-                    writing.totals.events_written += 1;
+                    writing.totals(index).events_written += 1;
                 }
-                writing.totals.total_events_published += 1;
+                writing.totals(index).total_events_published += 1;
                 let keys = still(former, keys, settled);
                 self.note(page, Noted { index, outcome: "published", reason: String::new(), keys }, writing);
             }
             Ok(Outcome::Dropped(reason)) => {
                 tell_dropped(raw, self.within(batch, index), &reason);
-                writing.totals.total_events_dropped += 1;
-                *writing.totals.dropped_by_reason.entry(reason.to_string()).or_default() += 1;
+                let totals = writing.totals(index);
+                totals.total_events_dropped += 1;
+                *totals.dropped_by_reason.entry(reason.to_string()).or_default() += 1;
                 let keys = still(former, Vec::new(), settled);
                 let noted = Noted { index, outcome: "dropped", reason: reason.to_string(), keys };
                 self.note(page, noted, writing);
@@ -243,7 +261,7 @@ impl Bench {
             // What it became before stays: nobody can tell what it would be now.
             Err(error) => {
                 tell_error(raw, self.within(batch, index), &error);
-                writing.totals.total_transformation_errors += 1;
+                writing.totals(index).total_transformation_errors += 1;
                 writing.letters.extend(self.letter(raw, &error));
                 if former.is_empty() {
                     let noted = Noted { index, outcome: "error", reason: error, keys: Vec::new() };
@@ -317,8 +335,9 @@ impl Bench {
             return Err(JobError::from(error).about("events could not be published"));
         }
         for (index, error) in &failed {
-            writing.totals.total_events_failed += 1;
-            writing.totals.total_events_published = writing.totals.total_events_published.saturating_sub(1);
+            let totals = writing.totals(*index);
+            totals.total_events_failed += 1;
+            totals.total_events_published = totals.total_events_published.saturating_sub(1);
             writing.letters.extend(self.letter(&raws[*index], error));
         }
         writing.noted.retain(|noted| !failed.contains_key(&noted.index));
@@ -408,4 +427,19 @@ fn tell_error(raw: &Raw, (batch, batch_position): (u64, usize), error: &str) {
         error,
         "transformation error - event skipped"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_batch_of_a_page_has_totals_of_its_own() {
+        let mut writing = Writing::of(2500, 1000);
+        for (index, found) in [(0, 1), (999, 1), (1000, 1), (2499, 5)] {
+            writing.totals(index).total_events_found += found;
+        }
+        let seen = |totals: &Totals| (totals.processed_batches, totals.total_events_found);
+        assert_eq!(writing.batches.iter().map(seen).collect::<Vec<_>>(), [(1, 2), (1, 1), (1, 5)]);
+    }
 }
