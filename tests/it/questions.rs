@@ -1,8 +1,7 @@
 //! What every question has in common, in the whole application: test accounts, expressions, groups.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::support::sandbox::{Client, Sandbox};
 
@@ -138,9 +137,11 @@ async fn cleared_by_the_command(client: &Client) {
     let (status, made) = client.operator_post(&format!("{project}/api-keys"), &key).await;
     assert_eq!(status, 201, "{made}");
     let key = made["api_key"].as_str().unwrap();
+    // Not in the way of the application, which lives on this test's thread.
     let shown = Command::new(env!("CARGO_BIN_EXE_flexflow"))
         .args(["test-accounts", "clear", "--json", "--url", &client.url, "--api-key", key])
         .output()
+        .await
         .unwrap();
     let said = String::from_utf8_lossy(&shown.stdout).into_owned() + &String::from_utf8_lossy(&shown.stderr);
     assert_eq!(shown.status.code(), Some(0), "{said}");
