@@ -112,7 +112,15 @@ pub fn rounded(number: &BigDecimal) -> BigDecimal {
 
 /// The shortest text of the same number, without an exponent: `0.1`, `-20`, `0`.
 pub fn plain(number: &BigDecimal) -> String {
-    if number.is_zero() { "0".to_owned() } else { number.normalized().to_plain_string() }
+    if number.is_zero() {
+        return "0".to_owned();
+    }
+    // Of text, as normalizing takes a number apart digit by digit and builds it again.
+    let mut text = number.to_plain_string();
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Usage: events in, one decimal out. A question is checked into a [`Plan`]; the store groups events by window, group
 //! and value text; what those values make is computed here, in decimals ([`Tally`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bigdecimal::BigDecimal;
+use foldhash::fast::RandomState;
+use indexmap::IndexSet;
 
 use super::Metering;
 use super::corrections::Snapshot;
@@ -171,8 +173,11 @@ impl Row for Found {
     }
 }
 
+/// A decimal as the store writes it; without the zeros that it writes to its scale: normalizing costs a hundred times as
+/// much as cutting text.
 pub(super) fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
-    text.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
+    let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text };
+    short.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
 }
 
 impl Plan {
@@ -328,14 +333,16 @@ pub(super) struct Fold<'p> {
     plan: &'p Plan,
     aggregation: Aggregation,
     bounds: Vec<Timestamp>,
-    by_group: BTreeMap<(i64, Vec<String>), Tally>,
+    groups: IndexSet<Vec<String>, RandomState>,
+    /// By window and place of the group.
+    by_group: HashMap<(i64, usize), Tally, RandomState>,
     total: Tally,
 }
 
 impl<'p> Fold<'p> {
     fn new(plan: &'p Plan, bounds: Vec<Timestamp>) -> Self {
-        let (by_group, total) = (BTreeMap::new(), Tally::default());
-        Self { plan, aggregation: plan.aggregation(), bounds, by_group, total }
+        let (groups, by_group) = (IndexSet::default(), HashMap::default());
+        Self { plan, aggregation: plan.aggregation(), bounds, groups, by_group, total: Tally::default() }
     }
 
     fn add(&mut self, segment: &Segment, found: &Found) {
@@ -384,7 +391,6 @@ impl<'p> Fold<'p> {
         let aggregation = self.aggregation;
         match (aggregation, quantity) {
             (Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg, Quantity::Number(sum)) => {
-                let sum = sum.normalized();
                 self.count_in(window, group, |tally, _| tally.add_sum(events, &sum));
             }
             (_, quantity) => {
@@ -399,14 +405,14 @@ impl<'p> Fold<'p> {
     fn add_made(&mut self, segment: &Segment, found: &Found, made: &Made) {
         let (aggregation, events) = (self.aggregation, found.events);
         if matches!(aggregation, Aggregation::Max | Aggregation::Min | Aggregation::Latest) {
-            let quantity = Quantity::Number(made.number.normalized());
+            let quantity = Quantity::Number(made.number.clone());
             let (millis, event_id) = (found.millis, found.event_id.as_str());
             let sample = Sample { events, quantity: &quantity, text: None, millis, event_id };
             return self.count_in(found.window, found.group.clone(), |tally, end| {
                 tally.add(aggregation, &sample, end);
             });
         }
-        let sum = segment.measure.multiplied(made.number.normalized());
+        let sum = segment.measure.multiplied(made.number.clone());
         let added = Added { events, sum, moments: made.moments.clone() };
         self.count_in(found.window, found.group.clone(), |tally, end| tally.add_up(&added, end));
     }
@@ -416,7 +422,9 @@ impl<'p> Fold<'p> {
         let end = self.end_of(window);
         add(&mut self.total, self.plan.end.as_millis());
         if self.plan.cut().is_some() || !group.is_empty() {
-            add(self.by_group.entry((window, group)).or_default(), end);
+            let known = self.groups.get_index_of(&group);
+            let place = known.unwrap_or_else(|| self.groups.insert_full(group).0);
+            add(self.by_group.entry((window, place)).or_default(), end);
         }
     }
 
@@ -432,13 +440,18 @@ impl<'p> Fold<'p> {
 
     fn finish(self) -> Usage {
         let span = |start: i64| self.end_of(start) - self.start_of(start);
-        let points: Vec<Point> = self
+        let mut found: Vec<(i64, &Vec<String>, &Tally)> = self
             .by_group
             .iter()
-            .map(|((window, group), tally)| Point {
-                start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(*window)),
+            .filter_map(|((window, place), tally)| Some((*window, self.groups.get_index(*place)?, tally)))
+            .collect();
+        found.sort_unstable_by_key(|(window, group, _)| (*window, *group));
+        let points: Vec<Point> = found
+            .into_iter()
+            .map(|(window, group, tally)| Point {
+                start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(window)),
                 group: group.clone(),
-                value: tally.value(self.aggregation, span(*window)),
+                value: tally.value(self.aggregation, span(window)),
                 counts: Counts::of(tally),
             })
             .collect();

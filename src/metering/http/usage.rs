@@ -3,7 +3,8 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bigdecimal::BigDecimal;
-use serde::Serialize;
+use serde::ser::{Error as _, SerializeSeq as _};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -15,13 +16,13 @@ use crate::meta::Feature;
 use crate::metering::meter::{Meter, MeterFilter, ResetUsage};
 use crate::metering::number::plain;
 use crate::metering::request::{AnalyticsRequest, MeterRequest, UsageRequest};
-use crate::metering::usage::{Counts, Plan, Point, Usage};
+use crate::metering::usage::{Counts, Group, Plan, Point, Usage};
 use crate::metering::{Metering, meta_problem};
 
 /// What usage is answered as.
 #[derive(Serialize)]
-struct Answer {
-    results: Vec<Bucket>,
+struct Answer<'a> {
+    results: Buckets<'a>,
     /// Of the whole range; 0 where there is nothing to make it of (`has_value` tells).
     value: Box<RawValue>,
     has_value: bool,
@@ -64,7 +65,7 @@ async fn finalized(metering: &Metering, wanted: bool, plan: &Plan) -> Result<Fin
     })
 }
 
-impl Answer {
+impl Answer<'_> {
     fn called(self, called: Final) -> Self {
         Self {
             is_final: called.is_final,
@@ -75,36 +76,63 @@ impl Answer {
     }
 }
 
+/// The points of an answer. There may be hundreds of thousands: they are written as they are, one after the other.
+struct Buckets<'a> {
+    plan: &'a Plan,
+    points: &'a [Point],
+}
+
 #[derive(Serialize)]
-struct Bucket {
+struct Bucket<'a> {
     /// The first moment of the window; empty without windows.
-    window_size: String,
-    value: Box<RawValue>,
+    window_size: &'a str,
+    value: &'a RawValue,
     has_value: bool,
-    exact_value: String,
-    group: Map<String, Value>,
+    exact_value: &'a str,
+    group: Groups<'a>,
     #[serde(flatten)]
     counts: Counts,
 }
 
-fn answer(plan: &Plan, usage: &Usage) -> Result<Answer, Problem> {
+/// What a point is of, by what it is grouped by.
+struct Groups<'a>(&'a [String], &'a [String]);
+
+impl Serialize for Groups<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().zip(self.1))
+    }
+}
+
+impl Serialize for Buckets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let names: Vec<String> = self.plan.group_by.iter().map(Group::name).collect();
+        let mut out = serializer.serialize_seq(Some(self.points.len()))?;
+        let (mut window, mut window_size) = (None, String::new());
+        for point in self.points {
+            if point.start != window {
+                window = point.start;
+                window_size = window.map(|start| start_text(self.plan, start)).unwrap_or_default();
+            }
+            let exact_value = point.value.as_ref().map_or_else(|| "0".to_owned(), plain);
+            out.serialize_element(&Bucket {
+                window_size: &window_size,
+                value: serde_json::from_str(&exact_value).map_err(S::Error::custom)?,
+                has_value: point.value.is_some(),
+                exact_value: &exact_value,
+                group: Groups(&names, &point.group),
+                counts: point.counts,
+            })?;
+        }
+        out.end()
+    }
+}
+
+fn answer<'a>(plan: &'a Plan, usage: &'a Usage) -> Result<Answer<'a>, Problem> {
     let zero = BigDecimal::from(0);
-    let result = |point: &Point| -> Result<Bucket, Problem> {
-        let value = point.value.as_ref().unwrap_or(&zero);
-        let group = plan.group_by.iter().zip(&point.group);
-        Ok(Bucket {
-            window_size: point.start.map(|start| start_text(plan, start)).unwrap_or_default(),
-            value: number(value)?,
-            has_value: point.value.is_some(),
-            exact_value: plain(value),
-            group: group.map(|(by, value)| (by.name(), Value::from(value.as_str()))).collect(),
-            counts: point.counts,
-        })
-    };
     let value = usage.total.value.as_ref().unwrap_or(&zero);
     let first = plan.segments.first();
     Ok(Answer {
-        results: usage.points.iter().map(result).collect::<Result<_, Problem>>()?,
+        results: Buckets { plan, points: &usage.points },
         value: number(value)?,
         has_value: usage.total.value.is_some(),
         exact_value: plain(value),
