@@ -355,6 +355,8 @@ pub struct Store {
     pub connections_max: usize,
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub settle_interval: Duration,
     pub engine: Engine,
 }
 

@@ -259,7 +259,7 @@ impl Query {
     /// Asks the store, within this room's limits.
     async fn select<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
         let began = Instant::now();
-        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let text = self.journal.keeps().then(|| self.store.asked(&sql));
         let expression = expression::field_of(&sql);
         let counted = self.store.select_counted(sql, self.store_limits()).await;
         let (rows, rows_read) = counted.map_err(|error| problem_of(error, expression.as_deref()))?;
@@ -270,7 +270,7 @@ impl Query {
     /// As [`Query::select`]; the store refuses whatever does more than read.
     async fn select_read_only<T: Row>(&self, sql: Sql) -> Result<Vec<T>, Problem> {
         let began = Instant::now();
-        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let text = self.journal.keeps().then(|| self.store.asked(&sql));
         let limits = Limits { read_only: true, ..self.store_limits() };
         let (rows, rows_read) = self.store.select_counted(sql, limits).await.map_err(problem)?;
         self.journal.read(text, rows_read, began.elapsed());
@@ -280,7 +280,7 @@ impl Query {
     /// Asks the store for an answer that is read block by block. Dropped before its end, it ends the question.
     async fn stream<T: Row>(&self, sql: Sql) -> Result<Blocks<T>, Problem> {
         let began = Instant::now();
-        let text = self.journal.keeps().then(|| sql.text().to_owned());
+        let text = self.journal.keeps().then(|| self.store.asked(&sql));
         let expression = expression::field_of(&sql);
         let rows = self.store.stream_within(sql, self.store_limits()).await;
         let rows = rows.map_err(|error| problem_of(error, expression.as_deref()))?;

@@ -35,8 +35,11 @@ impl View {
 #[derive(Clone, Debug)]
 #[must_use]
 pub(super) struct Select {
-    head: Sql,
+    columns: Sql,
+    scope: Scope,
     view: View,
+    /// Days since 1970 (UTC) that the keys let through.
+    days: (u16, u16),
     actors: Option<Actors>,
     keys: Vec<Sql>,
     conditions: Vec<Sql>,
@@ -50,8 +53,10 @@ pub(super) fn events(scope: &Scope, view: View, columns: &Sql) -> Select {
         Sql::new("environment_id = ").arg(scope.environment.as_str()),
     ];
     Select {
-        head: Sql::new("SELECT ").append(columns).push(" FROM events"),
+        columns: columns.clone(),
+        scope: scope.clone(),
         view,
+        days: (0, u16::MAX),
         actors: None,
         keys: of_scope.into(),
         conditions: Vec::new(),
@@ -102,8 +107,9 @@ impl Select {
     }
 
     /// Only rows of this range.
-    pub(super) fn within(self, range: Range) -> Self {
+    pub(super) fn within(mut self, range: Range) -> Self {
         let at = self.view.time();
+        self.days = (day_number(range.from).max(self.days.0), day_number(range.last()).min(self.days.1));
         self.key(Sql::new("toDate(timestamp) >= ").arg(day(range.from)))
             .key(Sql::new("toDate(timestamp) <= ").arg(day(range.last())))
             .narrow(Sql::new("").append(&at).push(" >= ").arg(range.from.as_millis()))
@@ -111,10 +117,10 @@ impl Select {
     }
 
     /// Only rows before this moment.
-    pub(super) fn until(self, end: Timestamp) -> Self {
-        let at = self.view.time();
-        self.key(Sql::new("toDate(timestamp) <= ").arg(day(Timestamp::from_millis(end.as_millis() - 1))))
-            .and(at.push(" < ").arg(end.as_millis()))
+    pub(super) fn until(mut self, end: Timestamp) -> Self {
+        let (at, last) = (self.view.time(), Timestamp::from_millis(end.as_millis() - 1));
+        self.days.1 = day_number(last).min(self.days.1);
+        self.key(Sql::new("toDate(timestamp) <= ").arg(day(last))).and(at.push(" < ").arg(end.as_millis()))
     }
 
     /// What stands after the conditions: `GROUP BY`, `ORDER BY`, `LIMIT`.
@@ -125,24 +131,26 @@ impl Select {
 
     /// The statement.
     pub(super) fn sql(&self) -> Sql {
-        let mut rest = Sql::new(" PREWHERE ").join(" AND ", &self.keys);
+        let mut rest = Sql::default();
         if !self.conditions.is_empty() {
             rest = rest.push(" WHERE ").join(" AND ", &self.conditions);
         }
         if !self.tail.is_empty() {
             rest = rest.push(" ").append(&self.tail);
         }
-        let mut sql = self.head.clone();
-        if self.view == View::Deduplicated {
-            sql = sql.push(" FINAL");
-        }
-        match &self.actors {
-            Some(actors) => {
-                let joins = actors.joins(&Sql::new("").append(&self.head).append(&rest));
-                sql.append(&joins).append(&rest)
+        let head = Sql::new("SELECT ").append(&self.columns);
+        let joins = self.actors.as_ref().map_or_else(Sql::default, |actors| {
+            actors.joins(&Sql::default().append(&head).join(" ", &self.keys).append(&rest))
+        });
+        let sql = match self.view {
+            View::Deduplicated => {
+                head.deduplicated("events", (&self.scope, self.days.0..=self.days.1), &joins, &self.keys)
             }
-            None => sql.append(&rest),
-        }
+            View::Versions => {
+                head.push(" FROM events").append(&joins).push(" PREWHERE ").join(" AND ", &self.keys)
+            }
+        };
+        sql.append(&rest)
     }
 }
 
@@ -153,8 +161,14 @@ pub(super) fn reads_events_once(sql: &Sql) -> bool {
 
 /// The date in UTC, within what the server's `Date` can hold (1970-01-01 to 2149-06-06).
 pub(super) fn day(at: Timestamp) -> String {
-    let days = at.as_millis().div_euclid(86_400_000).clamp(0, 65_535);
+    let days = i64::from(day_number(at));
     Timestamp::from_millis(days * 86_400_000).to_utc().format("%Y-%m-%d").to_string()
+}
+
+/// The same as days since 1970.
+fn day_number(at: Timestamp) -> u16 {
+    let days = at.as_millis().div_euclid(86_400_000).clamp(0, i64::from(u16::MAX));
+    u16::try_from(days).unwrap_or(u16::MAX)
 }
 
 /// A time of an event as text (`2026-01-31T12:00:00.000Z`), for conditions; in a form that the server cannot hold

@@ -32,6 +32,8 @@ mod row;
 mod scopes;
 mod select;
 mod settings;
+mod settled;
+mod settling;
 mod sharded;
 mod sql;
 mod sweep;
@@ -51,6 +53,7 @@ use changes::Changes;
 use engine::{Endpoint, EngineOptions, Login, Supervisor, Who};
 use persons::Generations;
 use pool::Pool;
+use settled::Grounds;
 
 pub use attributed::{AttributedRow, CreditedSource};
 pub use block::{EventBlock, EventRow};
@@ -68,6 +71,7 @@ pub use property::Property;
 pub use raw_events::{RawEventRow, RawKey, RawResultRow};
 pub use row::{Blob, Cell, FromCell, Row, RowCells};
 pub use select::{Limits, RowStream};
+pub use settling::Settling;
 pub use sql::{Arg, Sql};
 pub use sweep::{Swept, Tombstone, VOID_VERSION};
 
@@ -93,6 +97,7 @@ struct Inner {
     property_generations: Generations,
     group_types: groups::Types,
     changes: Changes,
+    grounds: Grounds,
 }
 
 impl Store {
@@ -157,10 +162,16 @@ impl Store {
                 property_generations: Generations::default(),
                 group_types: groups::Types::default(),
                 changes: Changes::default(),
+                grounds: Grounds::default(),
             }),
         };
         if server {
             store.watch_server(tasks, component);
+        }
+        if !config.settle_interval.is_zero() {
+            let (settling, interval) = (store.clone(), config.settle_interval);
+            let restart = Policy::Restart(Duration::from_secs(1));
+            tasks.spawn_until_stop("settling", restart, move || settling.clone().settle(interval));
         }
         Ok(store)
     }
@@ -300,6 +311,10 @@ impl Store {
     /// The same of the days from the one to the other.
     pub fn events_changed_within(&self, scope: &Scope, days: (i64, i64)) -> u64 {
         self.inner.changes.last_within(scope, days)
+    }
+
+    fn grounds(&self) -> &Grounds {
+        &self.inner.grounds
     }
 
     fn property_generations(&self) -> &Generations {

@@ -14,7 +14,9 @@ use super::engine::Who;
 use super::error::{REQUEST_TIMEOUT, store_error};
 use super::pool::Pooled;
 use super::row::{Row, rows};
+use super::settled::OVERTAKEN;
 use super::{Sql, Store, StoreError};
+use crate::telemetry::names;
 
 /// What one question may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,13 @@ pub struct Limits {
 
 /// How much longer than the server we wait, so that its own error arrives.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Of statements that read settled days as they stand: what holds of one version of an event only must not keep the
+/// server from looking at another.
+const SETTLED: [(&str, &str); 2] = [
+    ("optimize_move_to_prewhere", "0"),
+    ("ignore_data_skipping_indices", "received_at_minmax, source_offset_minmax, raw_event_id_bloom"),
+];
 
 impl Store {
     /// The limits of questions that no user asked: `store.request_timeout`.
@@ -76,10 +85,18 @@ impl Store {
         let all = async {
             let mut stream = self.stream_within(sql, limits).await?;
             let mut out = Vec::new();
-            while let Some(chunk) = stream.next_chunk().await? {
-                out.extend(chunk);
+            loop {
+                match stream.next_chunk().await {
+                    Ok(Some(chunk)) => out.extend(chunk),
+                    Ok(None) => return Ok((out, stream.rows_read())),
+                    // Nobody has seen what there is of it.
+                    Err(_) if stream.is_overtaken() => {
+                        out.clear();
+                        stream.begin_again().await?;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            Ok((out, stream.rows_read()))
         };
         tokio::time::timeout(deadline, all).await.unwrap_or_else(|_| {
             Err(StoreError::Timeout {
@@ -102,7 +119,30 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
+    ///
+    /// Days at rest are read as they stand (`store/settled.rs`). If rows came to one of them meanwhile, it begins again
+    /// with FINAL; only where it has answered rows already, it is [`StoreError::Unavailable`]: statements whose answer is
+    /// long are best grouped.
     pub async fn stream_within<T: Row>(&self, sql: Sql, limits: Limits) -> Result<RowStream<T>, StoreError> {
+        let Some((plain, how)) = self.grounds().plain(&sql) else {
+            return self.open_stream(&sql, limits, &[]).await;
+        };
+        names::STORE_SETTLED_READS.counter(&[("how", how.as_str())]).increment(1);
+        let stream = self.open_stream(&plain, limits, &SETTLED).await?;
+        Ok(RowStream { settled: Some(Box::new((self.clone(), sql))), ..stream })
+    }
+
+    /// The statement as it would be asked now.
+    pub fn asked(&self, sql: &Sql) -> String {
+        self.grounds().plain(sql).map_or_else(|| sql.text().to_owned(), |(plain, _)| plain.text().to_owned())
+    }
+
+    async fn open_stream<T: Row>(
+        &self,
+        sql: &Sql,
+        limits: Limits,
+        more: &[(&'static str, &'static str)],
+    ) -> Result<RowStream<T>, StoreError> {
         let who = if limits.read_only { Who::Reader } else { Who::Owner };
         let pooled = self.pool().get(limits.timeout, who).await?;
         let mut settings = vec![
@@ -117,6 +157,7 @@ impl Store {
             settings.push(("read_overflow_mode", "throw".to_owned()));
         }
         let connection = pooled.connection()?;
+        settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         if limits.read_only && connection.who == Who::Owner {
             // The last one: after it the server takes no other. The reader has it of itself.
             settings.push(("readonly", "1".to_owned()));
@@ -125,13 +166,23 @@ impl Store {
         let progress = client.subscribe_progress();
         let asked = client.query_raw(sql.text(), Some(Connection::settings(settings))).await;
         let blocks = Box::pin(asked.map_err(|error| limited(&error, limits))?);
-        Ok(RowStream { pooled: Some(pooled), blocks, progress, rows_read: 0, limits, row: PhantomData })
+        Ok(RowStream {
+            pooled: Some(pooled),
+            blocks,
+            progress,
+            rows_read: 0,
+            limits,
+            settled: None,
+            is_begun: false,
+            is_overtaken: false,
+            row: PhantomData,
+        })
     }
 
     /// What tells how many rows `statement` reads at most, from the index of each table alone: rows of (database, table,
     /// parts, rows). `None` on a cluster, whose shards are not looked into.
     pub fn estimate(&self, statement: &Sql) -> Option<Sql> {
-        self.cluster().is_none().then(|| Sql::new("EXPLAIN ESTIMATE ").append(statement))
+        self.cluster().is_none().then(|| Sql::new("EXPLAIN ESTIMATE ").again(statement.text()))
     }
 
     /// Runs a statement that answers nothing.
@@ -158,6 +209,10 @@ fn limited(error: &KlickhouseError, limits: Limits) -> StoreError {
     }
 }
 
+fn is_overtaken(error: &KlickhouseError) -> bool {
+    matches!(error, KlickhouseError::ServerException { message, .. } if message.contains(OVERTAKEN))
+}
+
 type Blocks = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Block, KlickhouseError>> + Send>>;
 
 /// An answer under way. Dropped before its end, it ends the question in the store.
@@ -168,6 +223,11 @@ pub struct RowStream<T> {
     progress: Receiver<(uuid::Uuid, Progress)>,
     rows_read: u64,
     limits: Limits,
+    /// The statement as it is asked with FINAL, where it was asked without.
+    settled: Option<Box<(Store, Sql)>>,
+    /// Has it answered rows?
+    is_begun: bool,
+    is_overtaken: bool,
     row: PhantomData<fn() -> T>,
 }
 
@@ -182,9 +242,20 @@ impl<T: Row> RowStream<T> {
             let failed = match next {
                 Ok(Some(Ok(block))) if block.rows == 0 => continue,
                 Ok(Some(Ok(block))) => match rows(block) {
-                    Ok(rows) => return Ok(Some(rows)),
+                    Ok(rows) => {
+                        self.is_begun = true;
+                        return Ok(Some(rows));
+                    }
                     Err(error) => error,
                 },
+                Ok(Some(Err(error))) if self.settled.is_some() && is_overtaken(&error) => {
+                    self.is_overtaken = true;
+                    if !self.is_begun {
+                        self.begin_again().await?;
+                        continue;
+                    }
+                    StoreError::Unavailable(format!("{OVERTAKEN}: ask again"))
+                }
                 Ok(Some(Err(error))) => limited(&error, self.limits),
                 Ok(None) => return self.end().map(|()| None),
                 Err(_) => StoreError::Timeout {
@@ -196,6 +267,22 @@ impl<T: Row> RowStream<T> {
             return Err(failed);
         }
         Ok(None)
+    }
+
+    /// Did rows come to days that it reads as they stand?
+    fn is_overtaken(&self) -> bool {
+        self.is_overtaken && self.settled.is_some()
+    }
+
+    /// Asks with FINAL what was asked without.
+    async fn begin_again(&mut self) -> Result<(), StoreError> {
+        let Some((store, sql)) = self.settled.take().map(|settled| *settled) else { return Ok(()) };
+        self.pooled = None;
+        store.grounds().overtaken(&sql);
+        names::STORE_SETTLED_READS.counter(&[("how", "overtaken")]).increment(1);
+        let again = Box::pin(store.open_stream(&sql, self.limits, &[])).await?;
+        *self = Self { rows_read: self.rows_read, ..again };
+        Ok(())
     }
 
     /// The rows that the store has read for this answer so far; all of them once it has ended.

@@ -4,10 +4,11 @@
 //! [`Sql::append`]. There is no way to put a run-time string into the text, so there is nothing to inject into.
 
 use std::fmt::Write as _;
+use std::ops::{Range, RangeInclusive};
 
 use uuid::Uuid;
 
-use crate::event::Timestamp;
+use crate::event::{Scope, Timestamp};
 
 /// A statement, or a piece of one.
 ///
@@ -20,12 +21,90 @@ use crate::event::Timestamp;
 #[must_use]
 pub struct Sql {
     text: String,
+    reads: Vec<Read>,
 }
+
+/// Where a statement reads deduplicated rows of one scope: the store may read days that are at rest as they stand
+/// instead (`store/settled.rs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Read {
+    pub table: &'static str,
+    pub scope: Scope,
+    /// The days (since 1970, UTC) that the conditions let through.
+    pub days: RangeInclusive<u16>,
+    /// Of the text: `table FINAL`.
+    pub source: Range<usize>,
+    /// Of the text: ` PREWHERE ` and the conditions.
+    pub keys: Range<usize>,
+}
+
+/// What stands before the conditions of a [`Read`].
+pub(super) const PREWHERE: &str = " PREWHERE ";
 
 impl Sql {
     /// Begins with this text.
     pub fn new(text: &'static str) -> Self {
-        Self { text: text.to_owned() }
+        Self { text: text.to_owned(), reads: Vec::new() }
+    }
+
+    /// Appends ` FROM table FINAL`, the joins, and conditions on the sort key (all versions of a row meet them, or none),
+    /// the first of which name the scope; no row outside of `days` (since 1970, UTC) meets them. The table has the
+    /// columns `timestamp` and `is_deleted`, and `toDate(timestamp)` in its sort key.
+    pub fn deduplicated(
+        mut self,
+        table: &'static str,
+        (scope, days): (&Scope, RangeInclusive<u16>),
+        joins: &Self,
+        keys: &[Self],
+    ) -> Self {
+        self.text.push_str(" FROM ");
+        let start = self.text.len();
+        self.text.push_str(table);
+        self.text.push_str(" FINAL");
+        let source = start..self.text.len();
+        self = self.append(joins);
+        let start = self.text.len();
+        self = self.push(PREWHERE).join(" AND ", keys);
+        let keys = start..self.text.len();
+        self.reads.push(Read { table, scope: scope.clone(), days, source, keys });
+        self
+    }
+
+    /// The statement with `source` and nothing in place of each read that it is told for; `None`: of none.
+    pub(super) fn replaced(&self, source: impl Fn(&Read, &str) -> Option<Self>) -> Option<Self> {
+        let mut cuts = Vec::new();
+        for read in &self.reads {
+            let keys = self.text.get(read.keys.clone())?.strip_prefix(PREWHERE)?;
+            let Some(other) = source(read, keys) else { continue };
+            cuts.push((read.source.clone(), other.text));
+            cuts.push((read.keys.clone(), String::new()));
+        }
+        if cuts.is_empty() {
+            return None;
+        }
+        cuts.sort_by_key(|(place, _)| place.start);
+        let (mut text, mut at) = (String::with_capacity(self.text.len() * 2), 0);
+        for (place, other) in cuts {
+            if place.start < at {
+                // Of a read inside of the conditions of another.
+                continue;
+            }
+            text.push_str(self.text.get(at..place.start)?);
+            text.push_str(&other);
+            at = place.end;
+        }
+        text.push_str(self.text.get(at..)?);
+        Some(Self { text, reads: Vec::new() })
+    }
+
+    pub(super) fn reads(&self) -> &[Read] {
+        &self.reads
+    }
+
+    /// Appends text that already was in a statement.
+    pub(super) fn again(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
     }
 
     /// Appends text written in the source.
@@ -42,8 +121,19 @@ impl Sql {
 
     /// Appends another statement's text.
     pub fn append(mut self, other: &Self) -> Self {
-        self.text.push_str(&other.text);
+        self.take(other);
         self
+    }
+
+    fn take(&mut self, other: &Self) {
+        let by = self.text.len();
+        let moved = |place: &Range<usize>| place.start + by..place.end + by;
+        self.text.push_str(&other.text);
+        self.reads.extend(other.reads.iter().map(|read| Read {
+            source: moved(&read.source),
+            keys: moved(&read.keys),
+            ..read.clone()
+        }));
     }
 
     /// Appends `(a, b, …)` for the right side of `IN`; no values give a list that contains nothing.
@@ -62,7 +152,7 @@ impl Sql {
             if index > 0 {
                 self.text.push_str(separator);
             }
-            self.text.push_str(&piece.text);
+            self.take(piece);
         }
         self
     }

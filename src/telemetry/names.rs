@@ -91,6 +91,7 @@ metrics! {
 
     STORE_ENGINE_RESTARTS = "store_engine_restarts_total", Kind::Counter, [], "Times the embedded engine was started again after it was lost.";
     STORE_CONNECTIONS = "store_connections", Kind::Gauge, ["state"], "Connections of the pool, idle and in use.";
+    STORE_SETTLED_READS = "store_settled_reads_total", Kind::Counter, ["how"], "Statements that read days at rest without FINAL: all of it (plain) or some (mixed); and those that rows overtook, so that they were asked again with FINAL.";
     STORE_ENGINE_MEMORY = "store_engine_memory_bytes", Kind::Gauge, [], "Resident memory of the embedded engine.";
 
     QUERY_REQUESTS = "query_requests_total", Kind::Counter, ["question", "status"], "Questions by kind and HTTP status.";

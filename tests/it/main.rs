@@ -71,6 +71,8 @@ mod saved;
 #[cfg(test)]
 mod schemas;
 #[cfg(test)]
+mod settled;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod store;

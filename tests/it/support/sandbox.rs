@@ -122,6 +122,8 @@ impl Sandbox {
         let data_dir = dir.path().join("data").display().to_string();
         let mut all =
             vec![("data_dir", data_dir.as_str()), ("server.listen", "127.0.0.1:0"), ("server.workers", "2")];
+        // Much sooner than by default, so that questions of every test meet days at rest.
+        all.push(("store.settle_interval", "500ms"));
         all.extend(log.settings());
         let store = cluster.as_ref().map(|cluster| cluster.settings()).unwrap_or_default();
         all.extend(store.iter().map(|(key, value)| (*key, value.as_str())));

@@ -54,6 +54,11 @@ impl TestStore {
         Self::migrated(Self::open(&config(), tempfile::tempdir().unwrap())).await
     }
 
+    /// One server, with its tables, under these settings.
+    pub(crate) async fn start_with(config: &config::Store) -> Self {
+        Self::migrated(Self::open(config, tempfile::tempdir().unwrap())).await
+    }
+
     /// A cluster that answers, with its tables.
     pub(crate) async fn on_cluster(cluster: Arc<Cluster>) -> Self {
         Self::migrated(Self::empty_cluster(cluster)).await
