@@ -46,9 +46,6 @@ pub async fn query(millions: u64) {
     let mut trends = Duration::ZERO;
     for question in bench.of_a_week().into_iter().chain(bench.of_months()) {
         trends += bench.compare(&question).await;
-        if let Some(most) = question.warm_p95_max {
-            trends += bench.warm(&question, most).await;
-        }
     }
     bench.metric("query_trend_duration_seconds", trends).await;
     let mut funnels = Duration::ZERO;
@@ -78,8 +75,6 @@ struct Question {
     bare: Option<(Sql, Option<f64>)>,
     /// What 95 of 100 must not exceed, in milliseconds.
     p95_max: Option<f64>,
-    /// The same, when it was asked a moment ago: the days that are over are remembered.
-    warm_p95_max: Option<f64>,
 }
 
 struct Bench {
@@ -170,7 +165,7 @@ impl Bench {
     fn ask(&self, path: &'static str, name: &'static str, mut body: Value) -> Question {
         body["now"] = self.now.to_string().into();
         body["refresh"] = true.into();
-        Question { name, path, body, bare: None, p95_max: None, warm_p95_max: None }
+        Question { name, path, body, bare: None, p95_max: None }
     }
 
     fn of_a_week(&self) -> Vec<Question> {
@@ -180,25 +175,18 @@ impl Bench {
             let question = self.ask("/api/query/trends", name, body);
             Question { bare, p95_max, ..question }
         };
-        let warm = |question, most| Question { warm_p95_max: Some(most), ..question };
         vec![
-            warm(
-                ask(
-                    "trend of 7 days, one name",
-                    json!({"date_from": "-7d", "series": [{"event": NAME}]}),
-                    Some((self.bare(by_day, 7, &[NAME], tail), Some(1.3))),
-                    None,
-                ),
-                150.0,
+            ask(
+                "trend of 7 days, one name",
+                json!({"date_from": "-7d", "series": [{"event": NAME}]}),
+                Some((self.bare(by_day, 7, &[NAME], tail), Some(1.3))),
+                Some(150.0),
             ),
-            warm(
-                ask(
-                    "trend of 7 days, all names",
-                    json!({"date_from": "-7d", "series": [{"event": null}]}),
-                    Some((self.bare(by_day, 7, &[], tail), Some(1.3))),
-                    None,
-                ),
-                500.0,
+            ask(
+                "trend of 7 days, all names",
+                json!({"date_from": "-7d", "series": [{"event": null}]}),
+                Some((self.bare(by_day, 7, &[], tail), Some(1.3))),
+                Some(500.0),
             ),
             ask(
                 "people of 7 days, one name",
@@ -348,29 +336,6 @@ impl Bench {
             true => report::note(question.name, result),
             false => report::check(question.name, result, targets.join(", "), holds),
         }
-        all
-    }
-
-    /// The same question a second later each time: the days before today are remembered, today is counted anew.
-    async fn warm(&self, question: &Question, most: f64) -> Duration {
-        let mut times = Vec::new();
-        for second in 0..=ROUNDS as i64 {
-            let mut body = question.body.clone();
-            body["refresh"] = false.into();
-            body["now"] = Timestamp::from_millis(self.now.as_millis() + second * 1000).to_string().into();
-            let began = Instant::now();
-            self.post(question.path, &body).await;
-            times.push(began.elapsed());
-        }
-        let all = times.iter().sum();
-        times.remove(0);
-        let (p50, p95) = (percentile(&mut times, 0.5), percentile(&mut times, 0.95));
-        report::check(
-            "… warm: a second later, past days remembered",
-            format!("p50 {p50:.0} ms, p95 {p95:.0} ms"),
-            format!("p95 < {most:.0} ms"),
-            p95 < most,
-        );
         all
     }
 

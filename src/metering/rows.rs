@@ -1,10 +1,12 @@
 //! The one place of this room that names the tables of events and of tracked usage: every statement begins here, with
 //! the project and the environment in it, and reads the deduplicated view.
 
+use bigdecimal::BigDecimal;
+
 use super::meter::MeterFilter;
 use super::number::SHORT_DIGITS_MAX;
 use crate::event::{Scope, Timestamp};
-use crate::store::{Property, Sql};
+use crate::store::{Property, Sql, StoreError};
 
 /// A row's time in milliseconds, in a form that the server cannot hold against a part's smallest and greatest time:
 /// versions of one event may differ in their time of day, and a part that holds the version that counts must not be
@@ -174,4 +176,11 @@ pub(super) fn short(key: &str, fraction_digits_max: u64) -> (Sql, Sql) {
 /// The start of the window that holds a row, in milliseconds; `starts` in their order, the first before every row.
 pub(super) fn window(starts: &[i64]) -> Sql {
     Sql::new("roundDown(toInt64(").push(MILLIS).push("), CAST(").arg(starts).push(", 'Array(Int64)'))")
+}
+
+/// A decimal as the store writes it, without the zeros up to its scale. They are cut from the text: normalizing a number
+/// takes it apart digit by digit.
+pub(super) fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
+    let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text };
+    short.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
 }

@@ -13,7 +13,7 @@ use super::meter::{Meter, properties_of};
 use super::number::{Quantity, plain};
 use super::rows;
 use super::tally::Aggregation;
-use super::usage::{Fold, Group, Plan, decimal};
+use super::usage::{Fold, Group, Plan};
 use super::{Metering, meta_problem};
 use crate::event::{Scope, Timestamp};
 use crate::eventlog::LogError;
@@ -141,7 +141,7 @@ impl Row for Summed {
             "missing" => Quantity::Missing,
             "not_numeric" => Quantity::NotNumeric,
             "too_precise" => Quantity::TooPrecise,
-            _ => Quantity::Number(decimal(&number)?),
+            _ => Quantity::Number(rows::decimal(&number)?),
         };
         let (events, millis, event_id) = (cells.next()?, cells.next()?, cells.next()?);
         Ok(Self { window, group, quantity, events, millis, event_id })

@@ -166,18 +166,11 @@ impl Row for Found {
             made: {
                 let (made, number, moments): (bool, String, String) =
                     (cells.next()?, cells.next()?, cells.next()?);
-                made.then(|| Ok(Made { number: decimal(&number)?, moments: decimal(&moments)? }))
+                made.then(|| Ok(Made { number: rows::decimal(&number)?, moments: rows::decimal(&moments)? }))
                     .transpose()?
             },
         })
     }
-}
-
-/// A decimal as the store writes it; without the zeros that it writes to its scale: normalizing costs a hundred times as
-/// much as cutting text.
-pub(super) fn decimal(text: &str) -> Result<BigDecimal, StoreError> {
-    let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text };
-    short.parse().map_err(|_| StoreError::Query(format!("{text:?} is no decimal")))
 }
 
 impl Plan {
@@ -440,17 +433,21 @@ impl<'p> Fold<'p> {
 
     fn finish(self) -> Usage {
         let span = |start: i64| self.end_of(start) - self.start_of(start);
-        let mut found: Vec<(i64, &Vec<String>, &Tally)> = self
-            .by_group
-            .iter()
-            .filter_map(|((window, place), tally)| Some((*window, self.groups.get_index(*place)?, tally)))
-            .collect();
-        found.sort_unstable_by_key(|(window, group, _)| (*window, *group));
+        // Groups are put in order once, not once a window.
+        let mut order: Vec<usize> = (0..self.groups.len()).collect();
+        order.sort_unstable_by_key(|place| self.groups.get_index(*place));
+        let mut ranks = vec![0; order.len()];
+        for (rank, place) in order.into_iter().enumerate() {
+            ranks[place] = rank;
+        }
+        let mut found: Vec<(i64, usize, &Tally)> =
+            self.by_group.iter().map(|((window, place), tally)| (*window, *place, tally)).collect();
+        found.sort_unstable_by_key(|(window, place, _)| (*window, ranks.get(*place)));
         let points: Vec<Point> = found
             .into_iter()
-            .map(|(window, group, tally)| Point {
+            .map(|(window, place, tally)| Point {
                 start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(window)),
-                group: group.clone(),
+                group: self.groups.get_index(place).cloned().unwrap_or_default(),
                 value: tally.value(self.aggregation, span(window)),
                 counts: Counts::of(tally),
             })

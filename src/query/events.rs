@@ -332,15 +332,16 @@ impl Search {
         Ok(picked)
     }
 
-    /// The day that the page begins in.
+    /// The day that the page begins in; of one person, some days: they have few events each, and are read as quickly.
     fn first_slice(&self) -> Option<Range> {
+        let more = if self.of_person { (WIDEN - 1) * DAY_MILLIS } else { 0 };
         let end = self
             .after
             .as_ref()
             .map_or(self.range.end, |after| self.range.end.min(Timestamp::from_millis(after.millis + 1)));
         // Events may be dated ahead of the clock; the first slice of a list without an end holds all of them.
         let last = end.as_millis().saturating_sub(1).min(self.now.as_millis());
-        let from = Timestamp::from_millis(last - last.rem_euclid(DAY_MILLIS)).max(self.range.from);
+        let from = Timestamp::from_millis(last - last.rem_euclid(DAY_MILLIS) - more).max(self.range.from);
         (self.range.from < end).then_some(Range { from: from.min(end), end })
     }
 

@@ -191,8 +191,9 @@ impl Search {
         Ok(picked)
     }
 
-    /// The day that the page begins in.
+    /// The day that the page begins in; of one customer, some days: they have few events each, and are read as quickly.
     fn first_slice(&self) -> Option<Range> {
+        let more = if self.of_customer { (WIDEN - 1) * DAY_MILLIS } else { 0 };
         let Range { mut from, mut end } = self.range;
         if let Some(at) = &self.at {
             match self.direction {
@@ -207,12 +208,13 @@ impl Search {
             Direction::Down => {
                 // Events may be dated ahead of the clock; the first slice holds all of those.
                 let last = (end.as_millis() - 1).min(self.now.as_millis());
-                let day = Timestamp::from_millis(last - last.rem_euclid(DAY_MILLIS));
+                let day = Timestamp::from_millis(last - last.rem_euclid(DAY_MILLIS) - more);
                 Range { from: from.max(day.min(end)), end }
             }
             Direction::Up => {
                 let first = from.as_millis();
-                let next_day = Timestamp::from_millis(first - first.rem_euclid(DAY_MILLIS) + DAY_MILLIS);
+                let next_day =
+                    Timestamp::from_millis(first - first.rem_euclid(DAY_MILLIS) + DAY_MILLIS + more);
                 Range { from, end: end.min(next_day) }
             }
         })
