@@ -30,6 +30,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 const GROUNDS_MAX: usize = 256;
 /// With more days than these to be read with FINAL, all are.
 const UNSETTLED_MAX: usize = 64;
+/// With more parts than these to be named, all days are: a statement has at most 256 KiB, and may read several times.
+const PARTS_MAX: usize = 500;
 
 /// The rows that one table has of one scope.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -189,7 +191,7 @@ impl Settled {
         let parts: BTreeSet<&PartName> =
             self.parts.range(read.days.clone()).flat_map(|(_, parts)| parts).collect();
         let unsettled: Vec<Day> = self.unsettled.range(read.days.clone()).copied().collect();
-        if parts.is_empty() || unsettled.len() > UNSETTLED_MAX {
+        if parts.is_empty() || parts.len() > PARTS_MAX || unsettled.len() > UNSETTLED_MAX {
             return None;
         }
         let parts: Vec<&str> = parts.into_iter().map(|name| &**name).collect();
@@ -358,5 +360,10 @@ mod tests {
         insta::assert_snapshot!(text);
         assert_eq!(how, How::Mixed);
         assert_eq!(read(&known, 11..=11), None, "no day of it is settled");
+        let many: Vec<Part> = (0..501).map(|number| part(&format!("part-{number}"), 1)).collect();
+        let days = |number: u16| (many[usize::from(number)].name.clone(), number, 1);
+        known.look(&many, (0..501).map(days).collect());
+        assert!(read(&known, 0..=499).is_some());
+        assert_eq!(read(&known, 0..=500), None, "a statement that names so many parts is too long");
     }
 }

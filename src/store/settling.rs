@@ -1,7 +1,7 @@
 //! Finds out which days are at rest (`store/settled.rs` says what that is), of the scopes that are asked about.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::settled::{Found, Ground, Known, Part, PartName, ToCheck, dates};
 use super::{Row, RowCells, Sql, Store, StoreError};
@@ -9,6 +9,8 @@ use crate::event::Scope;
 
 /// Most rows that are held against FINAL in one statement.
 const CHECKED_MAX: u64 = 5_000_000;
+/// How long a scope is left alone whose rows could not be looked into in time.
+const TOO_LARGE_FOR: Duration = Duration::from_mins(10);
 
 /// What is known between two looks.
 #[derive(Default)]
@@ -16,6 +18,8 @@ pub struct Settling {
     known: HashMap<Ground, Known>,
     /// Of each table, as the server made it: parts of one that was made anew may have the old ones' names.
     made: HashMap<String, String>,
+    /// Scopes with more rows than can be looked into within a statement's time, and when that was found.
+    too_large: HashMap<Ground, Instant>,
 }
 
 struct PartRow {
@@ -61,7 +65,7 @@ impl Store {
             tokio::time::sleep(interval).await;
             if let Err(error) = self.settle_once(&mut settling).await {
                 tracing::debug!(%error, "days at rest were not looked for: tried again");
-                settling = Settling::default();
+                settling.known.clear();
                 self.grounds().forget();
             }
         }
@@ -72,7 +76,9 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn settle_once(&self, settling: &mut Settling) -> Result<(), StoreError> {
-        let grounds = self.grounds().asked();
+        settling.too_large.retain(|_, found| found.elapsed() < TOO_LARGE_FOR);
+        let mut grounds = self.grounds().asked();
+        grounds.retain(|ground| !settling.too_large.contains_key(ground));
         settling.known.retain(|ground, _| grounds.contains(ground));
         if grounds.is_empty() || self.cluster().is_some() {
             return Ok(());
@@ -102,13 +108,33 @@ impl Store {
             unknown.entry((ground.table, new)).or_default().push(ground.clone());
         }
         for ((table, new), grounds) in unknown {
-            let mut found = self.rows_in(table, &new, &grounds).await?;
-            for ground in grounds {
-                let Some(known) = settling.known.get_mut(&ground) else { continue };
-                known.look(parts_of(&ground), found.remove(&ground.scope).unwrap_or_default());
-                self.hold_against_final(&ground, known).await?;
-                self.grounds().tell(&ground, Some(known));
+            match self.look_into(&mut settling.known, (table, &new), &grounds, parts_of).await {
+                Err(StoreError::Timeout { .. } | StoreError::Limit { .. }) => {
+                    for ground in grounds {
+                        settling.known.remove(&ground);
+                        self.grounds().tell(&ground, None);
+                        settling.too_large.insert(ground, Instant::now());
+                    }
+                }
+                looked => looked?,
             }
+        }
+        Ok(())
+    }
+
+    async fn look_into<'p>(
+        &self,
+        known: &mut HashMap<Ground, Known>,
+        (table, new): (&'static str, &[PartName]),
+        grounds: &[Ground],
+        parts_of: impl Fn(&Ground) -> &'p [Part],
+    ) -> Result<(), StoreError> {
+        let mut found = self.rows_in(table, new, grounds).await?;
+        for ground in grounds {
+            let Some(known) = known.get_mut(ground) else { continue };
+            known.look(parts_of(ground), found.remove(&ground.scope).unwrap_or_default());
+            self.hold_against_final(ground, known).await?;
+            self.grounds().tell(ground, Some(known));
         }
         Ok(())
     }
