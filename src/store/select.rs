@@ -39,9 +39,11 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Of statements that read settled days as they stand: what holds of one version of an event only must not keep the
 /// server from looking at another.
-const SETTLED: [(&str, &str); 2] = [
+const SETTLED: [(&str, &str); 3] = [
     ("optimize_move_to_prewhere", "0"),
     ("ignore_data_skipping_indices", "received_at_minmax, source_offset_minmax, raw_event_id_bloom"),
+    // Or `*` is without the columns of promoted properties.
+    ("asterisk_include_materialized_columns", "1"),
 ];
 
 impl Store {
