@@ -451,8 +451,7 @@ pub async fn at_rest(store: &Store, scope: &Scope, table: &'static str) -> Durat
     let began = Instant::now();
     let sql = Sql::new("SELECT 1").deduplicated(table, (scope, 0..=u16::MAX), &Sql::default(), &[]);
     loop {
-        let asked = store.asked(&sql);
-        if asked.contains("throwIf") && !asked.contains("FINAL") {
+        if store.is_at_rest(&sql) {
             return began.elapsed();
         }
         assert!(began.elapsed() < Duration::from_mins(10), "the days of {table} find no rest");

@@ -79,37 +79,70 @@ pub struct Added {
     pub moments: BigDecimal,
 }
 
-/// The values of one window so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The values of one window so far. There may be one a customer and day: it holds what its aggregation needs, no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     pub events: u64,
     /// Events without a value, with one that is no number, and with one of too many digits: counted apart, never 0.
     pub missing: u64,
     pub not_numeric: u64,
     pub too_precise: u64,
-    numbers: u64,
-    sum: BigDecimal,
-    max: Option<BigDecimal>,
-    min: Option<BigDecimal>,
-    latest: Option<(i64, String, BigDecimal)>,
-    unique: BTreeSet<String>,
+    so_far: SoFar,
+}
+
+/// What an aggregation keeps of the values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SoFar {
+    Count,
+    Sum(BigDecimal),
+    Avg {
+        numbers: u64,
+        sum: BigDecimal,
+    },
+    CountUnique(BTreeSet<String>),
+    Latest(Option<Box<Newest>>),
+    Max(Option<BigDecimal>),
+    Min(Option<BigDecimal>),
     /// Values times the milliseconds left of the window.
-    weighted: BigDecimal,
+    WeightedSum(BigDecimal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Newest {
+    millis: i64,
+    event_id: String,
+    value: BigDecimal,
 }
 
 impl Tally {
+    /// That of no events.
+    pub fn of(aggregation: Aggregation) -> Self {
+        let so_far = match aggregation {
+            Aggregation::Count => SoFar::Count,
+            Aggregation::Sum | Aggregation::SumWithMultiplier => SoFar::Sum(BigDecimal::default()),
+            Aggregation::Avg => SoFar::Avg { numbers: 0, sum: BigDecimal::default() },
+            Aggregation::CountUnique => SoFar::CountUnique(BTreeSet::new()),
+            Aggregation::Latest => SoFar::Latest(None),
+            Aggregation::Max => SoFar::Max(None),
+            Aggregation::Min => SoFar::Min(None),
+            Aggregation::WeightedSum => SoFar::WeightedSum(BigDecimal::default()),
+        };
+        Self { events: 0, missing: 0, not_numeric: 0, too_precise: 0, so_far }
+    }
+
     /// Takes a sample of a window that ends at `end_millis`.
-    pub fn add(&mut self, aggregation: Aggregation, sample: &Sample<'_>, end_millis: i64) {
+    pub fn add(&mut self, sample: &Sample<'_>, end_millis: i64) {
         self.events += sample.events;
-        if !aggregation.needs_value() {
-            return;
-        }
-        if aggregation == Aggregation::CountUnique {
-            match sample.text {
-                Some(text) => drop(self.unique.insert(text.to_owned())),
-                None => self.missing += sample.events,
+        match &mut self.so_far {
+            SoFar::Count => return,
+            SoFar::CountUnique(values) => {
+                match sample.text {
+                    Some(text) => drop(values.insert(text.to_owned())),
+                    None => self.missing += sample.events,
+                }
+                return;
             }
-            return;
+            _ => {}
         }
         let number = match sample.quantity {
             Quantity::Number(number) => number,
@@ -117,63 +150,74 @@ impl Tally {
             Quantity::NotNumeric => return self.not_numeric += sample.events,
             Quantity::TooPrecise => return self.too_precise += sample.events,
         };
-        self.numbers += sample.events;
-        match aggregation {
-            Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg => {
-                self.sum += number * BigDecimal::from(sample.events);
+        match &mut self.so_far {
+            SoFar::Sum(sum) => *sum += number * BigDecimal::from(sample.events),
+            SoFar::Avg { numbers, sum } => {
+                *numbers += sample.events;
+                *sum += number * BigDecimal::from(sample.events);
             }
-            Aggregation::Max => {
-                if self.max.as_ref().is_none_or(|max| number > max) {
-                    self.max = Some(number.clone());
+            SoFar::Max(max) => {
+                if max.as_ref().is_none_or(|max| number > max) {
+                    *max = Some(number.clone());
                 }
             }
-            Aggregation::Min => {
-                if self.min.as_ref().is_none_or(|min| number < min) {
-                    self.min = Some(number.clone());
+            SoFar::Min(min) => {
+                if min.as_ref().is_none_or(|min| number < min) {
+                    *min = Some(number.clone());
                 }
             }
-            Aggregation::Latest => {
-                let newer = |(millis, id, _): &(i64, String, BigDecimal)| {
-                    (sample.millis, sample.event_id) > (*millis, id.as_str())
-                };
-                if self.latest.as_ref().is_none_or(newer) {
-                    self.latest = Some((sample.millis, sample.event_id.to_owned(), number.clone()));
+            SoFar::Latest(newest) => {
+                let moment = (sample.millis, sample.event_id);
+                if newest.as_ref().is_none_or(|newest| moment > (newest.millis, newest.event_id.as_str())) {
+                    let event_id = sample.event_id.to_owned();
+                    *newest =
+                        Some(Box::new(Newest { millis: sample.millis, event_id, value: number.clone() }));
                 }
             }
-            Aggregation::WeightedSum => {
+            SoFar::WeightedSum(weighted) => {
                 let left = BigDecimal::from(end_millis.saturating_sub(sample.millis).max(0));
-                self.weighted += number * left * BigDecimal::from(sample.events);
+                *weighted += number * left * BigDecimal::from(sample.events);
             }
-            Aggregation::Count | Aggregation::CountUnique => {}
+            SoFar::Count | SoFar::CountUnique(_) => {}
         }
     }
 
-    /// Takes numbers of a window that ends at `end_millis` of which only sums are known; not for aggregations that look
-    /// at each.
+    /// Takes numbers of a window that ends at `end_millis` of which only sums are known; for sums, means and weighted
+    /// sums, not for what looks at each.
     pub fn add_up(&mut self, added: &Added, end_millis: i64) {
-        self.add_sum(added.events, &added.sum);
-        self.weighted += &added.sum * BigDecimal::from(end_millis) - &added.moments;
+        match &mut self.so_far {
+            SoFar::WeightedSum(weighted) => {
+                self.events += added.events;
+                *weighted += &added.sum * BigDecimal::from(end_millis) - &added.moments;
+            }
+            _ => self.add_sum(added.events, &added.sum),
+        }
     }
 
     /// Takes numbers of which only the sum is known; for sums and means.
-    pub fn add_sum(&mut self, events: u64, sum: &BigDecimal) {
+    pub fn add_sum(&mut self, events: u64, of_these: &BigDecimal) {
         self.events += events;
-        self.numbers += events;
-        self.sum += sum;
+        match &mut self.so_far {
+            SoFar::Sum(sum) => *sum += of_these,
+            SoFar::Avg { numbers, sum } => {
+                *numbers += events;
+                *sum += of_these;
+            }
+            other => debug_assert!(false, "{other:?} is not made of sums"),
+        }
     }
 
     /// What the values make, in a window of `span_millis`; `None` where there is nothing to make it of (the mean,
     /// newest, largest or smallest of no values).
-    pub fn value(&self, aggregation: Aggregation, span_millis: i64) -> Option<BigDecimal> {
-        match aggregation {
-            Aggregation::Count => Some(self.events.into()),
-            Aggregation::Sum | Aggregation::SumWithMultiplier => Some(self.sum.clone()),
-            Aggregation::Avg => divide(&self.sum, &self.numbers.into()),
-            Aggregation::CountUnique => u64::try_from(self.unique.len()).ok().map(Into::into),
-            Aggregation::Latest => self.latest.as_ref().map(|(_, _, value)| value.clone()),
-            Aggregation::Max => self.max.clone(),
-            Aggregation::Min => self.min.clone(),
-            Aggregation::WeightedSum => divide(&self.weighted, &span_millis.into()),
+    pub fn value(&self, span_millis: i64) -> Option<BigDecimal> {
+        match &self.so_far {
+            SoFar::Count => Some(self.events.into()),
+            SoFar::Sum(sum) => Some(sum.clone()),
+            SoFar::Avg { numbers, sum } => divide(sum, &(*numbers).into()),
+            SoFar::CountUnique(values) => u64::try_from(values.len()).ok().map(Into::into),
+            SoFar::Latest(newest) => newest.as_ref().map(|newest| newest.value.clone()),
+            SoFar::Max(value) | SoFar::Min(value) => value.clone(),
+            SoFar::WeightedSum(weighted) => divide(weighted, &span_millis.into()),
         }
     }
 }
@@ -282,7 +326,7 @@ mod tests {
             let wanted = naive(aggregation, &events, start, end);
             // The order in which values come does not matter.
             events.sort_by_key(|(_, id, _)| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), shuffle));
-            let mut tally = Tally::default();
+            let mut tally = Tally::of(aggregation);
             for (millis, event_id, given) in &events {
                 let (quantity, text) = match given {
                     Given::Thousandths(value) => (Quantity::of_json(&written(*value)), Some(written(*value))),
@@ -291,9 +335,9 @@ mod tests {
                 };
                 let sample =
                     Sample { events: 1, quantity: &quantity, text: text.as_deref(), millis: *millis, event_id };
-                tally.add(aggregation, &sample, end);
+                tally.add(&sample, end);
             }
-            prop_assert_eq!(tally.value(aggregation, end - start).as_ref().map(plain), wanted);
+            prop_assert_eq!(tally.value(end - start).as_ref().map(plain), wanted);
             prop_assert_eq!(tally.events, events.len() as u64);
             let missing = events.iter().filter(|(_, _, given)| matches!(given, Given::Missing)).count() as u64;
             prop_assert_eq!(tally.missing, if aggregation.needs_value() { missing } else { 0 });
@@ -302,10 +346,10 @@ mod tests {
 
     #[test]
     fn events_of_one_value_count_together() {
-        let mut tally = Tally::default();
+        let mut tally = Tally::of(Aggregation::Sum);
         let quantity = Quantity::of_json("0.1");
         let sample = Sample { events: 10, quantity: &quantity, text: None, millis: 0, event_id: "" };
-        tally.add(Aggregation::Sum, &sample, 1);
-        assert_eq!(plain(&tally.value(Aggregation::Sum, 1).unwrap()), "1");
+        tally.add(&sample, 1);
+        assert_eq!(plain(&tally.value(1).unwrap()), "1");
     }
 }

@@ -335,11 +335,12 @@ pub(super) struct Fold<'p> {
 impl<'p> Fold<'p> {
     fn new(plan: &'p Plan, bounds: Vec<Timestamp>) -> Self {
         let (groups, by_group) = (IndexSet::default(), HashMap::default());
-        Self { plan, aggregation: plan.aggregation(), bounds, groups, by_group, total: Tally::default() }
+        let aggregation = plan.aggregation();
+        Self { plan, aggregation, bounds, groups, by_group, total: Tally::of(aggregation) }
     }
 
-    fn add(&mut self, segment: &Segment, found: &Found) {
-        if let Some(made) = &found.made {
+    fn add(&mut self, segment: &Segment, mut found: Found) {
+        if let Some(made) = found.made.take() {
             return self.add_made(segment, found, made);
         }
         let reread: Vec<String>;
@@ -364,8 +365,7 @@ impl<'p> Fold<'p> {
             millis: found.millis,
             event_id: &found.event_id,
         };
-        let aggregation = self.aggregation;
-        self.count_in(found.window, found.group.clone(), |tally, end| tally.add(aggregation, &sample, end));
+        self.count_in(found.window, found.group, |tally, end| tally.add(&sample, end));
     }
 
     /// Where windows begin and end; none: the range is one.
@@ -381,33 +381,29 @@ impl<'p> Fold<'p> {
     /// Takes tracked usage.
     pub(super) fn add_tracked(&mut self, summed: Summed) {
         let Summed { window, group, quantity, events, millis, event_id } = summed;
-        let aggregation = self.aggregation;
-        match (aggregation, quantity) {
+        match (self.aggregation, quantity) {
             (Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg, Quantity::Number(sum)) => {
                 self.count_in(window, group, |tally, _| tally.add_sum(events, &sum));
             }
             (_, quantity) => {
                 let quantity = &quantity;
                 let sample = Sample { events, quantity, text: None, millis, event_id: &event_id };
-                self.count_in(window, group, |tally, end| tally.add(aggregation, &sample, end));
+                self.count_in(window, group, |tally, end| tally.add(&sample, end));
             }
         }
     }
 
     /// Takes what the store has made of short numbers.
-    fn add_made(&mut self, segment: &Segment, found: &Found, made: &Made) {
-        let (aggregation, events) = (self.aggregation, found.events);
-        if matches!(aggregation, Aggregation::Max | Aggregation::Min | Aggregation::Latest) {
-            let quantity = Quantity::Number(made.number.clone());
-            let (millis, event_id) = (found.millis, found.event_id.as_str());
-            let sample = Sample { events, quantity: &quantity, text: None, millis, event_id };
-            return self.count_in(found.window, found.group.clone(), |tally, end| {
-                tally.add(aggregation, &sample, end);
-            });
+    fn add_made(&mut self, segment: &Segment, found: Found, made: Made) {
+        let Found { window, group, events, millis, event_id, .. } = found;
+        if matches!(self.aggregation, Aggregation::Max | Aggregation::Min | Aggregation::Latest) {
+            let quantity = &Quantity::Number(made.number);
+            let sample = Sample { events, quantity, text: None, millis, event_id: &event_id };
+            return self.count_in(window, group, |tally, end| tally.add(&sample, end));
         }
-        let sum = segment.measure.multiplied(made.number.clone());
-        let added = Added { events, sum, moments: made.moments.clone() };
-        self.count_in(found.window, found.group.clone(), |tally, end| tally.add_up(&added, end));
+        let sum = segment.measure.multiplied(made.number);
+        let added = Added { events, sum, moments: made.moments };
+        self.count_in(window, group, |tally, end| tally.add_up(&added, end));
     }
 
     /// Into the total, and the tally of its window and group; each with where its time ends.
@@ -417,7 +413,8 @@ impl<'p> Fold<'p> {
         if self.plan.cut().is_some() || !group.is_empty() {
             let known = self.groups.get_index_of(&group);
             let place = known.unwrap_or_else(|| self.groups.insert_full(group).0);
-            add(self.by_group.entry((window, place)).or_default(), end);
+            let tally = self.by_group.entry((window, place)).or_insert_with(|| Tally::of(self.aggregation));
+            add(tally, end);
         }
     }
 
@@ -448,12 +445,12 @@ impl<'p> Fold<'p> {
             .map(|(window, place, tally)| Point {
                 start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(window)),
                 group: self.groups.get_index(place).cloned().unwrap_or_default(),
-                value: tally.value(self.aggregation, span(window)),
+                value: tally.value(span(window)),
                 counts: Counts::of(tally),
             })
             .collect();
         let whole = self.plan.end.as_millis() - self.plan.from.as_millis();
-        let value = self.total.value(self.aggregation, whole);
+        let value = self.total.value(whole);
         let total = Point { start: None, group: Vec::new(), value, counts: Counts::of(&self.total) };
         if self.plan.buckets.is_some() {
             summed(self.plan, points, total)
@@ -520,13 +517,13 @@ impl Metering {
                 if read > max {
                     return Err(too_many(max));
                 }
-                for found in &chunk {
+                for found in chunk {
                     fold.add(segment, found);
                 }
             }
             for snapshot in &restored {
                 if let Some(found) = plan.found_in(segment, snapshot, &fold.bounds) {
-                    fold.add(segment, &found);
+                    fold.add(segment, found);
                 }
             }
         }

@@ -7,6 +7,8 @@
 //! in two steps (see `Search`): places are picked from rows as they were inserted, in slices of time that begin with
 //! one day and widen; then those keys, and only those, are read deduplicated. A row that counts is itself one of the
 //! rows picked from, so nothing is missed; an older version of an event is only a hint and drops out in the second step.
+//! Days at rest hold no older versions: their pages are read in one step, which reads whole rows only where they stand
+//! on the page.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -218,7 +220,7 @@ impl List {
 
 #[cfg(test)]
 impl List {
-    /// The statements of the first slice, of the next one, and of what was picked.
+    /// The statements of the first slice, of what was picked, of the first slice at rest, and of the next one.
     pub(super) fn statements(
         &self,
         scope: &Scope,
@@ -231,6 +233,7 @@ impl List {
         let place = Place { millis, event: "a'b".to_owned(), person, event_id: "id".to_owned() };
         let wanted = search.limit + 1;
         let mut statements = vec![search.pick(first, wanted), search.fetch(std::slice::from_ref(&place))];
+        statements.push(search.page(first, wanted));
         search.after = Some(place);
         statements.extend(search.next_slice(first).map(|next| search.pick(next, wanted)));
         Ok(statements)
@@ -273,6 +276,11 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
     let mut events: Vec<Event> = Vec::with_capacity(search.limit + 1);
     let mut slice = search.first_slice();
     while events.len() <= search.limit && slice.is_some() {
+        let wanted = search.limit + 1 - events.len();
+        if let Some(mut found) = search.at_rest(query, &mut slice, wanted).await? {
+            events.append(&mut found);
+            continue;
+        }
         let after = search.after.clone();
         let picked = search.places(query, &mut slice).await?;
         if picked.places.is_empty() {
@@ -311,6 +319,42 @@ struct Picked {
 }
 
 impl Search {
+    /// The newest events of the slice, if its days are at rest: in one step.
+    async fn at_rest(
+        &mut self,
+        query: &Query,
+        slice: &mut Option<Range>,
+        wanted: usize,
+    ) -> Result<Option<Vec<Event>>, Problem> {
+        let Some(within) = *slice else { return Ok(None) };
+        // Of many days of all people, finding how far the page reaches by times alone takes less.
+        let span = within.end.min(self.now).as_millis() - within.from.as_millis();
+        if !self.of_person && span > DAY_MILLIS {
+            return Ok(None);
+        }
+        let sql = self.page(within, wanted);
+        if !query.store.is_at_rest(&sql) {
+            return Ok(None);
+        }
+        let found: Vec<Event> = query.select(sql).await?;
+        if let Some(last) = found.last() {
+            self.after = Some(last.place());
+        }
+        *slice = if found.len() < wanted { self.next_slice(within) } else { None };
+        Ok(Some(found))
+    }
+
+    /// The newest events of a slice.
+    fn page(&self, slice: Range, wanted: usize) -> Sql {
+        let mut page = self.rows(View::Deduplicated, &Sql::new(COLUMNS), slice);
+        if let Some(after) = &self.after {
+            page = page.and(after.older(View::Deduplicated));
+        }
+        let order =
+            "ORDER BY timestamp DESC, event_name DESC, cityHash64(distinct_id) DESC, event_id DESC LIMIT ";
+        page.then(Sql::new(order).arg(wanted)).sql()
+    }
+
     /// The next places, of as many slices as hold a page: what stands there is read once.
     async fn places(&mut self, query: &Query, slice: &mut Option<Range>) -> Result<Picked, Problem> {
         let mut picked = Picked { places: Vec::new(), from: self.range.end, last: None };
@@ -408,18 +452,13 @@ impl Search {
         };
         let days =
             unique(places.iter().map(|place| statement::day(Timestamp::from_millis(place.millis))).collect());
-        let names = unique(places.iter().map(|place| place.event.clone()).collect());
-        let mut persons: Vec<u64> = places.iter().map(|place| place.person).collect();
-        persons.sort_unstable();
-        persons.dedup();
-        let ids = unique(places.iter().map(|place| place.event_id.clone()).collect());
         let days = set(days.iter().map(|day| Sql::new("toDate(").arg(day).push(")")).collect());
+        // Whole keys: the places' names and persons each by itself would meet, crossed, most of what a day holds.
+        let keys = set(places.iter().map(Place::key).collect());
         let select = self
             .rows(View::Deduplicated, &Sql::new(COLUMNS), self.range)
             .key(Sql::new("toDate(timestamp) IN ").append(&days))
-            .key(Sql::new("event_name IN ").list(names))
-            .key(Sql::new("cityHash64(distinct_id) IN ").list(persons))
-            .key(Sql::new("event_id IN ").list(ids));
+            .key(Sql::new("(event_name, cityHash64(distinct_id), event_id) IN ").append(&keys));
         match &self.after {
             Some(after) => select.and(after.older(View::Deduplicated)).sql(),
             None => select.sql(),
@@ -441,6 +480,12 @@ impl Place {
             .push(", ")
             .arg(&self.event_id)
             .push(")")
+    }
+
+    /// What the table sorts it by, within its day.
+    fn key(&self) -> Sql {
+        let key = Sql::new("(").arg(&self.event).push(", ").arg(self.person);
+        key.push(", ").arg(&self.event_id).push(")")
     }
 
     /// Do both stand under one key of the table? Then they are versions of one event.

@@ -4,7 +4,7 @@ use super::{Sql, Store, StoreError};
 
 /// Name and statement, in order. A statement must be safe to run twice and by two processes at once (`IF NOT EXISTS`):
 /// there is no lock.
-pub(super) const MIGRATIONS: [(&str, &str); 14] = [
+pub(super) const MIGRATIONS: [(&str, &str); 15] = [
     ("0001_events", include_str!("../../migrations/clickhouse/0001_events.sql")),
     ("0002_events_dlq", include_str!("../../migrations/clickhouse/0002_events_dlq.sql")),
     ("0003_person_edges", include_str!("../../migrations/clickhouse/0003_person_edges.sql")),
@@ -22,6 +22,7 @@ pub(super) const MIGRATIONS: [(&str, &str); 14] = [
     ("0031_event_rollups", include_str!("../../migrations/clickhouse/0031_event_rollups.sql")),
     ("0032_event_quality", include_str!("../../migrations/clickhouse/0032_event_quality.sql")),
     ("0050_group_properties", include_str!("../../migrations/clickhouse/0050_group_properties.sql")),
+    ("0060_event_id_minmax", include_str!("../../migrations/clickhouse/0060_event_id_minmax.sql")),
 ];
 
 /// The tables that all of them make together.

@@ -14,7 +14,7 @@ use super::engine::Who;
 use super::error::{REQUEST_TIMEOUT, store_error};
 use super::pool::Pooled;
 use super::row::{Row, rows};
-use super::settled::OVERTAKEN;
+use super::settled::{How, OVERTAKEN};
 use super::{Sql, Store, StoreError};
 use crate::telemetry::names;
 
@@ -132,6 +132,11 @@ impl Store {
         names::STORE_SETTLED_READS.counter(&[("how", how.as_str())]).increment(1);
         let stream = self.open_stream(&plain, limits, &SETTLED).await?;
         Ok(RowStream { settled: Some(Box::new((self.clone(), sql))), ..stream })
+    }
+
+    /// Would this statement be asked without FINAL now? Its scopes are looked into from then on.
+    pub fn is_at_rest(&self, sql: &Sql) -> bool {
+        matches!(self.grounds().plain(sql), Some((_, How::Plain)))
     }
 
     /// The statement as it would be asked now.

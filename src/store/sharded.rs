@@ -31,6 +31,7 @@ pub(super) const REPLICATED: [(&str, &str); 2] =
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS ";
 const ALTER: &str = "ALTER TABLE ";
+const INDEX: &str = "ADD INDEX ";
 const ENGINE: &str = "ENGINE = ReplacingMergeTree(";
 
 /// The cluster that the tables are made on.
@@ -106,8 +107,12 @@ fn alter(migration: &'static str) -> Option<Vec<(On, Sql)>> {
     let (_, rest) = migration.split_once(ALTER)?;
     let (table, change) = rest.split_once(' ')?;
     KEYS.iter().any(|(name, _)| *name == table).then(|| {
+        let change = Sql::new(change.trim_end());
         // First where the rows are: a column that the other table names is there.
-        altered(table, &Sql::new(change.trim_end())).into()
+        let steps = altered(table, &change);
+        // An index stands where the rows are alone.
+        let indexes = change.text().starts_with(INDEX);
+        steps.into_iter().filter(|(on, _)| !indexes || *on == On::Shards).collect()
     })
 }
 
@@ -157,6 +162,11 @@ mod tests {
     fn every_migration_can_be_told_to_a_cluster() {
         for (name, statement) in MIGRATIONS {
             let steps = steps(statement, &place(false)).unwrap();
+            if statement.contains(INDEX) {
+                let [(On::Shards, own)] = &steps[..] else { panic!("{name}") };
+                assert!(own.text().contains("_local` ADD INDEX"), "{name}");
+                continue;
+            }
             let [(first, own), (On::Hosts, spread)] = &steps[..] else { panic!("{name}") };
             assert!(own.text().contains("_local`"), "{name}");
             if statement.contains(CREATE) {

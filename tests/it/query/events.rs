@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexflow::dlq::{DeadLetter, Refusal};
-use flexflow::event::{ErrorKind, IdSource, RandomIds, Timestamp};
+use flexflow::event::{ErrorKind, IdSource, RandomIds, Scope, Timestamp};
 use flexflow::eventlog::{EventLog, NewRecord, Record, Retention, TopicPartition, TopicSpec};
+use flexflow::store::{Settling, Sql};
 use serde_json::{Value, json};
 
 use super::{Given, NOW, Sandbox, given};
@@ -66,6 +67,89 @@ async fn pages_neither_repeat_nor_skip_while_events_arrive() {
     let mut expected = events;
     expected.sort_by(|a, b| (b.at, &b.event).cmp(&(a.at, &a.event)));
     assert_eq!(found, expected.iter().map(|event| event.id.clone()).collect::<Vec<_>>());
+    sandbox.end().await;
+}
+
+/// All pages of a list: the ids and properties, in order.
+async fn walk(sandbox: &Sandbox, question: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let (status, page) =
+            sandbox.get("env_a", &format!("/api/query/events?limit=7{question}{cursor}")).await;
+        assert_eq!(status, 200, "{question}: {page}");
+        let events = page["events"].as_array().unwrap();
+        let properties = events.iter().map(|event| event["properties"].to_string());
+        found.extend(ids(&page).into_iter().zip(properties));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return found,
+        }
+    }
+}
+
+/// Until every day of the environment is read without FINAL.
+async fn rest(sandbox: &Sandbox) {
+    let store = &sandbox.store.store;
+    store.execute(Sql::new("OPTIMIZE TABLE events FINAL")).await.unwrap();
+    let scope = Scope::new("proj", "env_a");
+    let all = Sql::new("SELECT 1").deduplicated("events", (&scope, 0..=u16::MAX), &Sql::default(), &[]);
+    let mut settling = Settling::default();
+    for _ in 0..20 {
+        if store.is_at_rest(&all) {
+            return;
+        }
+        store.settle_once(&mut settling).await.unwrap();
+    }
+    panic!("no rest");
+}
+
+#[actix_web::test]
+async fn days_at_rest_have_the_pages_that_they_had_before_and_what_comes_to_them_is_seen_at_once() {
+    let sandbox = Sandbox::start().await;
+    let events = stream();
+    sandbox.insert("env_a", &events).await;
+    sandbox.insert("env_b", &events[..50]).await;
+    // Some are corrected to another time of their day, and some deleted.
+    let moved = |at: Timestamp| {
+        let day = at.as_millis().div_euclid(86_400_000) * 86_400_000;
+        Timestamp::from_millis(day + at.as_millis() / 7 % 86_400_000)
+    };
+    let corrected = events.iter().step_by(9).map(|event| Given {
+        at: moved(event.at),
+        properties: r#"{"n":2}"#.to_owned(),
+        version: 1,
+        ..event.clone()
+    });
+    let deleted = events.iter().skip(4).step_by(11);
+    let deleted = deleted.map(|event| Given { version: 2, is_deleted: true, ..event.clone() });
+    sandbox.insert("env_a", &corrected.chain(deleted).collect::<Vec<_>>()).await;
+    let questions =
+        ["", "&event=b", "&distinct_id=p3", "&date_from=2026-02-01&date_to=2026-03-01T05:00:00Z&event=b"];
+    let mut before = Vec::new();
+    for question in questions {
+        before.push(walk(&sandbox, question).await);
+    }
+    rest(&sandbox).await;
+    for (question, before) in questions.iter().zip(&before) {
+        assert_eq!(walk(&sandbox, question).await, *before, "{question}");
+    }
+    assert!(before.iter().all(|found| found.len() > 7), "{before:?}");
+    // All of them: of this name, this id, and in this time.
+    let gone = Given { version: 3, is_deleted: true, ..events[10].clone() };
+    let same_day = Given { id: "late".to_owned(), ..events[10].clone() };
+    let late = given("later", "b", "p3", "2026-02-10T00:00:00Z", "{}");
+    sandbox.insert("env_a", &[gone, same_day, late]).await;
+    for (question, before) in questions.iter().zip(&before) {
+        let after: Vec<String> = walk(&sandbox, question).await.into_iter().map(|(id, _)| id).collect();
+        let mut wanted: Vec<String> = before.iter().map(|(id, _)| id.clone()).collect();
+        if let Some(gone) = wanted.iter_mut().find(|id| **id == events[10].id) {
+            "late".clone_into(gone);
+        }
+        assert!(after.contains(&"later".to_owned()), "{question}");
+        let without: Vec<&String> = after.iter().filter(|id| **id != "later").collect();
+        assert_eq!(without, wanted.iter().collect::<Vec<_>>(), "{question}");
+    }
     sandbox.end().await;
 }
 
