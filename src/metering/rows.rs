@@ -136,20 +136,18 @@ fn day_number(at: Timestamp) -> u16 {
 /// The JSON texts of properties, and the whole of the properties where those texts may have been changed on the way:
 /// the server's JSON functions read numbers as floats, so what is longer than a float keeps (or has a large exponent)
 /// is read here from the sender's own text instead.
-pub(super) fn texts(keys: &[String]) -> (Sql, Sql) {
-    let none = || Sql::new("CAST([], 'Array(String)')");
+pub(super) fn texts(keys: &[String]) -> (Vec<Sql>, Sql) {
     if keys.is_empty() {
-        return (none(), Sql::new("''"));
+        return (Vec::new(), Sql::new("''"));
     }
     let raws: Vec<Sql> = keys.iter().map(|key| Property::new(key).raw()).collect();
-    let texts = Sql::new("[").join(", ", &raws).push("]");
     // A text between quotes is as it was sent.
     let numbers: Vec<Sql> =
-        raws.into_iter().map(|raw| Sql::new("match(").append(&raw).push(", '^[-0-9]')")).collect();
+        raws.iter().map(|raw| Sql::new("match(").append(raw).push(", '^[-0-9]')")).collect();
     let whole = Sql::new("if((")
         .join(" OR ", &numbers)
         .push(") AND match(properties, '[0-9][0-9.]{15}|[0-9][eE][-+]?[0-9]{2}'), properties, '')");
-    (texts, whole)
+    (raws, whole)
 }
 
 /// Numbers that the server itself can add up, to the last digit: whether a row's value is one, and the value (0 where

@@ -185,11 +185,7 @@ impl Plan {
 
     /// What a row is grouped by: an `Array(String)`.
     pub(super) fn groups(&self) -> Sql {
-        let groups: Vec<Sql> = self.group_by.iter().map(Group::sql).collect();
-        match groups.as_slice() {
-            [] => Sql::new("CAST([], 'Array(String)')"),
-            groups => Sql::new("[").join(", ", groups).push("]"),
-        }
+        array(&self.group_by.iter().map(Group::sql).collect::<Vec<_>>())
     }
 
     fn select(&self, segment: &Segment, bounds: &[Timestamp], values_max: usize) -> Sql {
@@ -207,7 +203,7 @@ impl Plan {
             .push(" AS usage_window, ")
             .append(&self.groups())
             .push(" AS usage_group, ")
-            .append(&values.texts)
+            .append(&array(&values.texts))
             .push(" AS usage_texts, ")
             .append(&values.whole)
             .push(" AS usage_whole, ")
@@ -232,17 +228,28 @@ impl Plan {
             sources: &self.sources,
             as_of: self.as_of,
         };
-        let keys = " GROUP BY usage_window, usage_group, usage_texts, usage_whole, usage_short";
-        let sql = which.select(&columns).push(keys);
-        let weighted = aggregation == Aggregation::WeightedSum;
-        let sql = if weighted { sql.push(", usage_millis") } else { sql };
-        sql.push(" LIMIT ").arg(values_max + 1)
+        let mut keys = vec![Sql::new("usage_window"), Sql::new("usage_whole"), Sql::new("usage_short")];
+        // Columns, not arrays of them: that takes half as long.
+        keys.extend(self.group_by.iter().map(Group::sql));
+        keys.extend(values.texts);
+        if aggregation == Aggregation::WeightedSum {
+            keys.push(Sql::new("usage_millis"));
+        }
+        which.select(&columns).push(" GROUP BY ").join(", ", &keys).push(" LIMIT ").arg(values_max + 1)
+    }
+}
+
+/// Texts as an `Array(String)`.
+fn array(texts: &[Sql]) -> Sql {
+    match texts {
+        [] => Sql::new("CAST([], 'Array(String)')"),
+        texts => Sql::new("[").join(", ", texts).push("]"),
     }
 }
 
 /// What of the values is asked of the store.
 struct Values {
-    texts: Sql,
+    texts: Vec<Sql>,
     whole: Sql,
     millis: Sql,
     newest: Sql,
@@ -268,7 +275,7 @@ impl Values {
             _ => (Sql::new("toInt64(0)"), Sql::new("''")),
         };
         let none = || Sql::new("'0'");
-        let each = |texts, millis| Self {
+        let each = |texts: Vec<Sql>, millis| Self {
             texts,
             whole: whole.clone(),
             millis,
@@ -299,7 +306,7 @@ impl Values {
             Sql::new("if(").append(&is_short).push(", ").push(none).push(", ").append(some).push(")")
         };
         let at = if aggregation == Aggregation::WeightedSum { unless_short("toInt64(0)", &at) } else { at };
-        let texts = unless_short("CAST([], 'Array(String)')", &texts);
+        let texts = texts.iter().map(|text| unless_short("''", text)).collect();
         Self { number: made, moments, is_short: is_short.clone(), ..each(texts, at) }
     }
 }
