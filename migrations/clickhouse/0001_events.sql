@@ -15,12 +15,12 @@ CREATE TABLE IF NOT EXISTS events
     source_topic LowCardinality(String),
     -- The JSON object as it was sent, byte for byte: the source of truth.
     properties String CODEC(ZSTD(1)),
-    timestamp DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
-    received_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    timestamp DateTime64(3, 'UTC') CODEC(T64, LZ4),
+    received_at DateTime64(3, 'UTC') CODEC(T64, LZ4),
     schema_version UInt32,
     source_topic_id UUID,
     source_partition Int32,
-    source_offset Int64 CODEC(Delta(8), ZSTD(1)),
+    source_offset Int64 CODEC(T64, LZ4),
     version UInt64,
     is_deleted UInt8,
     -- Hot property keys: the JSON text of one value each; empty when absent.
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS events
     p_amount String,
     p_ad_id String,
     p_item_id String,
-    ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(T64, LZ4),
     ingestion_id String ALIAS concat(source_topic, '-', toString(source_partition), '-', toString(source_offset)),
     id String ALIAS event_id,
     external_customer_id String ALIAS distinct_id,
@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS events
 )
 ENGINE = ReplacingMergeTree(version, is_deleted)
 PARTITION BY toYYYYMM(timestamp)
+-- Without the id: it would be most of the index, and a search for one would go through all of it in vain.
+PRIMARY KEY (project_id, environment_id, toDate(timestamp), event_name, cityHash64(distinct_id))
 ORDER BY (project_id, environment_id, toDate(timestamp), event_name, cityHash64(distinct_id), event_id)
 SETTINGS
     -- A page of the list takes a row here and there of a whole day: the fewer rows are read along with each, the better.

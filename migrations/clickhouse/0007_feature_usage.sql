@@ -15,16 +15,16 @@ CREATE TABLE IF NOT EXISTS feature_usage
     -- The exact decimal as text; empty unless state is number.
     quantity_text String,
     source_topic LowCardinality(String),
-    timestamp DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
-    received_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    timestamp DateTime64(3, 'UTC') CODEC(T64, LZ4),
+    received_at DateTime64(3, 'UTC') CODEC(T64, LZ4),
     source_topic_id UUID,
     source_partition Int32,
-    source_offset Int64 CODEC(Delta(8), ZSTD(1)),
+    source_offset Int64 CODEC(T64, LZ4),
     version UInt64,
     is_deleted UInt8,
     -- At most 38 digits before the point and 18 behind, so that no sum overflows.
     quantity Decimal(76, 18) DEFAULT toDecimal256(if(quantity_text = '', '0', quantity_text), 18),
-    stored_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    stored_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(T64, LZ4),
     INDEX received_at_minmax received_at TYPE minmax GRANULARITY 1,
     INDEX event_id_bloom event_id TYPE bloom_filter(0.01) GRANULARITY 1
 )

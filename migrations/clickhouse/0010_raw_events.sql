@@ -5,19 +5,19 @@ CREATE TABLE IF NOT EXISTS raw_events
     project_id LowCardinality(String),
     environment_id LowCardinality(String),
     external_customer_id String,
-    timestamp DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    timestamp DateTime64(3, 'UTC') CODEC(T64, LZ4),
     event_name LowCardinality(String) DEFAULT '',
     id String,
     -- The JSON object, byte for byte: the source of truth.
     payload String CODEC(ZSTD(3)),
-    received_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    received_at DateTime64(3, 'UTC') CODEC(T64, LZ4),
     source_topic LowCardinality(String),
     source_topic_id UUID,
     source_partition Int32,
-    source_offset Int64 CODEC(Delta(8), ZSTD(1)),
+    source_offset Int64 CODEC(T64, LZ4),
     -- Milliseconds of the receipt.
     version UInt64,
-    ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(T64, LZ4),
     tenant_id String ALIAS project_id,
     INDEX id_bloom id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX source_offset_minmax source_offset TYPE minmax GRANULARITY 1

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS raw_event_results
     project_id LowCardinality(String),
     environment_id LowCardinality(String),
     external_customer_id String,
-    timestamp DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    timestamp DateTime64(3, 'UTC') CODEC(T64, LZ4),
     event_name LowCardinality(String),
     id String,
     -- published, dropped or error.
@@ -16,13 +16,13 @@ CREATE TABLE IF NOT EXISTS raw_event_results
     transform_version UInt64,
     -- The events that it is now: a JSON array of [id, name, distinct id, milliseconds].
     events String CODEC(ZSTD(1)),
-    received_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    received_at DateTime64(3, 'UTC') CODEC(T64, LZ4),
     source_topic LowCardinality(String),
     source_topic_id UUID,
     source_partition Int32,
-    source_offset Int64 CODEC(Delta(8), ZSTD(1)),
+    source_offset Int64 CODEC(T64, LZ4),
     version UInt64,
-    decided_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    decided_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(T64, LZ4),
     INDEX id_bloom id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX source_offset_minmax source_offset TYPE minmax GRANULARITY 1
 )

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS attributed_conversions
     target_event LowCardinality(String),
     target_event_id String,
     target_distinct_id String,
-    target_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    target_at DateTime64(3, 'UTC') CODEC(T64, LZ4),
     -- Of the rule's value property; has_value 0: it has no number there.
     value Float64,
     has_value UInt8,
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS attributed_conversions
     credits Array(Float64),
     version UInt64,
     is_deleted UInt8,
-    computed_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    computed_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(T64, LZ4),
     INDEX target_event_id_bloom target_event_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX source_ids_bloom source_ids TYPE bloom_filter(0.01) GRANULARITY 1
 )

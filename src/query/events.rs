@@ -1,26 +1,17 @@
-//! The list of events, newest first, in keyset pages that neither repeat nor skip while events arrive.
-//!
-//! The order is the time, then what else tells two events apart in the table: name, hash of the distinct id, event id.
-//! A page's cursor is the place of its last event in this order, so what arrives before it or after it moves nothing.
-//!
-//! The table is not sorted by the time of day, and reading it deduplicated takes every key column. So a page is found
-//! in two steps (see `Search`): places are picked from rows as they were inserted, in slices of time that begin with
-//! one day and widen; then those keys, and only those, are read deduplicated. A row that counts is itself one of the
-//! rows picked from, so nothing is missed; an older version of an event is only a hint and drops out in the second step.
-//! Days at rest hold no older versions: their pages are read in one step, which reads whole rows only where they stand
-//! on the page.
+//! The list of events, newest first. A page's cursor is the place of its last event in the list's order; how a page is
+//! found is told in `pages`.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::actor::Actors;
 use super::filter::{self, Filters, Ground};
 use super::interval::{Calendar, Interval, WeekStart};
+use super::pages::{Direction, Listed, Place, Search, Sort, Wanted};
 use super::range::{self, Moment, Range};
-use super::statement::{self, Select, View};
 use super::{Meta, Query, persons};
 use crate::config;
 use crate::event::{Scope, Timestamp};
@@ -62,11 +53,6 @@ const NAMES: [&str; 9] = [
     "cursor",
 ];
 
-/// The columns of an [`Event`], in its order.
-pub(super) const COLUMNS: &str = "event_id, event_name, distinct_id, timestamp, received_at, properties, \
-    session_id, source, customer_id, source_topic, source_partition, source_offset, \
-    cityHash64(distinct_id) AS person";
-
 /// Events in a page, unless the question says otherwise.
 const PAGE: usize = 100;
 
@@ -104,16 +90,6 @@ pub struct Page {
     /// Give it as `cursor` to get the next page; null: there are no more.
     pub next_cursor: Option<String>,
     pub meta: Meta,
-}
-
-/// A place in the order of the list; greater is newer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct Place {
-    millis: i64,
-    event: String,
-    /// `cityHash64` of the distinct id.
-    person: u64,
-    event_id: String,
 }
 
 impl List {
@@ -180,14 +156,14 @@ impl List {
         Ok(conditions)
     }
 
-    fn search(
+    /// What is looked for; the person is not among it yet.
+    fn wanted(
         &self,
         scope: &Scope,
         limits: &config::Query,
         now: Timestamp,
         actors: &Actors,
-    ) -> Result<Search, Problem> {
-        let limit = page_limit(self.limit, PAGE, limits)?;
+    ) -> Result<Wanted, Problem> {
         let utc = Calendar { zone: chrono_tz::UTC, week_start: WeekStart::default() };
         let from = match self.date_from.as_deref() {
             None => Timestamp::EPOCH,
@@ -206,59 +182,36 @@ impl List {
         if from >= end {
             return Err(range::backwards(from, Range { from, end }.last()));
         }
-        let after = match &self.cursor {
-            None => None,
-            Some(text) => Some(cursor::decode::<Place>(&self.question(scope)?, text)?),
-        };
-        let conditions = self.conditions(limits, now, actors)?;
-        let range = Range { from: from.max(Timestamp::EPOCH), end };
-        let (scope, actors, keys) = (scope.clone(), actors.clone(), self.keys());
-        let of_person = self.distinct_id.is_some() || self.person_id.is_some();
-        Ok(Search { scope, actors, range, keys, conditions, of_person, after, limit, now })
+        Ok(Wanted {
+            scope: scope.clone(),
+            actors: actors.clone(),
+            range: Range { from: from.max(Timestamp::EPOCH), end },
+            keys: self.keys(),
+            conditions: self.conditions(limits, now, actors)?,
+            of_person: self.distinct_id.is_some() || self.person_id.is_some(),
+            sort: Sort::Time,
+            direction: Direction::Down,
+            beyond: match &self.cursor {
+                None => None,
+                Some(text) => Some(cursor::decode(&self.question(scope)?, text)?),
+            },
+            now,
+        })
     }
 }
 
 #[cfg(test)]
 impl List {
-    /// The statements of the first slice, of what was picked, of the first slice at rest, and of the next one.
     pub(super) fn statements(
         &self,
         scope: &Scope,
         limits: &config::Query,
         now: Timestamp,
     ) -> Result<Vec<Sql>, Problem> {
-        let mut search = self.search(scope, limits, now, &Actors::new(scope, false))?;
-        let Some(first) = search.first_slice() else { return Ok(Vec::new()) };
-        let (millis, person) = (now.as_millis(), 17);
-        let place = Place { millis, event: "a'b".to_owned(), person, event_id: "id".to_owned() };
-        let wanted = search.limit + 1;
-        let mut statements = vec![search.pick(first, wanted), search.fetch(std::slice::from_ref(&place))];
-        statements.push(search.page(first, wanted));
-        search.after = Some(place);
-        statements.extend(search.next_slice(first).map(|next| search.pick(next, wanted)));
-        Ok(statements)
+        let wanted = self.wanted(scope, limits, now, &Actors::new(scope, false))?;
+        Ok(Search::new(wanted).statements::<Event>(page_limit(self.limit, PAGE, limits)? + 1))
     }
 }
-
-/// Finds one page.
-#[derive(Clone, Debug)]
-struct Search {
-    scope: Scope,
-    actors: Actors,
-    range: Range,
-    keys: Vec<Sql>,
-    conditions: Vec<Sql>,
-    /// Is it about one person, who has few events beside all the others?
-    of_person: bool,
-    /// The page begins after this place.
-    after: Option<Place>,
-    limit: usize,
-    now: Timestamp,
-}
-
-const DAY_MILLIS: i64 = 86_400_000;
-/// Each slice of time is this many times as long as the one before it.
-const WIDEN: i64 = 8;
 
 /// The page that `list` asks for.
 ///
@@ -266,42 +219,26 @@ const WIDEN: i64 = 8;
 /// 400 for what cannot be meant, 503 for what the store does not answer.
 pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Page, Problem> {
     let now = query.clock.now();
+    let limit = page_limit(list.limit, PAGE, &query.limits)?;
     // What cannot be meant is refused before it waits for a turn, whoever the people are.
-    list.search(scope, &query.limits, now, &Actors::new(scope, false))?;
+    list.wanted(scope, &query.limits, now, &Actors::new(scope, false))?;
     let asked = query.begin().await?;
-    let mut search = list.search(scope, &query.limits, now, &query.actors(scope).await?)?;
+    let mut wanted = list.wanted(scope, &query.limits, now, &query.actors(scope).await?)?;
     if let Some(person) = &list.person_id {
-        search.keys.push(persons::condition(query, scope, person).await?);
+        wanted.keys.push(persons::condition(query, scope, person).await?);
     }
-    let mut events: Vec<Event> = Vec::with_capacity(search.limit + 1);
-    let mut slice = search.first_slice();
-    while events.len() <= search.limit && slice.is_some() {
-        let wanted = search.limit + 1 - events.len();
-        if let Some(mut found) = search.at_rest(query, &mut slice, wanted).await? {
-            events.append(&mut found);
-            continue;
+    let mut search = Search::new(wanted);
+    let mut events: Vec<Event> = Vec::with_capacity(limit + 1);
+    while events.len() <= limit {
+        let found = search.next(query, limit + 1 - events.len()).await?;
+        if found.is_empty() {
+            break;
         }
-        let after = search.after.clone();
-        let picked = search.places(query, &mut slice).await?;
-        if picked.places.is_empty() {
-            continue;
-        }
-        // Where the page before ended, not where these places end.
-        let last = std::mem::replace(&mut search.after, after);
-        let mut found: Vec<Event> = query.select(search.fetch(&picked.places)).await?;
-        search.after = last;
-        found.retain(|event| {
-            let place = event.place();
-            picked.last.as_ref().is_none_or(|last| place >= *last)
-                && place.millis >= picked.from.as_millis()
-                && picked.places.iter().any(|candidate| candidate.same_key(&place))
-        });
-        found.sort_by_key(|event| std::cmp::Reverse(event.place()));
-        events.append(&mut found);
+        events.extend(found);
     }
-    let next_cursor = if events.len() > search.limit {
-        events.truncate(search.limit);
-        let place = events.last().map(Event::place);
+    let next_cursor = if events.len() > limit {
+        events.truncate(limit);
+        let place = events.last().map(Listed::place);
         place.map(|place| cursor::encode(&list.question(scope)?, &place)).transpose()?
     } else {
         None
@@ -309,195 +246,11 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
     Ok(Page { events, next_cursor, meta: asked.meta() })
 }
 
-/// Places that come next, newest first.
-struct Picked {
-    places: Vec<Place>,
-    /// How far back the slices reach that they were picked from.
-    from: Timestamp,
-    /// There are others beyond this one; none: these are all of their slices.
-    last: Option<Place>,
-}
+impl Listed for Event {
+    const COLUMNS: &'static str = "event_id, event_name, distinct_id, timestamp, received_at, properties, session_id, \
+                                   source, customer_id, source_topic, source_partition, source_offset, \
+                                   cityHash64(distinct_id) AS person";
 
-impl Search {
-    /// The newest events of the slice, if its days are at rest: in one step.
-    async fn at_rest(
-        &mut self,
-        query: &Query,
-        slice: &mut Option<Range>,
-        wanted: usize,
-    ) -> Result<Option<Vec<Event>>, Problem> {
-        let Some(within) = *slice else { return Ok(None) };
-        // Of many days of all people, finding how far the page reaches by times alone takes less.
-        let span = within.end.min(self.now).as_millis() - within.from.as_millis();
-        if !self.of_person && span > DAY_MILLIS {
-            return Ok(None);
-        }
-        let sql = self.page(within, wanted);
-        if !query.store.is_at_rest(&sql) {
-            return Ok(None);
-        }
-        let found: Vec<Event> = query.select(sql).await?;
-        if let Some(last) = found.last() {
-            self.after = Some(last.place());
-        }
-        *slice = if found.len() < wanted { self.next_slice(within) } else { None };
-        Ok(Some(found))
-    }
-
-    /// The newest events of a slice.
-    fn page(&self, slice: Range, wanted: usize) -> Sql {
-        let mut page = self.rows(View::Deduplicated, &Sql::new(COLUMNS), slice);
-        if let Some(after) = &self.after {
-            page = page.and(after.older(View::Deduplicated));
-        }
-        let order =
-            "ORDER BY timestamp DESC, event_name DESC, cityHash64(distinct_id) DESC, event_id DESC LIMIT ";
-        page.then(Sql::new(order).arg(wanted)).sql()
-    }
-
-    /// The next places, of as many slices as hold a page: what stands there is read once.
-    async fn places(&mut self, query: &Query, slice: &mut Option<Range>) -> Result<Picked, Problem> {
-        let mut picked = Picked { places: Vec::new(), from: self.range.end, last: None };
-        while let Some(within) = *slice {
-            let wanted = self.limit + 1 - picked.places.len();
-            let places: Vec<Place> = query.select(self.pick(within, wanted)).await?;
-            let whole = places.len() < wanted;
-            if let Some(last) = places.last() {
-                self.after = Some(last.clone());
-            }
-            picked.from = within.from;
-            picked.places.extend(places);
-            *slice = if whole { self.next_slice(within) } else { Some(self.rest_of(within)) };
-            if !whole {
-                picked.last.clone_from(&self.after);
-                break;
-            }
-        }
-        Ok(picked)
-    }
-
-    /// The day that the page begins in; of one person, some days: they have few events each, and are read as quickly.
-    fn first_slice(&self) -> Option<Range> {
-        let more = if self.of_person { (WIDEN - 1) * DAY_MILLIS } else { 0 };
-        let end = self
-            .after
-            .as_ref()
-            .map_or(self.range.end, |after| self.range.end.min(Timestamp::from_millis(after.millis + 1)));
-        // Events may be dated ahead of the clock; the first slice of a list without an end holds all of them.
-        let last = end.as_millis().saturating_sub(1).min(self.now.as_millis());
-        let from = Timestamp::from_millis(last - last.rem_euclid(DAY_MILLIS) - more).max(self.range.from);
-        (self.range.from < end).then_some(Range { from: from.min(end), end })
-    }
-
-    /// The slice before `slice`.
-    fn next_slice(&self, slice: Range) -> Option<Range> {
-        let end = slice.from;
-        let days =
-            ((slice.end.as_millis().min(self.now.as_millis()) - slice.from.as_millis()) / DAY_MILLIS).max(1);
-        let from = end.as_millis().saturating_sub(days.saturating_mul(WIDEN) * DAY_MILLIS);
-        let from = Timestamp::from_millis(from).max(self.range.from);
-        (self.range.from < end).then_some(Range { from, end })
-    }
-
-    /// What of a slice comes after the places that were picked from it.
-    fn rest_of(&self, slice: Range) -> Range {
-        let end = self.after.as_ref().map_or(slice.end, |after| Timestamp::from_millis(after.millis + 1));
-        Range { from: slice.from, end: end.min(slice.end) }
-    }
-
-    /// Step one: the newest places of a slice, from rows as they were inserted. One more than the page holds, so that
-    /// fewer mean the slice has no others.
-    ///
-    /// The inner statement reads nothing but times (and what is filtered on) to find how far back the places reach.
-    fn pick(&self, slice: Range, wanted: usize) -> Sql {
-        let columns = Sql::new(
-            "toUnixTimestamp64Milli(timestamp) AS at, event_name AS name, cityHash64(distinct_id) AS person, \
-             event_id AS id",
-        );
-        let mut places = self.rows(View::Versions, &columns, slice);
-        if let Some(after) = &self.after {
-            places = places.and(after.older(View::Versions));
-        }
-        let tail = Sql::new("ORDER BY at DESC, name DESC, person DESC, id DESC LIMIT ").arg(wanted);
-        if self.of_person {
-            // So few rows that finding how far the places reach would take longer than reading on.
-            return places.then(tail).sql();
-        }
-        let older = match &self.after {
-            // Places of the same millisecond as the last page's end are all taken along by the outer statement.
-            Some(after) => Range { end: slice.end.min(Timestamp::from_millis(after.millis)), ..slice },
-            None => slice,
-        };
-        let times = self
-            .rows(View::Versions, &Sql::new("toUnixTimestamp64Milli(timestamp) AS at"), older)
-            .then(Sql::new("ORDER BY at DESC LIMIT ").arg(wanted))
-            .sql();
-        let reach = View::Versions.time().push(" >= (SELECT min(at) FROM (").append(&times).push("))");
-        places.narrow(reach).then(tail).sql()
-    }
-
-    /// Rows of this range that the list is about.
-    fn rows(&self, view: View, columns: &Sql, range: Range) -> Select {
-        let select = statement::events(&self.scope, view, columns).actors(&self.actors).within(range);
-        select.keys(&self.keys).and_all(self.conditions.iter().cloned())
-    }
-
-    /// Step two: what stands at these places, deduplicated.
-    fn fetch(&self, places: &[Place]) -> Sql {
-        let set = |each: Vec<Sql>| Sql::new("(").join(", ", &each).push(")");
-        let unique = |each: HashSet<String>| {
-            let mut each: Vec<String> = each.into_iter().collect();
-            each.sort();
-            each
-        };
-        let days =
-            unique(places.iter().map(|place| statement::day(Timestamp::from_millis(place.millis))).collect());
-        let days = set(days.iter().map(|day| Sql::new("toDate(").arg(day).push(")")).collect());
-        // Whole keys: the places' names and persons each by itself would meet, crossed, most of what a day holds.
-        let keys = set(places.iter().map(Place::key).collect());
-        let select = self
-            .rows(View::Deduplicated, &Sql::new(COLUMNS), self.range)
-            .key(Sql::new("toDate(timestamp) IN ").append(&days))
-            .key(Sql::new("(event_name, cityHash64(distinct_id), event_id) IN ").append(&keys));
-        match &self.after {
-            Some(after) => select.and(after.older(View::Deduplicated)).sql(),
-            None => select.sql(),
-        }
-    }
-}
-
-impl Place {
-    /// Holds for rows after this place.
-    fn older(&self, view: View) -> Sql {
-        Sql::new("(")
-            .append(&view.time())
-            .push(", event_name, cityHash64(distinct_id), event_id) < (")
-            .arg(self.millis)
-            .push(", ")
-            .arg(&self.event)
-            .push(", ")
-            .arg(self.person)
-            .push(", ")
-            .arg(&self.event_id)
-            .push(")")
-    }
-
-    /// What the table sorts it by, within its day.
-    fn key(&self) -> Sql {
-        let key = Sql::new("(").arg(&self.event).push(", ").arg(self.person);
-        key.push(", ").arg(&self.event_id).push(")")
-    }
-
-    /// Do both stand under one key of the table? Then they are versions of one event.
-    fn same_key(&self, other: &Self) -> bool {
-        self.millis.div_euclid(DAY_MILLIS) == other.millis.div_euclid(DAY_MILLIS)
-            && self.event == other.event
-            && self.person == other.person
-            && self.event_id == other.event_id
-    }
-}
-
-impl Event {
     fn place(&self) -> Place {
         Place {
             millis: self.timestamp.as_millis(),
@@ -505,17 +258,6 @@ impl Event {
             person: self.person,
             event_id: self.event_id.clone(),
         }
-    }
-}
-
-impl Row for Place {
-    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
-        Ok(Self {
-            millis: cells.next()?,
-            event: cells.next()?,
-            person: cells.next()?,
-            event_id: cells.next()?,
-        })
     }
 }
 

@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::actor::Actors;
 use super::events::{self, Event, List};
+use super::pages::Listed;
 use super::statement::{self, Select, View};
 use super::{Query, persons};
 use crate::event::{Scope, Timestamp};
@@ -173,7 +174,7 @@ impl Feed {
 
     /// The newest of them.
     fn newest(&self, conditions: &(Actors, Vec<Sql>), found: &[Arrived]) -> Sql {
-        let columns = Sql::new(events::COLUMNS);
+        let columns = Sql::new(Event::COLUMNS);
         let counted: Vec<Sql> = found.iter().map(|one| up_to(one.partition, one.last)).collect();
         let tail = Sql::new("ORDER BY received_at DESC, source_partition DESC, source_offset DESC LIMIT ")
             .arg(self.query.limits.live_rows_max);

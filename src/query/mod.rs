@@ -61,6 +61,7 @@ mod journal;
 pub mod lifecycle;
 pub mod live;
 pub mod names;
+mod pages;
 pub mod paths;
 mod people;
 mod period;

@@ -6,6 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::super::pages::Place;
 use crate::http::Problem;
 
 /// Nanoseconds of a millisecond.
@@ -23,6 +24,16 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// The place that it names, as far as its list's order looks at it.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            millis: self.millis,
+            event: self.event.clone().unwrap_or_default(),
+            person: 0,
+            event_id: self.event_id.clone(),
+        }
+    }
+
     /// As it is answered.
     pub(super) fn text(&self) -> String {
         let nanos = self.millis.saturating_mul(NANOS);

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Query;
+use super::super::pages::Listed;
 use super::super::statement::{self, View};
 use super::super::trace::{self, Status, Trace};
 use super::Event;
@@ -74,7 +75,7 @@ pub(super) async fn lookup(
 }
 
 fn rows(scope: &Scope, event_id: &str) -> Sql {
-    statement::events(scope, View::Deduplicated, &Sql::new(super::COLUMNS))
+    statement::events(scope, View::Deduplicated, &Sql::new(Event::COLUMNS))
         .key(Sql::new("event_id = ").arg(event_id))
         .then(Sql::new("ORDER BY received_at LIMIT ").arg(ROWS_MAX))
         .sql()

@@ -8,7 +8,6 @@ pub mod http;
 mod key;
 mod lookup;
 mod request;
-mod search;
 
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Query;
+use super::actor::Actors;
+use super::pages::{self, Direction, Listed, Place, Search, Wanted};
 use super::statement::{self, View};
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
@@ -23,7 +24,6 @@ use crate::store::{Row, RowCells, Sql, StoreError};
 
 use key::Key;
 pub use request::{List, Order, Sort};
-use search::Search;
 
 /// An event as it is answered.
 #[derive(Clone, Debug, Serialize)]
@@ -67,9 +67,19 @@ impl Event {
     }
 }
 
-/// The columns of an [`Event`].
-const COLUMNS: &str = "event_id, event_name, distinct_id, customer_id, timestamp, properties, source, environment_id, \
-                       ingested_at, cityHash64(distinct_id) AS person";
+impl Listed for Event {
+    const COLUMNS: &'static str = "event_id, event_name, distinct_id, customer_id, timestamp, properties, source, \
+                                   environment_id, ingested_at, cityHash64(distinct_id) AS person";
+
+    fn place(&self) -> Place {
+        Place {
+            millis: self.timestamp.as_millis(),
+            event: self.event_name.clone(),
+            person: self.person,
+            event_id: self.id.clone(),
+        }
+    }
+}
 
 impl Row for Event {
     fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
@@ -97,18 +107,18 @@ impl Row for Event {
 pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Page, Problem> {
     let plan = list.plan(&query.limits, query.clock.now())?;
     let _asked = query.begin().await?;
-    let mut search = Search::new(scope, &plan, query.clock.now());
-    let mut events = Vec::new();
-    let wanted = plan.page_size + 1;
+    let mut search = Search::new(wanted(scope, &plan, query.clock.now()));
+    let mut events: Vec<Event> = Vec::new();
+    let rows = plan.page_size + 1;
     let mut skip = plan.offset;
     // Pages by offset pass over what they skip in pages of the same size as they fetch.
     loop {
-        let found = search.next(query, wanted.max(skip.min(query.limits.page_rows_max))).await?;
+        let found: Vec<Event> = search.next(query, rows.max(skip.min(query.limits.page_rows_max))).await?;
         let whole = found.is_empty();
         let passed = skip.min(found.len());
         skip -= passed;
         events.extend(found.into_iter().skip(passed));
-        if whole || events.len() >= wanted {
+        if whole || events.len() >= rows {
             break;
         }
     }
@@ -131,6 +141,27 @@ pub(super) async fn list(query: &Query, scope: &Scope, list: &List) -> Result<Pa
         offset: if plan.by_offset { plan.offset + events.len() } else { 0 },
         events,
     })
+}
+
+/// What `plan` looks for.
+fn wanted(scope: &Scope, plan: &request::Plan, now: Timestamp) -> Wanted {
+    let backwards = plan.before.is_some();
+    let direction = if (plan.order == Order::Asc) == backwards { Direction::Down } else { Direction::Up };
+    Wanted {
+        scope: scope.clone(),
+        actors: Actors::new(scope, false),
+        range: plan.range,
+        keys: plan.keys.clone(),
+        conditions: plan.conditions.clone(),
+        of_person: plan.of_customer,
+        sort: match plan.sort {
+            Sort::Timestamp => pages::Sort::TimeAndId,
+            Sort::EventName => pages::Sort::Name,
+        },
+        direction,
+        beyond: plan.before.as_ref().or(plan.after.as_ref()).map(Key::place),
+        now,
+    }
 }
 
 async fn total(query: &Query, scope: &Scope, plan: &request::Plan) -> Result<u64, Problem> {

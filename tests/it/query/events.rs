@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flexflow::dlq::{DeadLetter, Refusal};
-use flexflow::event::{ErrorKind, IdSource, RandomIds, Scope, Timestamp};
+use flexflow::event::{ErrorKind, IdSource, RandomIds, Timestamp};
 use flexflow::eventlog::{EventLog, NewRecord, Record, Retention, TopicPartition, TopicSpec};
-use flexflow::store::{Settling, Sql};
 use serde_json::{Value, json};
 
-use super::{Given, NOW, Sandbox, given};
+use super::{Given, NOW, Sandbox, given, rest};
 
 fn ids(page: &Value) -> Vec<String> {
     page["events"]
@@ -88,26 +87,13 @@ async fn walk(sandbox: &Sandbox, question: &str) -> Vec<(String, String)> {
     }
 }
 
-/// Until every day of the environment is read without FINAL.
-async fn rest(sandbox: &Sandbox) {
-    let store = &sandbox.store.store;
-    store.execute(Sql::new("OPTIMIZE TABLE events FINAL")).await.unwrap();
-    let scope = Scope::new("proj", "env_a");
-    let all = Sql::new("SELECT 1").deduplicated("events", (&scope, 0..=u16::MAX), &Sql::default(), &[]);
-    let mut settling = Settling::default();
-    for _ in 0..20 {
-        if store.is_at_rest(&all) {
-            return;
-        }
-        store.settle_once(&mut settling).await.unwrap();
-    }
-    panic!("no rest");
-}
-
 #[actix_web::test]
 async fn days_at_rest_have_the_pages_that_they_had_before_and_what_comes_to_them_is_seen_at_once() {
     let sandbox = Sandbox::start().await;
-    let events = stream();
+    let mut events = stream();
+    // A crowd within one millisecond: a page of seven ends amid it.
+    let at = "2026-02-20T08:00:00.123Z";
+    events.extend((0..40).map(|n| given(format!("crowd-{n}"), "b", &format!("p{}", n % 7), at, "{}")));
     sandbox.insert("env_a", &events).await;
     sandbox.insert("env_b", &events[..50]).await;
     // Some are corrected to another time of their day, and some deleted.

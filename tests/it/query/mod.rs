@@ -22,13 +22,13 @@ use std::time::Duration;
 use actix_web::{App, test, web};
 use flexflow::auth::Keys;
 use flexflow::config::{Config, REFERENCE, StaticKey};
-use flexflow::event::{ManualClock, RandomIds, Timestamp};
+use flexflow::event::{ManualClock, RandomIds, Scope, Timestamp};
 use flexflow::eventlog::MemoryLog;
 use flexflow::http::{BodyLimits, Edge};
 use flexflow::lifecycle::{Health, Stop, Tasks};
 use flexflow::meta::Meta;
 use flexflow::query::Query;
-use flexflow::store::{EventBlock, EventRow};
+use flexflow::store::{EventBlock, EventRow, Settling, Sql};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -68,6 +68,22 @@ fn given(id: impl Into<String>, event: &str, distinct_id: &str, at: &str, proper
         version: 0,
         is_deleted: false,
     }
+}
+
+/// Until every day of the environment is read without FINAL.
+async fn rest(sandbox: &Sandbox) {
+    let store = &sandbox.store.store;
+    store.execute(Sql::new("OPTIMIZE TABLE events FINAL")).await.unwrap();
+    let scope = Scope::new("proj", "env_a");
+    let all = Sql::new("SELECT 1").deduplicated("events", (&scope, 0..=u16::MAX), &Sql::default(), &[]);
+    let mut settling = Settling::default();
+    for _ in 0..20 {
+        if store.is_at_rest(&all) {
+            return;
+        }
+        store.settle_once(&mut settling).await.unwrap();
+    }
+    panic!("no rest");
 }
 
 const ENVIRONMENTS: [&str; 3] = ["env_a", "env_b", "env_c"];
