@@ -27,6 +27,7 @@ mod again;
 mod catalogue;
 mod corrections;
 pub mod expression;
+mod fold;
 pub mod http;
 pub mod matching;
 pub mod meter;

@@ -165,9 +165,9 @@ pub(super) fn short(key: &str, fraction_digits_max: u64) -> (Sql, Sql) {
         Sql::new("(match(").append(&raw).push(", ").arg(pattern).push(") AND ").append(&whole).push(" = '')");
     let number = Sql::new("if(")
         .append(&is_short)
-        .push(", toDecimal256OrZero(replaceAll(")
+        .push(", toDecimal256OrZero(trim(BOTH '\"' FROM ")
         .append(&raw)
-        .push(", '\"', ''), 18), toDecimal256(0, 18))");
+        .push("), 18), toDecimal256(0, 18))");
     (is_short, number)
 }
 

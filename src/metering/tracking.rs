@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::fold::Fold;
 use super::meter::{Meter, properties_of};
 use super::number::{Quantity, plain};
 use super::rows;
 use super::tally::Aggregation;
-use super::usage::{Fold, Group, Plan};
+use super::usage::{Group, Plan};
 use super::{Metering, meta_problem};
 use crate::event::{Scope, Timestamp};
 use crate::eventlog::LogError;

@@ -1,24 +1,21 @@
 //! Usage: events in, one decimal out. A question is checked into a [`Plan`]; the store groups events by window, group
-//! and value text; what those values make is computed here, in decimals ([`Tally`]).
+//! and value text; what those values make is folded in decimals (`fold.rs`, [`Tally`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bigdecimal::BigDecimal;
-use foldhash::fast::RandomState;
-use indexmap::IndexSet;
 
 use super::Metering;
 use super::corrections::Snapshot;
+use super::fold::{Fold, Found};
 use super::meter::{Measure, Meter, MeterFilter, properties_of, text_of};
-use super::number::Quantity;
 use super::rows::{self, Which};
-use super::tally::{Added, Aggregation, Sample, Tally};
-use super::tracking::Summed;
+use super::tally::{Aggregation, Tally};
 use super::window::Windows;
 use crate::event::{Scope, Timestamp};
 use crate::http::Problem;
-use crate::store::{Property, Row, RowCells, Sql, StoreError};
+use crate::store::{Property, Sql};
 
 /// What usage is grouped by.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,7 +85,7 @@ pub struct Plan {
 pub struct Point {
     /// None: the whole range.
     pub start: Option<Timestamp>,
-    pub group: Vec<String>,
+    pub group: Arc<[String]>,
     pub value: Option<BigDecimal>,
     pub counts: Counts,
 }
@@ -103,7 +100,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn of(tally: &Tally) -> Self {
+    pub(super) fn of(tally: &Tally) -> Self {
         Self {
             event_count: tally.events,
             missing_count: tally.missing,
@@ -134,52 +131,13 @@ pub struct Usage {
     pub points: Vec<Point>,
 }
 
-/// A group of events with the same window, group and value; or all of a window and group whose values the store has
-/// made one of ([`rows::short`]).
-struct Found {
-    window: i64,
-    group: Vec<String>,
-    texts: Vec<String>,
-    whole: String,
-    millis: i64,
-    event_id: String,
-    events: u64,
-    made: Option<Made>,
-}
-
-/// What the store made of short numbers: their sum, or the one that counts; and the sum of each times its milliseconds.
-struct Made {
-    number: BigDecimal,
-    moments: BigDecimal,
-}
-
-impl Row for Found {
-    fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
-        Ok(Self {
-            window: cells.next()?,
-            group: cells.next()?,
-            texts: cells.next()?,
-            whole: cells.next()?,
-            millis: cells.next()?,
-            event_id: cells.next()?,
-            events: cells.next()?,
-            made: {
-                let (made, number, moments): (bool, String, String) =
-                    (cells.next()?, cells.next()?, cells.next()?);
-                made.then(|| Ok(Made { number: rows::decimal(&number)?, moments: rows::decimal(&moments)? }))
-                    .transpose()?
-            },
-        })
-    }
-}
-
 impl Plan {
     pub(super) fn aggregation(&self) -> Aggregation {
         self.segments.first().map_or(Aggregation::Count, |segment| segment.measure.aggregation)
     }
 
     /// The windows that the store cuts time into: the smallest that are asked for.
-    fn cut(&self) -> Option<&Windows> {
+    pub(super) fn cut(&self) -> Option<&Windows> {
         self.buckets.as_ref().or(self.windows.as_ref())
     }
 
@@ -328,166 +286,6 @@ fn bounds(windows: Option<&Windows>, plan: &Plan, max: usize) -> Result<Vec<Time
     })
 }
 
-/// Tallies by window and group under way.
-pub(super) struct Fold<'p> {
-    plan: &'p Plan,
-    aggregation: Aggregation,
-    bounds: Vec<Timestamp>,
-    groups: IndexSet<Vec<String>, RandomState>,
-    /// By window and place of the group.
-    by_group: HashMap<(i64, usize), Tally, RandomState>,
-    total: Tally,
-}
-
-impl<'p> Fold<'p> {
-    fn new(plan: &'p Plan, bounds: Vec<Timestamp>) -> Self {
-        let (groups, by_group) = (IndexSet::default(), HashMap::default());
-        let aggregation = plan.aggregation();
-        Self { plan, aggregation, bounds, groups, by_group, total: Tally::of(aggregation) }
-    }
-
-    fn add(&mut self, segment: &Segment, mut found: Found) {
-        if let Some(made) = found.made.take() {
-            return self.add_made(segment, found, made);
-        }
-        let reread: Vec<String>;
-        let mut json: Vec<&str> = found.texts.iter().map(String::as_str).collect();
-        if !found.whole.is_empty() {
-            let properties = properties_of(&found.whole);
-            let keys = segment.measure.properties().iter();
-            reread = keys
-                .map(|key| properties.get(key).map_or(String::new(), |raw| raw.get().to_owned()))
-                .collect();
-            json = reread.iter().map(String::as_str).collect();
-        }
-        let quantity = segment.measure.quantity(&json);
-        let text = match self.aggregation {
-            Aggregation::CountUnique => segment.measure.unique_text(&json),
-            _ => None,
-        };
-        let sample = Sample {
-            events: found.events,
-            quantity: &quantity,
-            text: text.as_deref(),
-            millis: found.millis,
-            event_id: &found.event_id,
-        };
-        self.count_in(found.window, found.group, |tally, end| tally.add(&sample, end));
-    }
-
-    /// Where windows begin and end; none: the range is one.
-    pub(super) fn bounds(&self) -> &[Timestamp] {
-        &self.bounds
-    }
-
-    /// Windows and groups so far.
-    pub(super) fn len(&self) -> usize {
-        self.by_group.len()
-    }
-
-    /// Takes tracked usage.
-    pub(super) fn add_tracked(&mut self, summed: Summed) {
-        let Summed { window, group, quantity, events, millis, event_id } = summed;
-        match (self.aggregation, quantity) {
-            (Aggregation::Sum | Aggregation::SumWithMultiplier | Aggregation::Avg, Quantity::Number(sum)) => {
-                self.count_in(window, group, |tally, _| tally.add_sum(events, &sum));
-            }
-            (_, quantity) => {
-                let quantity = &quantity;
-                let sample = Sample { events, quantity, text: None, millis, event_id: &event_id };
-                self.count_in(window, group, |tally, end| tally.add(&sample, end));
-            }
-        }
-    }
-
-    /// Takes what the store has made of short numbers.
-    fn add_made(&mut self, segment: &Segment, found: Found, made: Made) {
-        let Found { window, group, events, millis, event_id, .. } = found;
-        if matches!(self.aggregation, Aggregation::Max | Aggregation::Min | Aggregation::Latest) {
-            let quantity = &Quantity::Number(made.number);
-            let sample = Sample { events, quantity, text: None, millis, event_id: &event_id };
-            return self.count_in(window, group, |tally, end| tally.add(&sample, end));
-        }
-        let sum = segment.measure.multiplied(made.number);
-        let added = Added { events, sum, moments: made.moments };
-        self.count_in(window, group, |tally, end| tally.add_up(&added, end));
-    }
-
-    /// Into the total, and the tally of its window and group; each with where its time ends.
-    fn count_in(&mut self, window: i64, group: Vec<String>, add: impl Fn(&mut Tally, i64)) {
-        let end = self.end_of(window);
-        add(&mut self.total, self.plan.end.as_millis());
-        if self.plan.cut().is_some() || !group.is_empty() {
-            let known = self.groups.get_index_of(&group);
-            let place = known.unwrap_or_else(|| self.groups.insert_full(group).0);
-            let tally = self.by_group.entry((window, place)).or_insert_with(|| Tally::of(self.aggregation));
-            add(tally, end);
-        }
-    }
-
-    /// The end of the window that starts at `start`; of the range, without windows.
-    fn end_of(&self, start: i64) -> i64 {
-        let after = self.bounds.partition_point(|bound| bound.as_millis() <= start);
-        self.bounds.get(after).map_or(self.plan.end.as_millis(), |end| end.as_millis())
-    }
-
-    fn start_of(&self, window: i64) -> i64 {
-        if self.bounds.is_empty() { self.plan.from.as_millis() } else { window }
-    }
-
-    fn finish(self) -> Usage {
-        let span = |start: i64| self.end_of(start) - self.start_of(start);
-        // Groups are put in order once, not once a window.
-        let mut order: Vec<usize> = (0..self.groups.len()).collect();
-        order.sort_unstable_by_key(|place| self.groups.get_index(*place));
-        let mut ranks = vec![0; order.len()];
-        for (rank, place) in order.into_iter().enumerate() {
-            ranks[place] = rank;
-        }
-        let mut found: Vec<(i64, usize, &Tally)> =
-            self.by_group.iter().map(|((window, place), tally)| (*window, *place, tally)).collect();
-        found.sort_unstable_by_key(|(window, place, _)| (*window, ranks.get(*place)));
-        let points: Vec<Point> = found
-            .into_iter()
-            .map(|(window, place, tally)| Point {
-                start: (!self.bounds.is_empty()).then(|| Timestamp::from_millis(window)),
-                group: self.groups.get_index(place).cloned().unwrap_or_default(),
-                value: tally.value(span(window)),
-                counts: Counts::of(tally),
-            })
-            .collect();
-        let whole = self.plan.end.as_millis() - self.plan.from.as_millis();
-        let value = self.total.value(whole);
-        let total = Point { start: None, group: Vec::new(), value, counts: Counts::of(&self.total) };
-        if self.plan.buckets.is_some() {
-            summed(self.plan, points, total)
-        } else {
-            Usage { read_from: FROM_EVENTS, total, points }
-        }
-    }
-}
-
-/// The values of buckets and groups, summed over the windows that hold them.
-fn summed(plan: &Plan, buckets: Vec<Point>, total: Point) -> Usage {
-    let windows = plan.windows.as_ref().or(plan.buckets.as_ref());
-    let mut points: BTreeMap<Timestamp, Point> = BTreeMap::new();
-    let mut sum = BigDecimal::from(0);
-    for bucket in buckets {
-        let (Some(start), Some(windows)) = (bucket.start, windows) else { continue };
-        // A bucket that begins before the range belongs to the range's first window.
-        let start = windows.floor(start.max(plan.from));
-        let value = bucket.value.unwrap_or_default();
-        sum += &value;
-        let empty =
-            || Point { start: Some(start), group: Vec::new(), value: None, counts: Counts::default() };
-        let point = points.entry(start).or_insert_with(empty);
-        point.value = Some(point.value.take().unwrap_or_default() + value);
-        point.counts = point.counts.plus(bucket.counts);
-    }
-    let value = if points.is_empty() { total.value.map(|_| sum) } else { Some(sum) };
-    Usage { read_from: FROM_EVENTS, total: Point { value, ..total }, points: points.into_values().collect() }
-}
-
 /// Where usage was read.
 pub const FROM_EVENTS: &str = "events";
 pub const FROM_FEATURE_USAGE: &str = "feature_usage";
@@ -517,7 +315,7 @@ impl Metering {
         let max = self.config.values_max;
         let mut read = 0;
         for segment in &plan.segments {
-            let sql = plan.select(segment, &fold.bounds, max);
+            let sql = plan.select(segment, fold.bounds(), max);
             let mut stream = self.stream::<Found>(sql).await?;
             while let Some(chunk) = stream.next_chunk().await.map_err(super::store_problem)? {
                 read += chunk.len();
@@ -529,7 +327,7 @@ impl Metering {
                 }
             }
             for snapshot in &restored {
-                if let Some(found) = plan.found_in(segment, snapshot, &fold.bounds) {
+                if let Some(found) = plan.found_in(segment, snapshot, fold.bounds()) {
                     fold.add(segment, found);
                 }
             }

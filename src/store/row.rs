@@ -20,7 +20,8 @@ pub trait Row: Sized {
 /// The cells of one row, taken from left to right.
 #[derive(Debug)]
 pub struct RowCells {
-    cells: std::vec::IntoIter<Value>,
+    /// What is left of each column, from this row on.
+    columns: Vec<std::vec::IntoIter<Value>>,
     taken: usize,
 }
 
@@ -31,10 +32,9 @@ impl RowCells {
     /// It has another type than is read, or there is none.
     #[expect(clippy::should_implement_trait, reason = "the type differs with every call")]
     pub fn next<T: FromCell>(&mut self) -> Result<T, StoreError> {
+        let cell = self.columns.get_mut(self.taken).and_then(Iterator::next);
         self.taken += 1;
-        let cell = self
-            .cells
-            .next()
+        let cell = cell
             .ok_or_else(|| StoreError::Query(format!("the answer has fewer columns than {}", self.taken)))?;
         T::from_cell(Cell(cell)).ok_or_else(|| {
             StoreError::Query(format!(
@@ -200,20 +200,35 @@ tuples! {
 /// The rows of a block.
 pub(super) fn rows<T: Row>(block: Block) -> Result<Vec<T>, StoreError> {
     let count = usize::try_from(block.rows).unwrap_or(usize::MAX);
-    let mut columns: Vec<_> = block.column_data.into_values().map(Vec::into_iter).collect();
+    let columns = block.column_data.into_values().map(Vec::into_iter).collect();
+    let mut cells = RowCells { columns, taken: 0 };
     let mut out = Vec::with_capacity(count.min(65_536));
     for _ in 0..count {
-        let cells: Vec<Value> = columns.iter_mut().filter_map(Iterator::next).collect();
-        out.push(T::from_cells(&mut RowCells { cells: cells.into_iter(), taken: 0 })?);
+        cells.taken = 0;
+        out.push(T::from_cells(&mut cells)?);
+        // What was not read of the row.
+        cells.columns.iter_mut().skip(cells.taken).for_each(|column| drop(column.next()));
     }
     Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
-    use klickhouse::{DynDateTime64, Tz};
+    use klickhouse::block::BlockInfo;
+    use klickhouse::{DynDateTime64, Type, Tz};
 
     use super::*;
+
+    fn block(rows: u64, columns: &[(&str, &[u8])]) -> Block {
+        let types = columns.iter().map(|(name, _)| ((*name).to_owned(), Type::UInt8));
+        let values = |values: &[u8]| values.iter().map(|value| Value::UInt8(*value)).collect();
+        Block {
+            info: BlockInfo::default(),
+            rows,
+            column_types: types.collect(),
+            column_data: columns.iter().map(|(name, each)| ((*name).to_owned(), values(each))).collect(),
+        }
+    }
 
     fn read<T: FromCell>(value: Value) -> Option<T> {
         T::from_cell(Cell(value))
@@ -251,7 +266,22 @@ mod tests {
 
     #[test]
     fn a_row_with_too_few_columns_is_an_error() {
-        let mut cells = RowCells { cells: vec![Value::UInt8(1)].into_iter(), taken: 0 };
-        assert!(<(u8, u8)>::from_cells(&mut cells).is_err());
+        let block = |rows| block(rows, &[("a", &[1])]);
+        assert!(rows::<(u8, u8)>(block(1)).is_err());
+        assert_eq!(rows::<(u8,)>(block(1)).unwrap(), [(1,)]);
+        assert!(rows::<(u8,)>(block(2)).is_err());
+    }
+
+    #[test]
+    fn columns_that_are_not_read_are_passed_over_with_their_row() {
+        struct First(u8);
+        impl Row for First {
+            fn from_cells(cells: &mut RowCells) -> Result<Self, StoreError> {
+                Ok(Self(cells.next()?))
+            }
+        }
+        let block = block(2, &[("a", &[1, 2]), ("b", &[8, 9])]);
+        let read: Vec<u8> = rows::<First>(block).unwrap().into_iter().map(|First(value)| value).collect();
+        assert_eq!(read, [1, 2]);
     }
 }

@@ -1,5 +1,8 @@
 //! Usage of events by name, of meters, and of features.
 
+use std::collections::{BTreeMap, HashMap};
+
+use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bigdecimal::BigDecimal;
@@ -149,6 +152,16 @@ fn answer<'a>(plan: &'a Plan, usage: &'a Usage) -> Result<Answer<'a>, Problem> {
     })
 }
 
+/// About as long as a point is written.
+const POINT_BYTES: usize = 256;
+
+/// The answer, into as much room as it takes: a hundred megabytes are not moved about as they grow.
+fn written(answer: &Answer<'_>) -> Result<HttpResponse, Problem> {
+    let mut body = Vec::with_capacity(1024 + answer.results.points.len() * POINT_BYTES);
+    serde_json::to_writer(&mut body, answer).map_err(Problem::internal)?;
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).body(body))
+}
+
 /// The start of a window as its zone writes it.
 fn start_text(plan: &Plan, start: Timestamp) -> String {
     match plan.windows.as_ref().or(plan.buckets.as_ref()) {
@@ -173,7 +186,7 @@ pub(super) async fn by_name(
     let _turn = metering.turn().await?;
     let called = finalized(&metering, asked.is_final, &plan).await?;
     let usage = metering.usage(&plan).await?;
-    Ok(HttpResponse::Ok().json(answer(&plan, &usage)?.called(called)))
+    written(&answer(&plan, &usage)?.called(called))
 }
 
 /// `POST /v1/events/usage/meter`.
@@ -195,7 +208,7 @@ pub(super) async fn by_meter(
     let called = finalized(&metering, asked.is_final, &plan).await?;
     let usage = measured(&metering, &meter, &plan, &asked.more()?).await?;
     let answer = answer(&plan, &usage)?;
-    Ok(HttpResponse::Ok().json(Answer { meter_id: Some(meter.id), ..answer }.called(called)))
+    written(&Answer { meter_id: Some(meter.id), ..answer }.called(called))
 }
 
 /// Usage of a meter; one that never begins anew counts all history in its total.
@@ -293,21 +306,22 @@ fn items_of(
     (usage, totals): (&Usage, &[Point]),
     asked: &AnalyticsRequest,
 ) -> Vec<Value> {
-    let mut groups: Vec<&[String]> = usage.points.iter().map(|point| point.group.as_slice()).collect();
-    groups.sort_unstable();
-    groups.dedup();
     if !is_grouped(plan) {
         return vec![item(feature, meter, plan, (&[], usage.read_from), &usage.points, &usage.total, asked)];
     }
-    let of_group = |group: &[String]| {
-        let points: Vec<Point> = usage.points.iter().filter(|point| point.group == group).cloned().collect();
+    let mut groups: BTreeMap<&[String], Vec<Point>> = BTreeMap::new();
+    for point in &usage.points {
+        groups.entry(&point.group).or_default().push(point.clone());
+    }
+    let totals: HashMap<&[String], &Point> = totals.iter().map(|total| (&*total.group, total)).collect();
+    let of_group = |(group, points): (&[String], Vec<Point>)| {
         let counts = points.iter().fold(Counts::default(), |sum, point| sum.plus(point.counts));
-        let value = match (points.as_slice(), totals.iter().find(|total| total.group == group)) {
+        let value = match (points.as_slice(), totals.get(group)) {
             (_, Some(total)) => total.value.clone(),
             ([one], None) => one.value.clone(),
             (many, None) => Some(many.iter().filter_map(|point| point.value.clone()).sum()),
         };
-        let total = Point { start: None, group: group.to_vec(), value, counts };
+        let total = Point { start: None, group: group.into(), value, counts };
         item(feature, meter, plan, (group, usage.read_from), &points, &total, asked)
     };
     groups.into_iter().map(of_group).collect()
