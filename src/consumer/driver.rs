@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::bail;
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::control::Control;
 use super::core::{Core, Effect, Input, Now, RebuildId, Settings};
@@ -97,7 +98,8 @@ pub(super) struct Driver<S: Stage> {
     answers: mpsc::Sender<Answer<S::Row>>,
     heard: mpsc::Receiver<Answer<S::Row>>,
     resumed: broadcast::Receiver<TopicPartition>,
-    rebuilds: HashMap<RebuildId, AbortHandle>,
+    /// They end with the driver: nobody else would take what they find.
+    rebuilds: HashMap<RebuildId, AbortOnDropHandle<()>>,
     left: bool,
 }
 
@@ -241,15 +243,11 @@ impl<S: Stage> Driver<S> {
             Effect::Rebuild { rebuild, partitions, since, limit } => {
                 let answers = self.answers.clone();
                 let task = async move { work.rebuild(rebuild, partitions, since, limit, answers).await };
-                let task = self.spawn("rebuilding the id window", task);
+                let task = AbortOnDropHandle::new(self.spawn("rebuilding the id window", task));
                 self.rebuilds.retain(|_, task| !task.is_finished());
                 self.rebuilds.insert(rebuild, task);
             }
-            Effect::CancelRebuild { rebuild } => {
-                if let Some(task) = self.rebuilds.remove(&rebuild) {
-                    task.abort();
-                }
-            }
+            Effect::CancelRebuild { rebuild } => drop(self.rebuilds.remove(&rebuild)),
             Effect::Fetch { lane, fetch, from, wait_max, bytes_max } => {
                 let task = async move { work.fetch(lane, fetch, from, wait_max, bytes_max).await };
                 self.spawn("fetching", task);
@@ -284,20 +282,19 @@ impl<S: Stage> Driver<S> {
     }
 
     /// Has something done; its answer comes back as an input.
-    fn spawn<F>(&self, what: &'static str, task: F) -> AbortHandle
+    fn spawn<F>(&self, what: &'static str, task: F) -> JoinHandle<()>
     where
         F: Future<Output = Input<Payload<S::Row>>> + Send + 'static,
     {
         let answers = self.answers.clone();
-        let handle = self.tasks.spawn_bounded(async move {
+        self.tasks.spawn_bounded(async move {
             let answer = match futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task)).await {
                 Ok(input) => Answer::Input(input),
                 Err(_) => Answer::Panicked(what),
             };
             // Nobody listens any more: the driver has ended.
             let _ = answers.send(answer).await;
-        });
-        handle.abort_handle()
+        })
     }
 
     async fn release(&mut self, partitions: &[TopicPartition]) {

@@ -87,7 +87,8 @@ struct Table {
     faults: Mutex<VecDeque<InsertError>>,
     /// The store refuses rows with this id.
     refused_id: Mutex<Option<String>>,
-    /// Times its ids were read back.
+    /// Times its ids were begun to be read back, and were.
+    rebuilds_begun: AtomicUsize,
     rebuilds: AtomicUsize,
     /// Reading its ids back waits for a permit.
     rebuild_turns: tokio::sync::Semaphore,
@@ -103,6 +104,7 @@ impl Table {
             tokens: Mutex::default(),
             faults: Mutex::default(),
             refused_id: Mutex::default(),
+            rebuilds_begun: AtomicUsize::new(0),
             rebuilds: AtomicUsize::new(0),
             rebuild_turns: tokio::sync::Semaphore::new(tokio::sync::Semaphore::MAX_PERMITS),
         })
@@ -200,6 +202,7 @@ impl Stage for Table {
         _: usize,
         found: mpsc::Sender<Vec<StoredId>>,
     ) -> Result<(), StoreError> {
+        self.rebuilds_begun.fetch_add(1, Ordering::SeqCst);
         let _turn = self.rebuild_turns.acquire().await.unwrap();
         let rows = self.rows.lock().unwrap().clone();
         let ids = rows.iter().rev().map(|row| StoredId {
@@ -237,6 +240,7 @@ impl Running {
     async fn stop(self) {
         self.tasks.stop().soft();
         self.work.await.unwrap().unwrap();
+        assert!(self.tasks.drained(Duration::from_secs(20)).await, "something is left at work");
     }
 }
 
@@ -352,16 +356,20 @@ impl Fixture {
     }
 
     async fn window_is_read_back(&self) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while self.table.rebuilds.load(Ordering::SeqCst) == 0 {
-            assert!(tokio::time::Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        has_happened(&self.table.rebuilds).await;
     }
 
     async fn letters(&self) -> i64 {
         let topics = self.log.topics().await.unwrap();
         topics.iter().find(|topic| &*topic.name == "events-dlq").map_or(0, |topic| topic.partitions[0].end)
+    }
+}
+
+async fn has_happened(times: &AtomicUsize) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while times.load(Ordering::SeqCst) == 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -564,5 +572,19 @@ async fn what_is_stored_while_the_id_window_is_rebuilt_is_swept_when_that_ends()
     fixture.table.rebuild_turns.add_permits(permits);
     let since = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("a sweep is asked for");
     assert_eq!(since, Timestamp::parse("2026-01-31T11:00:01Z").unwrap(), "when the row was received");
+    consumer.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_id_window() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.start();
+    fixture.produce(vec![event("a", "paid")]).await;
+    fixture.committed_reaches(1).await;
+    consumer.stop().await;
+    fixture.table.rebuild_turns.forget_permits(fixture.table.rebuild_turns.available_permits());
+    fixture.table.rebuilds_begun.store(0, Ordering::SeqCst);
+    let consumer = fixture.start();
+    has_happened(&fixture.table.rebuilds_begun).await;
     consumer.stop().await;
 }

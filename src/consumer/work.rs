@@ -57,7 +57,8 @@ impl<S: Stage> Work<S> {
         answers: mpsc::Sender<Answer<S::Row>>,
     ) -> Answered<S> {
         let (found, mut chunks) = mpsc::channel(2);
-        let pass_on = async {
+        // Moved, so that reading ends when there is nobody left to pass anything on to.
+        let pass_on = async move {
             while let Some(ids) = chunks.recv().await {
                 if answers.send(Answer::Input(Input::Rebuilding { rebuild, ids })).await.is_err() {
                     break;

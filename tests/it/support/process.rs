@@ -35,7 +35,7 @@ impl Process {
         Self::run(data_dir, log, &[&["serve"], args].concat(), None).await
     }
 
-    /// Starts any serving command, logging into `stdout` of its folder, and waits until it listens. The key is the first
+    /// Starts any serving command, writing into `stdout` and `stderr` of its folder, and waits until it listens. The key is the first
     /// start's, unless it is given.
     pub(crate) async fn run(data_dir: &Path, log: &LogSettings, command: &[&str], key: Option<&str>) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -58,7 +58,7 @@ impl Process {
             .args(log.settings().map(|(key, value)| format!("--set={key}={value}")))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(data_dir.join("stdout")).unwrap())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(data_dir.join("stderr")).unwrap())
             .spawn()
             .expect("the binary starts");
         let pid = child.id();
@@ -106,11 +106,20 @@ impl Process {
         self.data_dir.clone()
     }
 
-    /// SIGTERM, and waits for the exit.
+    /// SIGTERM, and waits for the exit; prints what it said last if that was no clean one.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-        self.child.wait().unwrap()
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let status = self.child.wait().unwrap();
+        if !status.success() {
+            for name in ["stdout", "stderr"] {
+                let said = std::fs::read_to_string(self.data_dir.join(name)).unwrap_or_default();
+                let last: Vec<&str> = said.lines().rev().take(20).collect();
+                let last: Vec<&str> = last.into_iter().rev().collect();
+                eprintln!("{status}; the last of {name}:\n{}", last.join("\n"));
+            }
+        }
+        status
     }
 }
 
