@@ -62,7 +62,7 @@ pub(super) struct Fold<'p> {
     bounds: Vec<Timestamp>,
     groups: IndexSet<Arc<[String]>, RandomState>,
     /// By window and place of the group.
-    by_group: IndexMap<(i64, u32), Tally, RandomState>,
+    by_group: IndexMap<(i64, usize), Tally, RandomState>,
     total: Tally,
 }
 
@@ -148,9 +148,7 @@ impl<'p> Fold<'p> {
         if self.plan.cut().is_some() || !group.is_empty() {
             let known = self.groups.get_index_of(group.as_slice());
             let place = known.unwrap_or_else(|| self.groups.insert_full(group.into()).0);
-            // No more than `metering.values_max`.
-            let key = (window, u32::try_from(place).unwrap_or(u32::MAX));
-            let tally = self.by_group.entry(key).or_insert_with(|| Tally::of(self.aggregation));
+            let tally = self.by_group.entry((window, place)).or_insert_with(|| Tally::of(self.aggregation));
             add(tally, end);
         }
     }
@@ -162,27 +160,17 @@ impl<'p> Fold<'p> {
         let span = |start: i64| {
             if bounds.is_empty() { whole.1 - whole.0 } else { end_of(&bounds, whole.1, start) - start }
         };
-        // Groups are put in order once, not once a window.
-        let mut order: Vec<u32> = (0..).take(groups.len()).collect();
-        let group_at = |place: u32| usize::try_from(place).ok().and_then(|place| groups.get_index(place));
-        order.sort_unstable_by_key(|place| group_at(*place));
-        let mut ranks = vec![0_u32; order.len()];
-        for (rank, place) in (0..).zip(order) {
-            if let Some(of_place) = usize::try_from(place).ok().and_then(|place| ranks.get_mut(place)) {
-                *of_place = rank;
-            }
-        }
-        let rank = |place: u32| usize::try_from(place).ok().and_then(|place| ranks.get(place).copied());
-        let mut found: Vec<((i64, Option<u32>), u32, Tally)> = by_group
+        let ranks = ranks(&groups);
+        let mut found: Vec<((i64, Option<usize>), usize, Tally)> = by_group
             .into_iter()
-            .map(|((window, place), tally)| ((window, rank(place)), place, tally))
+            .map(|((window, place), tally)| ((window, ranks.get(place).copied()), place, tally))
             .collect();
         found.sort_unstable_by_key(|(key, _, _)| *key);
         let points: Vec<Point> = found
             .into_iter()
             .map(|((window, _), place, tally)| Point {
                 start: (!bounds.is_empty()).then(|| Timestamp::from_millis(window)),
-                group: group_at(place).cloned().unwrap_or_default(),
+                group: groups.get_index(place).cloned().unwrap_or_default(),
                 counts: Counts::of(&tally),
                 value: tally.into_value(span(window)),
             })
@@ -196,6 +184,16 @@ impl<'p> Fold<'p> {
             Usage { read_from: FROM_EVENTS, total, points }
         }
     }
+}
+
+/// The rank of each group, by its place: they are put in order once, not once a window.
+fn ranks(groups: &IndexSet<Arc<[String]>, RandomState>) -> Vec<usize> {
+    let mut order: Vec<(&Arc<[String]>, usize)> = groups.iter().zip(0..).collect();
+    order.sort_unstable();
+    let mut ranks: Vec<(usize, usize)> =
+        order.into_iter().zip(0..).map(|((_, place), rank)| (place, rank)).collect();
+    ranks.sort_unstable();
+    ranks.into_iter().map(|(_, rank)| rank).collect()
 }
 
 /// The end of the window that starts at `start`; `end`, of the whole range, without windows.
