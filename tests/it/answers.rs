@@ -68,7 +68,7 @@ POST /api/dlq/replay {"selection":{"all":true},"dry_run":true}
 POST /api/dlq/discard {"selection":{"all":true},"reason":"a test","dry_run":true}
 POST /api/rollups/build {"from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z"}
 POST /api/ops/topics/create
-POST /api/ops/topics/grow {"topic":"raw_events","partitions":6}
+POST /api/ops/topics/grow {"topic":"{raw_topic}","partitions":6}
 POST /api/ops/migrate
 POST /api/ops/audit/metadata/backfill
 POST /api/ops/properties/promote {"key":"seats"}
@@ -285,7 +285,9 @@ async fn every_route_answers_well_once_as_it_is_documented() {
     .await;
     let first = sandbox.running.first_run().unwrap();
     let today = SystemClock.now().to_string()[..10].to_owned();
+    let raw_topic = sandbox.named("topics.raw_events", "raw_events");
     let kept = [
+        ("raw_topic", raw_topic.as_str()),
         ("project_id", first.project_id.as_str()),
         ("email", first.email.as_deref().unwrap()),
         ("password", first.password.as_deref().unwrap()),

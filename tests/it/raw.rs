@@ -13,6 +13,7 @@ use crate::support::{Log, Process, Sandbox, eventually, on_every_log};
 on_every_log! {
     a_payload_becomes_an_event_and_a_corrected_transform_replaces_it
     a_reprocess_that_is_killed_goes_on_where_it_was
+    a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
 }
 
 /// Versions of a transform count at once.
@@ -238,13 +239,12 @@ async fn a_reprocess_that_is_killed_goes_on_where_it_was(log: Log) {
 
 /// What can go wrong with a job, one after the other: its topic is missing, it is cancelled, it has no more time.
 #[expect(clippy::too_many_lines, reason = "one job after the other on the same raw events")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was() {
+async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was(log: Log) {
     let times = |more: &[(&'static str, &'static str)]| {
         let backoff = [("jobs.backoff_min", "10ms"), ("jobs.backoff_max", "40ms")];
         [&SETTINGS[..], &backoff[..], &[("reprocess.checkpoint_interval", "1ms")], more].concat()
     };
-    let app = Sandbox::with(&times(&[])).await;
+    let app = Sandbox::on_with(log, &times(&[])).await;
     let payloads: Vec<Value> = (1..=200).map(|id| payload(id, 1 + id % 6)).collect();
     send(&app.client, &payloads).await;
     visible(&app.client, 200).await;
@@ -273,8 +273,8 @@ async fn a_reprocess_that_fails_is_cancelled_or_out_of_time_goes_on_where_it_was
 
     // Nothing can be published: tried again, then given up; nothing is counted that is not there.
     let client = &app.client;
-    let topic = "prod_events_v4";
-    app.running.log().delete_topic(topic).await.unwrap();
+    let topic = app.named("reprocess.output_topic", "prod_events_v4");
+    app.running.log().delete_topic(&topic).await.unwrap();
     let failed = start(client, &wish(50)).await;
     let job_failed = is(client, &failed, "failed").await;
     let error = job_failed["error"].as_str().unwrap();

@@ -6,6 +6,7 @@ use super::*;
 on_every_log! {
     tracked_usage_says_the_same_as_the_events
     an_event_that_no_meter_counts_is_told_of_once_a_name
+    reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_what_comes_in
 }
 
 const SETTINGS: [(&str, &str); 2] = [("metering.tracking", "true"), ("metering.cache_ttl", "100ms")];
@@ -195,11 +196,10 @@ async fn behind(client: &Client, group: &str) -> i64 {
     clippy::too_many_lines,
     reason = "one story: what was tracked, reprocessed, deleted and tracked again"
 )]
-#[tokio::test(flavor = "multi_thread")]
-async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_what_comes_in() {
+async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_what_comes_in(log: Log) {
     let more =
         [("transform.cache_ttl", "20ms"), ("jobs.poll_interval", "50ms"), ("consumer.batch_rows_max", "50")];
-    let app = Sandbox::with(&[&SETTINGS[..], &more[..]].concat()).await;
+    let app = Sandbox::on_with(log, &[&SETTINGS[..], &more[..]].concat()).await;
     let client = &app.client;
     let transform = |drop: &str, name: &str, who: &str, at: &str, tokens: &str| {
         format!(
@@ -282,12 +282,13 @@ async fn reprocessed_events_are_metered_once_and_those_of_the_past_go_behind_wha
         "2026-01-10".into(),
     );
     let past: Vec<_> = rows.iter().chain([&stranger]).cycle().take(36 * 240).map(record).collect();
-    let log = app.running.log();
-    for answer in log.produce("feature_tracking_service_backfill", past).await {
+    let topic = app.named("topics.feature_tracking_backfill", "feature_tracking_service_backfill");
+    for answer in app.running.log().produce(&topic, past).await {
         answer.unwrap();
     }
     stored(client, &events(0, 60)).await;
-    let left = behind(client, "feature-usage-tracking-backfill").await;
+    let group = app.named("metering.backfill_group_id", "feature-usage-tracking-backfill");
+    let left = behind(client, &group).await;
     assert!(left > 0, "the lane of the past was through before what came in: nothing is shown by that");
     quiet(client).await;
     assert_same(client, &pairs).await;

@@ -10,6 +10,15 @@ pub(crate) enum Log {
     Kafka,
 }
 
+impl Log {
+    /// That of tests which have nothing to do with the log: the embedded one; with `FLEXFLOW_TEST_EVENTLOG=kafka` that of all
+    /// tests that ask for no log of their own.
+    pub(crate) fn usual() -> Self {
+        let wanted = std::env::var("FLEXFLOW_TEST_EVENTLOG");
+        if wanted.is_ok_and(|log| log == "kafka") { Self::Kafka } else { Self::Embedded }
+    }
+}
+
 /// The settings that put an application on a log, with topics and groups that no other test has.
 #[derive(Clone, Debug)]
 pub(crate) struct LogSettings {
@@ -76,21 +85,22 @@ impl LogSettings {
         found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("{key} is set"))
     }
 
+    /// What this setting of a topic's or group's name is, where its default is this.
+    pub(crate) fn named(&self, setting: &str, default: &str) -> String {
+        let found = self.pairs.iter().find(|(name, _)| name == setting);
+        found.map_or_else(|| default.to_owned(), |(_, value)| value.clone())
+    }
+
     /// What `topics.system_events` is.
     pub(crate) fn system_events_topic(&self) -> String {
-        let found = self.pairs.iter().find(|(name, _)| name == "topics.system_events");
-        found.map_or_else(|| "system_events".to_owned(), |(_, value)| value.clone())
+        self.named("topics.system_events", "system_events")
     }
 
     /// What `topics.post_processing` and `topics.post_processing_backfill` are.
     pub(crate) fn post_processing_topics(&self) -> [String; 2] {
-        let named = |key: &str, default: &str| {
-            let found = self.pairs.iter().find(|(name, _)| name == key);
-            found.map_or_else(|| default.to_owned(), |(_, value)| value.clone())
-        };
         [
-            named("topics.post_processing", "events_post_processing"),
-            named("topics.post_processing_backfill", "events_post_processing_backfill"),
+            self.named("topics.post_processing", "events_post_processing"),
+            self.named("topics.post_processing_backfill", "events_post_processing_backfill"),
         ]
     }
 

@@ -41,14 +41,14 @@ pub(crate) struct Client {
 }
 
 impl Sandbox {
-    /// All roles on embedded defaults.
+    /// All roles on defaults.
     pub(crate) async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// All roles on the embedded log, with settings changed.
+    /// All roles on the embedded log (see [`Log::usual`]), with settings changed.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::on_with(Log::Embedded, settings).await
+        Self::on_with(Log::usual(), settings).await
     }
 
     /// All roles on this log.
@@ -152,6 +152,11 @@ impl Sandbox {
     /// What `consumer.dlq_topic` is, on Kafka.
     pub(crate) fn dlq_topic(&self) -> &str {
         self.log.get("consumer.dlq_topic")
+    }
+
+    /// What this setting of a topic's or group's name is, where its default is this.
+    pub(crate) fn named(&self, setting: &str, default: &str) -> String {
+        self.log.named(setting, default)
     }
 
     /// What `topics.system_events` is.
